@@ -1,0 +1,36 @@
+# Each target makes .venv on its own when there is none.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test check setup clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/vqrae demo
+
+test: $(STAMP)
+	$(BIN)/pytest
+
+# The floors lie side by side in the tree and nest inside `vqrae` when imported (pyproject.toml, package-dir). mypy and
+# import-linter read paths, not import hooks, so they are given the nested view, made of links.
+NESTED := build/nested
+$(NESTED): $(STAMP)
+	rm -rf $@ && mkdir -p $@/vqrae
+	ln -s $(CURDIR)/vqrae/* $(foreach floor,runtimes calibration export benchmarks,$(CURDIR)/$(floor)) $@/vqrae/
+
+.PHONY: $(NESTED)
+check: $(NESTED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	cd $(NESTED) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
+	cd $(NESTED) && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml
+
+clean:
+	rm -rf .venv build demo *.egg-info

@@ -1,0 +1,1 @@
+"""Choosing numeric ranges, graph to graph. FP16 and INT8 land here; FP32 needs none."""

@@ -1,0 +1,50 @@
+"""VQRAE: an image tokenizer in PyTorch, and the toolkit that takes it to production runtimes and proves it arrived.
+
+`import vqrae` is light: nothing heavy is imported until a name is used, and `vqrae.load` never needs torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vqrae.checkpoint import load_pretrained, save_pretrained
+    from vqrae.config import VQRAEConfig, preset
+    from vqrae.model import VQRAE
+    from vqrae.runtimes.tokenizer import Encoding, Tokenizer, load
+
+__version__ = version("vqrae")
+
+_HOMES = {
+    "Encoding": "vqrae.runtimes.tokenizer",
+    "Tokenizer": "vqrae.runtimes.tokenizer",
+    "VQRAE": "vqrae.model",
+    "VQRAEConfig": "vqrae.config",
+    "load": "vqrae.runtimes.tokenizer",
+    "load_pretrained": "vqrae.checkpoint",
+    "preset": "vqrae.config",
+    "save_pretrained": "vqrae.checkpoint",
+}
+
+__all__ = [
+    "VQRAE",
+    "Encoding",
+    "Tokenizer",
+    "VQRAEConfig",
+    "load",
+    "load_pretrained",
+    "preset",
+    "save_pretrained",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vqrae' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
