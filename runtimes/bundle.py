@@ -1,0 +1,128 @@
+"""A bundle: the folder that a tokenizer is deployed as. Opening one proves that it is whole and unchanged."""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from vqrae.runtimes.errors import BundleError, storage_error
+from vqrae.runtimes.golden import GoldenSamples, load_golden
+from vqrae.runtimes.manifest import MANIFEST_FILE, FileEntry, Manifest, read_manifest
+
+_REMEDY = "export it again"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle. Make one with `Bundle.open`."""
+
+    path: Path
+    """Its folder."""
+    manifest: Manifest
+    """What it says about itself."""
+
+    @classmethod
+    def open(cls, path: Path | str) -> Self:
+        """Read the manifest, then check every file's kind, size and SHA-256, before any runtime sees a byte.
+
+        Raises:
+            BundleError: the folder or a file is missing, a link, changed or not listed, or the manifest is invalid.
+            StorageError: the operating system refused to read a file.
+        """
+        path = Path(path)
+        try:
+            if not path.is_dir():
+                got = "a file" if path.exists() else "no such folder"
+                raise BundleError(str(path), got=got, expected="a bundle's folder")
+            _check_regular(path, MANIFEST_FILE)
+            manifest = read_manifest(path / MANIFEST_FILE)
+            for entry in manifest.files:
+                _check_size(path, entry)
+            _check_nothing_else(path, manifest)
+            for entry in manifest.files:
+                _check_content(path, entry)
+        except OSError as error:
+            raise storage_error(error.filename or path, error) from error
+        return cls(path, manifest)
+
+    def file(self, relative: str) -> Path:
+        """The path of a file that the manifest lists.
+
+        Raises:
+            BundleError: the manifest does not list it.
+        """
+        if all(entry.path != relative for entry in self.manifest.files):
+            expected = ", ".join(entry.path for entry in self.manifest.files)
+            raise BundleError(
+                str(self.path / relative), got="a file that the manifest does not list", expected=expected
+            )
+        return self.path / relative
+
+    def golden(self) -> GoldenSamples:
+        """The golden samples, checked against the manifest's image size and token grid.
+
+        Raises:
+            BundleError: there are none, or they do not fit the manifest.
+        """
+        samples = load_golden(self.path)
+        size = (self.manifest.preprocessing.height, self.manifest.preprocessing.width)
+        for name, found, wanted in (
+            ("images", samples.images.shape[1:3], size),
+            ("indices", samples.indices.shape[1:], self.manifest.tokens.grid),
+        ):
+            if found != wanted:
+                subject = f"{self.path}/golden/{name}.npy"
+                raise BundleError(subject, got=f"size {found}", expected=f"size {wanted}", remedy=_REMEDY)
+        return samples
+
+    @property
+    def size_bytes(self) -> int:
+        """Size on disk in bytes, the manifest included."""
+        return sum(entry.size for entry in self.manifest.files) + (self.path / MANIFEST_FILE).stat().st_size
+
+
+def sha256_file(path: Path | str) -> str:
+    """SHA-256 of a file's content, 64 hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_regular(root: Path, relative: str) -> None:
+    """Neither the file nor a folder on the way to it may be a link; the file must be a file."""
+    path = root / relative
+    for step in (*reversed(Path(relative).parents[:-1]), Path(relative)):
+        try:
+            mode = (root / step).lstat().st_mode
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise BundleError(str(path), got="no such file", expected="a file", remedy=_REMEDY) from error
+        if stat.S_ISLNK(mode):
+            raise BundleError(str(root / step), got="a link", expected="a file of the bundle's own", remedy=_REMEDY)
+    if not stat.S_ISREG(mode):
+        raise BundleError(str(path), got="something that is not a file", expected="a file", remedy=_REMEDY)
+
+
+def _check_nothing_else(root: Path, manifest: Manifest) -> None:
+    """An unlisted file may change what a runtime does (a plugin, a sidecar), so it is refused."""
+    listed = {MANIFEST_FILE, *(entry.path for entry in manifest.files)}
+    for path in sorted(root.rglob("*")):
+        relative = path.relative_to(root).as_posix()
+        if (path.is_symlink() or not path.is_dir()) and relative not in listed:
+            got, expected = "a file that the manifest does not list", f"only the {len(listed)} files of the bundle"
+            raise BundleError(str(path), got=got, expected=expected, remedy="remove it, or export the bundle again")
+
+
+def _check_size(root: Path, entry: FileEntry) -> None:
+    _check_regular(root, entry.path)
+    size = (root / entry.path).stat().st_size
+    if size != entry.size:
+        raise BundleError(str(root / entry.path), got=f"{size} bytes", expected=f"{entry.size} bytes", remedy=_REMEDY)
+
+
+def _check_content(root: Path, entry: FileEntry) -> None:
+    digest = sha256_file(root / entry.path)
+    if digest != entry.sha256:
+        got, expected = f"SHA-256 {digest[:12]}…", f"{entry.sha256[:12]}…"
+        raise BundleError(str(root / entry.path), got=got, expected=expected, remedy=_REMEDY)

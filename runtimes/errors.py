@@ -1,0 +1,111 @@
+"""Every error that the project raises on purpose: one line, and an exit code that a script can act on.
+
+VqraeError                  1   anything below; catch this one to catch them all
+ ├── StorageError           1   the machine could not finish: a full disk, a missing permission
+ ├── UsageError             2   the call or the command line asks for something that does not exist
+ ├── GateFailure            3   the work was done, and the result misses its gate
+ ├── RuntimeUnavailable     4   a runtime is not installed, or cannot do what was asked on this machine
+ └── InvalidInput           5   what was read is invalid or corrupt
+      ├── ImageError            an image
+      ├── IndicesError          token indices
+      ├── BundleError           a bundle or its manifest
+      ├── CheckpointError       a checkpoint
+      └── DataError             training or evaluation data
+"""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+
+class VqraeError(Exception):
+    """Says what was looked at, what was there, what should have been, and what to do about it.
+
+    Attributes:
+        subject: what the error is about: a file, a field, an argument.
+        got: what was found.
+        expected: what would have been right.
+        remedy: what the reader can do now.
+    """
+
+    exit_code = 1
+    """The exit code of a command that ends with this error."""
+
+    def __init__(
+        self, subject: str, *, got: str | None = None, expected: str | None = None, remedy: str | None = None
+    ) -> None:
+        super().__init__(subject)
+        self.subject = subject
+        self.got = got
+        self.expected = expected
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        parts = [f"got {self.got}" if self.got else "", f"expected {self.expected}" if self.expected else ""]
+        details = "; ".join(part for part in (*parts, self.remedy) if part)
+        text = f"{self.subject}: {details}" if details else self.subject
+        return " ".join(text.split())  # one line, whatever a foreign library's message contains
+
+
+class StorageError(VqraeError):
+    """The machine could not read or write a file: a full disk, a missing permission."""
+
+
+class UsageError(VqraeError):
+    """The call or the command line asks for something that does not exist."""
+
+    exit_code = 2
+
+
+class GateFailure(VqraeError):  # noqa: N818 - a verdict, not a mistake
+    """A result misses its parity gate."""
+
+    exit_code = 3
+
+
+class RuntimeUnavailable(VqraeError):  # noqa: N818 - a state of the machine, not a mistake
+    """A runtime is not installed, or cannot do what was asked on this machine."""
+
+    exit_code = 4
+
+
+class InvalidInput(VqraeError):  # noqa: N818 - the base of the errors below
+    """What was read is invalid or corrupt."""
+
+    exit_code = 5
+
+
+class ImageError(InvalidInput):
+    """An image cannot be read, or is not an image that the tokenizer takes."""
+
+
+class IndicesError(InvalidInput):
+    """Token indices of the wrong dtype, shape or range."""
+
+
+class BundleError(InvalidInput):
+    """A bundle or its manifest is invalid, incomplete or changed."""
+
+
+class CheckpointError(InvalidInput):
+    """A checkpoint is invalid or incomplete."""
+
+
+class DataError(InvalidInput):
+    """Training or evaluation data is invalid or missing."""
+
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space or choose another disk",
+    errno.EDQUOT: "free some space or choose another disk",
+    errno.EACCES: "choose a place that you may read and write, or change the permissions",
+    errno.EPERM: "choose a place that you may read and write, or change the permissions",
+    errno.EROFS: "choose a place that is not read-only",
+}
+
+
+def storage_error(path: Path | str, error: OSError) -> StorageError:
+    """The operating system's refusal to read or write `path`, as one line with a remedy."""
+    remedy = _REMEDIES.get(error.errno) if error.errno is not None else None
+    return StorageError(str(path), got=error.strerror or str(error) or type(error).__name__, remedy=remedy)

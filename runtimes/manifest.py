@@ -1,0 +1,375 @@
+"""The contract: what `manifest.json` says about a bundle. The reader owns the format; the writers import it.
+
+1. A manifest MUST be UTF-8 JSON of at most `MAX_MANIFEST_BYTES`, and its `format` MUST be `vqrae-bundle`.
+2. A reader MUST refuse another major `format_version`. It MUST refuse unknown fields, unless the manifest's minor
+   version is newer than its own: then it MUST ignore them.
+3. Every path MUST be relative, in POSIX form, and MUST NOT leave the bundle's folder.
+4. `files` MUST list every file of the bundle but `manifest.json`, once each, with its size and SHA-256.
+5. The graphs `encode` and `decode` MUST have the signatures that `signature` gives.
+6. No file of a bundle may need code to be executed to read it: no pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from vqrae.runtimes.errors import BundleError
+
+FORMAT_NAME: Literal["vqrae-bundle"] = "vqrae-bundle"
+FORMAT_VERSION = "1.0"
+MANIFEST_FILE = "manifest.json"
+MAX_MANIFEST_BYTES = 4 * 2**20
+"""A larger manifest is refused before it is parsed."""
+
+PrecisionName = Literal["fp32", "fp16", "int8"]
+GateVerdict = Literal["pass", "fail", "not-executed"]
+
+
+def _inside_the_bundle(value: str) -> str:
+    path = PurePosixPath(value)
+    leaves = path.is_absolute() or ".." in path.parts or bool(PureWindowsPath(value).drive) or "\\" in value
+    if leaves or str(path) != value or value == "." or not value.isprintable():
+        raise ValueError("a relative path inside the bundle, with forward slashes")
+    return value
+
+
+def _by_key(values: dict[str, Any]) -> dict[str, Any]:
+    return dict(sorted(values.items()))
+
+
+BundlePath = Annotated[str, AfterValidator(_inside_the_bundle)]
+Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+Versions = Annotated[dict[str, str], AfterValidator(_by_key)]
+Side = Annotated[int, Field(gt=0, le=2**14)]
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, no unknown fields, no infinite or missing numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TensorSpec(Record):
+    """One input or output of a graph; an axis is a size, or the name of a dynamic axis such as `batch`."""
+
+    name: str
+    dtype: Literal["uint8", "int32", "float32"]
+    shape: tuple[PositiveInt | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype} ({', '.join(map(str, self.shape))})"
+
+
+class GraphSpec(Record):
+    """One graph: its file, the files that it reads besides, and its signature."""
+
+    file: BundlePath
+    extra_files: tuple[BundlePath, ...] = ()
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class CheckpointIdentity(Record):
+    """The checkpoint that the bundle was made of; `random_weights` says that it was never trained."""
+
+    name: str
+    source: str
+    weights_sha256: Sha256
+    config_sha256: Sha256
+    random_weights: bool
+
+
+class Preprocessing(Record):
+    """The named, versioned rule that makes an image fit (see `preprocess.py`), and the size in pixels it makes."""
+
+    rule: str = "bicubic-center-crop/1"
+    height: Side
+    width: Side
+
+
+class Tokens(Record):
+    """Token grid (h, w), number of codes K, and width C of the continuous features."""
+
+    grid: tuple[Side, Side]
+    codebook_size: Annotated[int, Field(gt=0, lt=2**31)]
+    feature_width: PositiveInt
+
+
+class KeptFloat(Record):
+    """A layer that was kept in float, and why."""
+
+    layer: str
+    reason: str
+
+
+class Precision(Record):
+    """The precision that was really built."""
+
+    name: PrecisionName
+    kept_float: tuple[KeptFloat, ...] = ()
+
+
+class RuntimeInfo(Record):
+    """The runtime that the graphs are for; `hardware` names what they are tied to, None if to nothing."""
+
+    name: str
+    built_with: Versions
+    options: Annotated[dict[str, str | int | bool], AfterValidator(_by_key)] = {}
+    hardware: str | None = None
+
+
+class Calibration(Record):
+    """Where numeric ranges came from; `codebook_coverage` is the fraction of codes that the images use."""
+
+    image_sha256: tuple[Sha256, ...]
+    count: PositiveInt
+    seed: int
+    codebook_coverage: float
+
+
+class MarginHistogram(Record):
+    """How many tokens, and how many mismatches, have a reference top-2 score margin between two edges."""
+
+    edges: tuple[float, ...]
+    tokens: tuple[int, ...]
+    mismatches: tuple[int, ...]
+
+    @model_validator(mode="after")
+    def _same_bins(self) -> Self:
+        if len(self.tokens) != len(self.mismatches):
+            raise ValueError("as many bins of tokens as of mismatches")
+        return self
+
+
+class ParityFigures(Record):
+    """Bundle against reference, measured on the same images.
+
+    A broken runtime may give NaN, which misses every gate; such figures can be judged but not written.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    images: int
+    """Number of images compared."""
+    tokens: int
+    """Number of tokens compared."""
+    excess_distortion: float
+    """Σ‖z - chosen code‖² / Σ‖z - best code‖² - 1, a fraction: 0.0001 is 0.01%."""
+    token_agreement: float
+    """Fraction of tokens with the reference's index."""
+    mismatches: int
+    """Number of tokens with another index."""
+    unexplained_mismatches: int
+    """Those whose reference top-2 score margin exceeds `noise`."""
+    noise: float
+    """Numeric noise of the scores measured for this precision, in the scores' unit."""
+    feature_cosine: float
+    """Mean cosine of the continuous features."""
+    feature_max_error: float
+    """Largest absolute difference of the continuous features."""
+    decode_psnr_db: float
+    """PSNR in dB between both decoders' images from the same indices."""
+    source_psnr_drop_db: float
+    """The reference's PSNR to the source images minus the bundle's, in dB."""
+    source_ssim_drop: float | None = None
+    """The reference's SSIM to the source images minus the bundle's; None where it was not measured."""
+    margin_histogram: MarginHistogram | None = None
+
+
+class Evidence(Record):
+    """Whether and where the bundle was executed, what was measured, and the gate's verdict."""
+
+    executed: bool
+    reason: str | None = None
+    """Why it was not executed; required then."""
+    gate: GateVerdict
+    gate_failure_allowed: bool = False
+    """Written although the gate was missed, because the user asked for it."""
+    runtime_version: str | None = None
+    device: str | None = None
+    machine: str | None = None
+    date: str | None = None
+    """ISO 8601, UTC."""
+    figures: ParityFigures | None = None
+
+    @model_validator(mode="after")
+    def _says_where_it_comes_from(self) -> Self:
+        if not self.executed and not self.reason:
+            raise ValueError("a reason, because the bundle was not executed")
+        if self.executed and (self.figures is None or self.gate == "not-executed"):
+            raise ValueError("figures and a verdict, because the bundle was executed")
+        return self
+
+
+class FileEntry(Record):
+    """One file of the bundle; `size` in bytes."""
+
+    path: BundlePath
+    size: Annotated[int, Field(ge=0)]
+    sha256: Sha256
+
+
+class Manifest(Record):
+    """The whole of `manifest.json`."""
+
+    format: Literal["vqrae-bundle"] = FORMAT_NAME
+    format_version: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,4}\.[0-9]{1,4}$")] = FORMAT_VERSION
+    name: str
+    created: str
+    """ISO 8601, UTC."""
+    created_with: Versions
+    checkpoint: CheckpointIdentity
+    graphs: Annotated[dict[str, GraphSpec], Field(min_length=1), AfterValidator(_by_key)]
+    preprocessing: Preprocessing
+    tokens: Tokens
+    precision: Precision
+    runtime: RuntimeInfo
+    calibration: Calibration | None = None
+    evidence: Evidence
+    files: tuple[FileEntry, ...]
+
+    @model_validator(mode="after")
+    def _files_are_listed_once(self) -> Self:
+        paths = [entry.path for entry in self.files]
+        if len({path.casefold() for path in paths}) < len(paths):  # some file systems do not tell A from a
+            raise ValueError("each file listed once")
+        if MANIFEST_FILE in paths:
+            raise ValueError(f"{MANIFEST_FILE} not among its own files")
+        needed = {path for graph in self.graphs.values() for path in (graph.file, *graph.extra_files)}
+        if needed - set(paths):
+            raise ValueError(f"the graphs' file {min(needed - set(paths))} among the files")
+        return self
+
+    @model_validator(mode="after")
+    def _graphs_keep_their_signatures(self) -> Self:
+        for name in self.graphs.keys() & {"encode", "decode"}:
+            graph = self.graphs[name]
+            batch = graph.inputs[0].shape[0] if graph.inputs and graph.inputs[0].shape else "batch"
+            inputs, outputs = signature(name, self.preprocessing, self.tokens, batch=batch)
+            if (graph.inputs, graph.outputs) != (inputs, outputs):
+                wanted = f"{', '.join(map(str, inputs))} -> {', '.join(map(str, outputs))}"
+                raise ValueError(f"the graph {name} to be {wanted}")
+        return self
+
+    def to_json(self) -> str:
+        """The text of `manifest.json`: equal manifests give equal bytes.
+
+        Raises:
+            BundleError: a figure is NaN or infinite, which JSON cannot say.
+        """
+        try:
+            return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        except ValueError as error:
+            raise BundleError(f"the manifest of {self.name}", got=str(error), expected="finite figures") from error
+
+
+def signature(
+    graph: str, preprocessing: Preprocessing, tokens: Tokens, *, batch: int | str = "batch"
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """The inputs and outputs of `encode` or `decode`, the same for every runtime.
+
+    Args:
+        graph: `encode` or `decode`.
+        preprocessing: gives the image's size.
+        tokens: gives the grid and the features' width.
+        batch: the batch axis: its name where it is dynamic, its size where it is fixed.
+    """
+    height, width = tokens.grid
+    images = TensorSpec(name="images", dtype="uint8", shape=(batch, preprocessing.height, preprocessing.width, 3))
+    indices = TensorSpec(name="indices", dtype="int32", shape=(batch, height, width))
+    features = TensorSpec(name="features", dtype="float32", shape=(batch, height * width, tokens.feature_width))
+    return {"encode": ((images,), (indices, features)), "decode": ((indices,), (images,))}[graph]
+
+
+def manifest_schema() -> dict[str, Any]:
+    """The JSON schema of `manifest.json`, for readers in other languages."""
+    return Manifest.model_json_schema()
+
+
+def read_manifest(path: Path | str) -> Manifest:
+    """Read and validate a `manifest.json`.
+
+    Raises:
+        BundleError: too large, not JSON, of another format or major version, or a field is invalid.
+        OSError: the file cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        text = file.read(MAX_MANIFEST_BYTES + 1)
+    if len(text) > MAX_MANIFEST_BYTES:
+        got, expected = f"more than {MAX_MANIFEST_BYTES} bytes", "a manifest that was written by vqrae"
+        raise BundleError(str(path), got=got, expected=expected)
+    try:
+        values = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(str(path), got=f"invalid JSON ({error})", expected="a manifest", remedy=_AGAIN) from error
+    if not isinstance(values, dict) or values.get("format") != FORMAT_NAME:
+        raise BundleError(str(path), got="another format", expected=f"format {FORMAT_NAME!r}")
+    newer = _is_newer_minor(str(path), values.get("format_version"))
+    return _validated(str(path), values, ignore_unknown=newer)
+
+
+_AGAIN = "export it again"
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _is_newer_minor(path: str, version: object) -> bool:
+    """Whether a readable version is newer than ours; another major version is refused."""
+    ours = FORMAT_VERSION.split(".")
+    if not isinstance(version, str) or not re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}", version):
+        raise BundleError(f"{path} field format_version", got=repr(version)[:80], expected=f"{FORMAT_VERSION!r}")
+    major, minor = version.split(".")
+    if int(major) != int(ours[0]):
+        remedy = "upgrade vqrae, or export it again" if int(major) > int(ours[0]) else _AGAIN
+        raise BundleError(path, got=f"format version {version}", expected=f"version {ours[0]}.x", remedy=remedy)
+    return int(minor) > int(ours[1])
+
+
+def _validated(path: str, values: dict[str, Any], *, ignore_unknown: bool) -> Manifest:
+    try:
+        return Manifest.model_validate_json(json.dumps(values), strict=True)  # strict JSON: "3" is not 3
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        unknown = [detail["loc"] for detail in details if detail["type"] == "extra_forbidden"]
+        if ignore_unknown and len(unknown) == len(details):
+            for *parents, field in unknown:
+                record: Any = values
+                for key in parents:
+                    record = record[key]
+                del record[field]
+            return _validated(path, values, ignore_unknown=True)
+        known = [detail for detail in details if detail["loc"] not in unknown] if ignore_unknown else details
+        raise _field_error(path, known[0]) from error
+
+
+def _field_error(path: str, detail: ErrorDetails) -> BundleError:
+    field = ".".join(map(str, detail["loc"]))
+    subject = f"{path} field {field}" if field else path
+    match detail["type"]:
+        case "missing":
+            return BundleError(subject, got="no such field", expected="a value", remedy=_AGAIN)
+        case "extra_forbidden":
+            return BundleError(subject, got="an unknown field", expected=f"a field of {FORMAT_VERSION}", remedy=_AGAIN)
+        case "value_error":
+            expected = detail["msg"].removeprefix("Value error, ")
+        case _:
+            expected = detail["msg"].removeprefix("Input should be ")
+    got = f"{detail['input']!r:.80}" if not isinstance(detail["input"], dict) else "other"
+    return BundleError(subject, got=got, expected=expected, remedy=_AGAIN)

@@ -1,0 +1,163 @@
+"""The preprocessing rule `bicubic-center-crop/1`: from any image to uint8 (H, W, 3), the same bytes for every client.
+
+A client in another language repeats these steps, and proves it with the bundle's golden samples:
+
+1. Decode the first frame. Turn it upright as its EXIF orientation says. Ignore color profiles.
+2. Bring it to 8-bit RGB. 16 bits a channel: the value divided by 256, rounded down. Palettes: their colors.
+   Transparency: over white, each channel (c·a + 255·(255 − a)) / 255, rounded to nearest. CMYK: each channel
+   (255 − C)·(255 − K) / 255, rounded to nearest, as Pillow does it. Grayscale: three equal channels.
+3. Take the largest centered box of the target's aspect ratio, in source pixels, without rounding it: w × w·H/W or
+   h·W/H × h, with its corner at half of what is left over.
+4. Resample that box to W × H in one step: Pillow's `resize(..., BICUBIC, box=...)`. That is the cubic with a = −0.5,
+   stretched by the scale when it shrinks (antialias), horizontally first, rounded to 8 bits between the two passes.
+
+An image of exactly W × H comes out unchanged.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from vqrae.runtimes.errors import ImageError, VqraeError, storage_error
+
+RULE = "bicubic-center-crop/1"
+MAX_PIXELS = 2**27
+"""A larger image is refused by its header, before it is decoded; 12000 x 9000 fits."""
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM")
+"""What is read. Others are refused: some (EPS) make Pillow run a program."""
+
+ImageLike = str | Path | Image.Image | NDArray[np.uint8]
+"""A path, a Pillow image (its current frame), or an array uint8 (H, W, 3) RGB."""
+
+_WARNING_FILTERS = threading.Lock()  # the interpreter's filters belong to all threads
+
+
+def prepare(image: ImageLike, height: int, width: int) -> NDArray[np.uint8]:
+    """Apply the rule.
+
+    Args:
+        image: a path, a Pillow image, or an array uint8 (H, W, 3).
+        height: of the result, in pixels.
+        width: of the result, in pixels.
+
+    Returns:
+        uint8 (height, width, 3), RGB.
+
+    Raises:
+        ImageError: it cannot be read, is too large, or is of no supported kind.
+        StorageError: the operating system refuses to open the file.
+    """
+    source = _source(image)
+    box = _centered_box(source.width, source.height, width / height)
+    return np.asarray(source.resize((width, height), Image.Resampling.BICUBIC, box=box))
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """The first frame of an image file as upright 8-bit RGB: steps 1 and 2 of the rule.
+
+    Raises:
+        ImageError: no such file, not an image, truncated, too large, or of no supported kind.
+        StorageError: the operating system refuses to open the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        got = "a folder" if path.is_dir() else "no such file"
+        raise ImageError(str(path), got=got, expected="an image file")
+    with _reading(str(path)), _opened(path) as image:
+        return _rgb(str(path), image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A Pillow image, at the frame it stands at, as upright 8-bit RGB: steps 1 and 2 of the rule.
+
+    Raises:
+        ImageError: empty, truncated, too large, or of no supported kind.
+    """
+    with _reading("image"):
+        return _rgb("image", image)
+
+
+def _source(image: ImageLike) -> Image.Image:
+    if isinstance(image, str | Path):
+        return open_image(image)
+    if isinstance(image, Image.Image):
+        return to_rgb(image)
+    if not isinstance(image, np.ndarray):
+        raise ImageError(
+            "image", got=type(image).__name__, expected="a path, a Pillow image or a uint8 array (H, W, 3)"
+        )
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ImageError("image", got=f"{image.dtype} {image.shape}", expected="uint8 (H, W, 3)")
+    return Image.fromarray(np.ascontiguousarray(image))
+
+
+def _rgb(subject: str, image: Image.Image) -> Image.Image:
+    width, height = image.size
+    if not 0 < width * height <= MAX_PIXELS:
+        raise ImageError(subject, got=f"{width}x{height} pixels", expected=f"1 to {MAX_PIXELS} pixels")
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        image = _eight_bits(subject, image)
+    if image.mode == "F":
+        raise ImageError(subject, got="floating-point pixels", expected="8 or 16 bits a channel")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image)
+        return white
+    return image.convert("RGB")
+
+
+def _eight_bits(subject: str, image: Image.Image) -> Image.Image:
+    """16-bit grayscale, which Pillow holds in the modes I;16 and I, to 8 bits."""
+    values = np.asarray(image)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 0xFFFF:
+        raise ImageError(subject, got=f"32-bit values from {low} to {high}", expected="8 or 16 bits a channel")
+    gray = (values // 256).astype(np.uint8)
+    if "transparency" in image.info:  # one gray value that stands for "nothing here"
+        gray[values == image.info["transparency"]] = 255
+    return Image.fromarray(gray)
+
+
+def _centered_box(width: int, height: int, aspect: float) -> tuple[float, float, float, float]:
+    box_width, box_height = min(width, height * aspect), min(height, width / aspect)
+    left, top = (width - box_width) / 2, (height - box_height) / 2
+    return left, top, left + box_width, top + box_height
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Pillow reads the header only; its own, lower limit on pixels gives way to ours, which is checked right after."""
+    with _WARNING_FILTERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image = Image.open(path, formats=FORMATS)
+    with image:
+        yield image
+
+
+@contextmanager
+def _reading(subject: str) -> Iterator[None]:
+    """Turn whatever a decoder raises over foreign bytes (there is no list) into one line that names the image."""
+    try:
+        yield
+    except (VqraeError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError(subject, got="not an image", expected=f"one of {', '.join(FORMATS)}") from error
+    except PermissionError as error:
+        raise storage_error(subject, error) from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(subject, got="too many pixels", expected=f"1 to {MAX_PIXELS} pixels") from error
+    except Exception as error:
+        got = f"damaged data ({str(error) or type(error).__name__})"
+        raise ImageError(subject, got=got, expected="a whole image") from error

@@ -1,0 +1,81 @@
+"""The runtimes that can be named, and where their sessions live. A literal table: nothing registers itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module, metadata
+from importlib.util import find_spec
+from types import MappingProxyType
+
+from vqrae.runtimes.errors import RuntimeUnavailable, UsageError
+from vqrae.runtimes.session import Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeEntry:
+    """One runtime."""
+
+    backend: str
+    """`module:Class` of its session."""
+    module: str
+    """The framework's import name."""
+    extra: str
+    """The extra of this project that installs it."""
+    distributions: tuple[str, ...]
+    """The packages that may have brought the framework."""
+
+
+RUNTIMES: Mapping[str, RuntimeEntry] = MappingProxyType(
+    {
+        "onnxruntime": RuntimeEntry(
+            backend="vqrae.runtimes.backends.onnxruntime:OnnxRuntimeSession",
+            module="onnxruntime",
+            extra="onnxruntime",
+            distributions=("onnxruntime", "onnxruntime-gpu"),
+        ),
+    }
+)
+"""Runtime name -> where it lives."""
+
+
+def session_class(name: str) -> type[Session]:
+    """The session class of a runtime; imports its framework.
+
+    Raises:
+        UsageError: no such runtime; the nearest name is suggested.
+        RuntimeUnavailable: the framework is not installed, or cannot be imported.
+    """
+    entry = _entry(name)
+    remedy = f"Install it with `pip install 'vqrae[{entry.extra}]'`"
+    if find_spec(entry.module) is None:
+        raise RuntimeUnavailable(f"{name} is not installed", remedy=remedy)
+    module, attribute = entry.backend.split(":")
+    try:
+        session: type[Session] = getattr(import_module(module), attribute)
+    except ImportError as error:
+        raise RuntimeUnavailable(f"{name} cannot be imported", got=str(error), remedy=remedy) from error
+    return session
+
+
+def runtime_version(name: str) -> str | None:
+    """The installed version of a runtime, without importing it; None if it is not installed.
+
+    Raises:
+        UsageError: no such runtime.
+    """
+    for distribution in _entry(name).distributions:
+        try:
+            return metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _entry(name: str) -> RuntimeEntry:
+    if name not in RUNTIMES:
+        near = get_close_matches(name, RUNTIMES, n=1)
+        remedy = f"did you mean {near[0]}?" if near else None
+        raise UsageError("runtime", got=repr(name), expected=f"one of {', '.join(RUNTIMES)}", remedy=remedy)
+    return RUNTIMES[name]

@@ -1,0 +1,108 @@
+"""Is this bundle, on this machine, still the tokenizer that it was made from? Answered without torch.
+
+Covered: the preprocessing rule byte for byte, the tokens and decoded images of the golden samples, against the gate of
+the bundle's precision. Not covered: excess distortion and the drop to the source images, which need the reference.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from vqrae.runtimes.manifest import PrecisionName
+from vqrae.runtimes.parity import GATES, psnr_db
+from vqrae.runtimes.preprocess import prepare
+from vqrae.runtimes.tokenizer import Tokenizer
+
+
+class SelftestReport(BaseModel):
+    """What was measured, and the verdict."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bundle: str
+    runtime: str
+    runtime_version: str
+    precision: PrecisionName
+    device: str
+    preprocessing_equal: bool
+    """The rule gives the golden images byte for byte."""
+    token_agreement: float
+    """Fraction of tokens with the reference's index."""
+    mismatches: int
+    unexplained: int
+    """Mismatches whose reference margin exceeds the noise that the bundle's evidence recorded (0 if it has none)."""
+    decode_psnr_db: float
+    gate: Literal["pass", "fail"]
+    misses: tuple[str, ...]
+    """What missed the gate, each with its figure and limit."""
+    seconds: float
+    """Wall-clock time, loading included if a path was given."""
+
+
+def selftest(bundle: Tokenizer | Path | str) -> SelftestReport:
+    """Replay a bundle's golden samples.
+
+    Args:
+        bundle: a bundle's folder, or a tokenizer that stays open.
+
+    Raises:
+        BundleError: the bundle is invalid, or has no golden samples.
+        RuntimeUnavailable: its runtime is not installed, or failed.
+    """
+    started = time.perf_counter()
+    if isinstance(bundle, Tokenizer):
+        return _report(bundle, started)
+    with Tokenizer.load(bundle) as tokenizer:
+        return _report(tokenizer, started)
+
+
+def _report(tokenizer: Tokenizer, started: float) -> SelftestReport:
+    golden = tokenizer.bundle.golden()
+    equal = all(
+        np.array_equal(prepare(source, *tokenizer.image_size), image)
+        for source, image in zip(golden.sources, golden.images, strict=True)
+    )
+    flipped = tokenizer.encode(golden.images).indices != golden.indices
+    unexplained = flipped & (golden.margins > _noise(tokenizer))
+    psnr = psnr_db(tokenizer.decode(golden.indices), golden.decoded)
+    manifest, execution = tokenizer.manifest, tokenizer.execution["encode"]
+    agreement = float(1 - flipped.mean())
+    misses = _misses(manifest.precision.name, equal, agreement, int(unexplained.sum()), psnr)
+    return SelftestReport(
+        bundle=manifest.name,
+        runtime=execution.runtime,
+        runtime_version=execution.runtime_version,
+        precision=manifest.precision.name,
+        device=execution.device,
+        preprocessing_equal=equal,
+        token_agreement=agreement,
+        mismatches=int(flipped.sum()),
+        unexplained=int(unexplained.sum()),
+        decode_psnr_db=psnr,
+        gate="fail" if misses else "pass",
+        misses=misses,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _noise(tokenizer: Tokenizer) -> float:
+    figures = tokenizer.manifest.evidence.figures
+    return figures.noise if figures else 0.0
+
+
+def _misses(precision: PrecisionName, equal: bool, agreement: float, unexplained: int, psnr: float) -> tuple[str, ...]:
+    """The limits of the precision's gate that are missed. A limit of None is reported only."""
+    gate = GATES[precision]
+    most, least = gate.max_unexplained_mismatches, gate.min_token_agreement
+    checks = {
+        "preprocessing differs from the golden images": equal,
+        f"token agreement {agreement:.4%}, gate >= {least or 0:.4%}": least is None or agreement >= least,
+        f"unexplained mismatches {unexplained}, gate <= {most}": most is None or unexplained <= most,
+        f"decode PSNR {psnr:.2f} dB, gate >= {gate.min_decode_psnr_db} dB": psnr >= gate.min_decode_psnr_db,
+    }
+    return tuple(miss for miss, kept in checks.items() if not kept)

@@ -1,0 +1,246 @@
+"""The tokenizer that users hold: images to indices and features, and back; the same for every runtime, torch-free."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vqrae.runtimes.bundle import Bundle
+from vqrae.runtimes.errors import BundleError, ImageError, IndicesError, UsageError
+from vqrae.runtimes.manifest import Manifest
+from vqrae.runtimes.preprocess import RULE, ImageLike, prepare
+from vqrae.runtimes.registry import session_class
+from vqrae.runtimes.session import Execution, Session, SessionOptions
+
+BATCH_SIZE = 32
+"""Images that run at once, unless the graph's batch is fixed."""
+
+Images = ImageLike | Sequence[ImageLike]
+"""One image, a list of them, or a batch uint8 (B, H, W, 3)."""
+
+
+class Encoding(NamedTuple):
+    """What `Tokenizer.encode` returns."""
+
+    indices: NDArray[np.int32]
+    """Token indices (B, h, w), each in [0, codebook size)."""
+    features: NDArray[np.float32]
+    """Continuous features (B, h·w, C), row by row of the token grid."""
+
+
+class Tokenizer:
+    """A deployed tokenizer. Load one with `vqrae.load`; use it from any thread, and close it, or use it in a `with`.
+
+    A graph is loaded when it is first needed.
+    """
+
+    def __init__(self, bundle: Bundle, session: type[Session], options: SessionOptions) -> None:
+        self._bundle = bundle
+        self._session_class = session
+        self._options = options
+        self._sessions: dict[str, Session] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @classmethod
+    def load(cls, path: Path | str, *, device: str = "cpu", threads: int | None = None) -> Self:
+        """Verify a bundle and make its tokenizer.
+
+        Args:
+            path: the bundle's folder.
+            device: `cpu` or `cuda`; never replaced by another one silently.
+            threads: CPU threads to use; None leaves it to the runtime.
+
+        Raises:
+            BundleError: the bundle is incomplete or changed, or asks for another preprocessing rule.
+            RuntimeUnavailable: its runtime is not installed.
+            UsageError: its runtime is unknown to this version, or `threads` is not positive.
+        """
+        if threads is not None and threads < 1:
+            raise UsageError("threads", got=str(threads), expected="at least 1")
+        bundle = Bundle.open(path)
+        rule = bundle.manifest.preprocessing.rule
+        if rule != RULE:
+            raise BundleError(f"{path} preprocessing rule", got=repr(rule), expected=repr(RULE), remedy="upgrade vqrae")
+        session = session_class(bundle.manifest.runtime.name)
+        return cls(bundle, session, SessionOptions(device=device, threads=threads))
+
+    @property
+    def bundle(self) -> Bundle:
+        """The verified bundle behind it."""
+        return self._bundle
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says about itself."""
+        return self._bundle.manifest
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Token grid (h, w)."""
+        return self.manifest.tokens.grid
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of codes K."""
+        return self.manifest.tokens.codebook_size
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Size (H, W) in pixels of what goes in and comes out."""
+        return self.manifest.preprocessing.height, self.manifest.preprocessing.width
+
+    @property
+    def execution(self) -> dict[str, Execution]:
+        """What really runs, for each graph that is loaded by now."""
+        with self._lock:
+            return {name: session.execution for name, session in sorted(self._sessions.items())}
+
+    def encode(self, images: Images, *, batch_size: int = BATCH_SIZE) -> Encoding:
+        """Tokenize images.
+
+        Args:
+            images: one image, a list of images (paths, Pillow images, uint8 arrays (H, W, 3)), or a batch uint8
+                (B, H, W, 3). An array of exactly `image_size` is taken as it is; the rest is resized by the rule.
+            batch_size: images that run at once; a graph with a fixed batch uses its own.
+
+        Returns:
+            Indices int32 (B, h, w) and features float32 (B, h·w, C); one image is a batch of one.
+
+        Raises:
+            ImageError: an image cannot be read or is of no supported kind, or there is none.
+            RuntimeUnavailable: the device is not there, or the runtime failed.
+        """
+        sources = _image_list(images)
+        size = self._chunk_size("encode", batch_size)
+        parts = [self._run("encode", self._prepared(chunk)) for chunk in _chunks(sources, size)]
+        indices, features = (np.concatenate([part[name] for part in parts]) for name in ("indices", "features"))
+        return Encoding(indices, features)
+
+    def decode(self, indices: ArrayLike, *, batch_size: int = BATCH_SIZE) -> NDArray[np.uint8]:
+        """Turn indices back into images.
+
+        Args:
+            indices: integers (h, w) or (B, h, w), each in [0, codebook size).
+            batch_size: images that run at once; a graph with a fixed batch uses its own.
+
+        Returns:
+            uint8 (B, H, W, 3), RGB; one grid is a batch of one.
+
+        Raises:
+            IndicesError: wrong dtype, shape or range.
+            RuntimeUnavailable: the device is not there, or the runtime failed.
+        """
+        checked = self._checked_indices(indices)
+        size = self._chunk_size("decode", batch_size)
+        return np.concatenate([self._run("decode", chunk)["images"] for chunk in _chunks(checked, size)])
+
+    def reconstruct(self, images: Images, *, batch_size: int = BATCH_SIZE) -> NDArray[np.uint8]:
+        """Encode and decode: what the tokenizer keeps of images. Arguments and errors as for `encode`.
+
+        Returns:
+            uint8 (B, H, W, 3), RGB.
+        """
+        return self.decode(self.encode(images, batch_size=batch_size).indices, batch_size=batch_size)
+
+    def session(self, graph: str) -> Session:
+        """The loaded session of a graph: the bare runtime, for measuring it. It closes with the tokenizer.
+
+        Raises:
+            BundleError: the bundle has no such graph, or the runtime refuses it.
+            UsageError: the tokenizer is closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise UsageError(str(self._bundle.path), got="a closed tokenizer", expected="an open one")
+            if graph not in self._sessions:
+                spec = self._graph(graph)
+                self._sessions[graph] = self._session_class.open(self._bundle.file(spec.file), spec, self._options)
+            return self._sessions[graph]
+
+    def close(self) -> None:
+        """Release the runtime's memory; a second call does nothing."""
+        with self._lock:
+            self._closed = True
+            while self._sessions:
+                self._sessions.popitem()[1].close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _graph(self, name: str) -> Any:
+        graphs = self.manifest.graphs
+        if name not in graphs:
+            got = f"graphs {', '.join(graphs)}"
+            raise BundleError(str(self._bundle.path), got=got, expected=f"a graph {name}", remedy="export it again")
+        return graphs[name]
+
+    def _fixed_batch(self, graph: str) -> int | None:
+        batch = self._graph(graph).inputs[0].shape[0]
+        return batch if isinstance(batch, int) else None
+
+    def _chunk_size(self, graph: str, batch_size: int) -> int:
+        if batch_size < 1:
+            raise UsageError("batch_size", got=str(batch_size), expected="at least 1")
+        return self._fixed_batch(graph) or batch_size
+
+    def _prepared(self, images: Sequence[ImageLike] | NDArray[Any]) -> NDArray[np.uint8]:
+        """One chunk as uint8 (B, H, W, 3)."""
+        if isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape[1:] == (*self.image_size, 3):
+            return images
+        return np.stack([prepare(image, *self.image_size) for image in images])
+
+    def _run(self, graph: str, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Run one chunk; a graph with a fixed batch gets zeros to fill it, whose results are dropped."""
+        session = self.session(graph)
+        missing = (self._fixed_batch(graph) or len(batch)) - len(batch)
+        filled = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), batch.dtype)]) if missing else batch
+        outputs = session.run({self._graph(graph).inputs[0].name: np.ascontiguousarray(filled)})
+        return {name: array[: len(batch)] for name, array in outputs.items()}
+
+    def _checked_indices(self, indices: ArrayLike) -> NDArray[np.int32]:
+        h, w = self.grid
+        expected = f"integers ({h}, {w}) or (B, {h}, {w})"
+        try:
+            array = np.asarray(indices)
+        except ValueError as error:
+            raise IndicesError("indices", got="rows of different lengths", expected=expected) from error
+        if array.dtype.kind not in "iu":
+            raise IndicesError("indices", got=f"dtype {array.dtype}", expected=expected)
+        if array.shape[-2:] != (h, w) or array.ndim not in (2, 3) or not array.size:
+            raise IndicesError("indices", got=f"shape {array.shape}", expected=expected)
+        low, high = int(array.min()), int(array.max())
+        if low < 0 or high >= self.codebook_size:
+            limits = f"0 to {self.codebook_size - 1}"
+            raise IndicesError("indices", got=f"values from {low} to {high}", expected=limits)
+        return array.astype(np.int32).reshape(-1, h, w)
+
+
+def load(path: Path | str, *, device: str = "cpu", threads: int | None = None) -> Tokenizer:
+    """Load a bundle's tokenizer; see `Tokenizer.load`."""
+    return Tokenizer.load(path, device=device, threads=threads)
+
+
+def _image_list(images: Images) -> Sequence[ImageLike] | NDArray[Any]:
+    """A sequence of images, whether one or several were given."""
+    several = images.ndim == 4 if isinstance(images, np.ndarray) else isinstance(images, Sequence)
+    if not several or isinstance(images, str):
+        return [images]  # type: ignore[list-item] # a single image, by elimination
+    if not len(images):  # type: ignore[arg-type] # a sequence, by elimination
+        raise ImageError("images", got="none", expected="at least one")
+    return images  # type: ignore[return-value] # a sequence, by elimination
+
+
+def _chunks(items: Any, size: int) -> Iterator[Any]:
+    return (items[start : start + size] for start in range(0, len(items), size))

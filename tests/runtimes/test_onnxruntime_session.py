@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from vqrae.runtimes.backends.onnxruntime import OnnxRuntimeSession
+from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
+from vqrae.runtimes.manifest import GraphSpec, read_manifest
+from vqrae.runtimes.session import SessionOptions
+
+CPU = SessionOptions(threads=1)
+
+
+@pytest.fixture
+def spec(pristine_bundle: Path) -> GraphSpec:
+    return read_manifest(pristine_bundle / "manifest.json").graphs["decode"]
+
+
+def test_a_session_runs_and_says_what_ran(pristine_bundle: Path, spec: GraphSpec, reference: Any) -> None:
+    indices = np.arange(12, dtype=np.int32).reshape(2, 2, 3)
+    with OnnxRuntimeSession.open(pristine_bundle / "decode.onnx", spec, CPU) as session:
+        images = session.run({"indices": indices})["images"]
+        execution = session.execution
+    np.testing.assert_array_equal(images, reference.decode(indices))
+    assert (execution.runtime, execution.runtime_version) == ("onnxruntime", onnxruntime.__version__)
+    assert execution.device == "cpu"
+
+
+def test_a_graph_that_differs_from_the_manifest_is_refused(pristine_bundle: Path, spec: GraphSpec) -> None:
+    wide = spec.outputs[0].model_copy(update={"shape": ("batch", 8, 16, 3)})
+    message = (
+        r"decode\.onnx outputs: got images uint8 \(batch, 8, 12, 3\); "
+        r"expected images uint8 \(batch, 8, 16, 3\), as the manifest says; export it again$"
+    )
+    with pytest.raises(BundleError, match=message):
+        OnnxRuntimeSession.open(pristine_bundle / "decode.onnx", spec.model_copy(update={"outputs": (wide,)}), CPU)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a graph"])
+def test_a_file_that_is_no_graph_is_refused(tmp_path: Path, spec: GraphSpec, content: bytes) -> None:
+    (tmp_path / "decode.onnx").write_bytes(content)
+    with pytest.raises(BundleError, match=r"decode\.onnx: got ONNX Runtime .* refuses it \(.*\); expected a graph"):
+        OnnxRuntimeSession.open(tmp_path / "decode.onnx", spec, CPU)
+
+
+def test_a_failed_run_is_one_line(pristine_bundle: Path, spec: GraphSpec) -> None:
+    session = OnnxRuntimeSession.open(pristine_bundle / "decode.onnx", spec, CPU)
+    with session, pytest.raises(RuntimeUnavailable, match=r"onnxruntime: got a failed run \(.*\)$"):
+        session.run({"indices": np.zeros((1, 9, 9), np.int32)})
+
+
+def test_an_unknown_device_is_refused(pristine_bundle: Path, spec: GraphSpec) -> None:
+    with pytest.raises(UsageError, match=r"device: got 'tpu'; expected one of cpu, cuda$"):
+        OnnxRuntimeSession.open(pristine_bundle / "decode.onnx", spec, SessionOptions(device="tpu"))
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA is there")
+def test_a_missing_device_is_never_replaced_by_another(pristine_bundle: Path, spec: GraphSpec) -> None:
+    message = r"onnxruntime on cuda: got .*CPUExecutionProvider; expected CUDAExecutionProvider; .*onnxruntime-gpu"
+    with pytest.raises(RuntimeUnavailable, match=message):
+        OnnxRuntimeSession.open(pristine_bundle / "decode.onnx", spec, SessionOptions(device="cuda"))
+
+
+def test_a_closed_session_does_not_run(pristine_bundle: Path, spec: GraphSpec) -> None:
+    session = OnnxRuntimeSession.open(pristine_bundle / "decode.onnx", spec, CPU)
+    session.close()
+    session.close()
+    with pytest.raises(UsageError, match="got a run after close; expected an open session"):
+        session.run({"indices": np.zeros((1, 2, 3), np.int32)})

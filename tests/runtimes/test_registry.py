@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+
+import pytest
+
+from vqrae.runtimes.backends.onnxruntime import OnnxRuntimeSession
+from vqrae.runtimes.errors import RuntimeUnavailable, UsageError
+from vqrae.runtimes.registry import RUNTIMES, runtime_version, session_class
+
+
+def test_every_runtime_of_the_table_has_a_session() -> None:
+    assert {name: session_class(name) for name in RUNTIMES} == {"onnxruntime": OnnxRuntimeSession}
+
+
+def test_an_unknown_runtime_gets_the_nearest_name() -> None:
+    message = "runtime: got 'onnx-runtime'; expected one of onnxruntime; did you mean onnxruntime\\?$"
+    with pytest.raises(UsageError, match=message):
+        session_class("onnx-runtime")
+    with pytest.raises(UsageError, match=r"got 'x'; expected one of onnxruntime$"):
+        runtime_version("x")
+
+
+def test_a_missing_framework_comes_with_its_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    message = r"^onnxruntime is not installed: Install it with `pip install 'vqrae\[onnxruntime\]'`$"
+    with pytest.raises(RuntimeUnavailable, match=message) as caught:
+        session_class("onnxruntime")
+    assert caught.value.exit_code == 4
+
+
+def test_a_framework_that_does_not_import_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "vqrae.runtimes.backends.onnxruntime")
+    monkeypatch.setitem(sys.modules, "onnxruntime.capi", None)
+    with pytest.raises(RuntimeUnavailable, match=r"^onnxruntime cannot be imported: got .*; Install it with"):
+        session_class("onnxruntime")
+
+
+def test_the_version_is_that_of_the_installed_package() -> None:
+    assert runtime_version("onnxruntime") == importlib.metadata.version("onnxruntime")
+
+
+def test_the_version_of_nothing_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    assert runtime_version("onnxruntime") is None
