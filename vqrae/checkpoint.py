@@ -1,0 +1,134 @@
+"""A checkpoint on disk: a folder with `config.json` and `model.safetensors`, and nothing that executes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from vqrae.config import PRESETS, VQRAEConfig, preset
+from vqrae.model import VQRAE
+from vqrae.runtimes.bundle import sha256_file
+from vqrae.runtimes.errors import CheckpointError
+from vqrae.runtimes.manifest import CheckpointIdentity
+from vqrae.runtimes.staging import staged_folder
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+MODEL_TYPE = "vqrae"
+RANDOM_SEED = 0
+"""Seed of the weights when a preset's name stands in for a checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A loaded model and where it came from."""
+
+    model: VQRAE
+    identity: CheckpointIdentity
+
+
+def save_pretrained(model: VQRAE, folder: Path, *, overwrite: bool = False) -> None:
+    """Write the model's configuration and float32 weights; the folder appears whole or not at all."""
+    with staged_folder(folder, overwrite=overwrite) as staging:
+        staging.mkdir(exist_ok=True)
+        (staging / CONFIG_FILE).write_text(_config_text(model.config))
+        state = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
+        save_file(state, staging / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def load_pretrained(folder: Path | str) -> VQRAE:
+    """Load a checkpoint folder strictly, in float32, in eval mode.
+
+    Raises:
+        CheckpointError: a file is missing or unreadable, or keys or shapes differ from the configuration's.
+    """
+    folder = Path(folder)
+    model = VQRAE(read_config(folder / CONFIG_FILE))
+    _load_weights(model, folder / WEIGHTS_FILE)
+    return model.eval()
+
+
+def open_checkpoint(source: str) -> Checkpoint:
+    """Open a checkpoint folder, or build a preset with seeded random weights (the identity says so).
+
+    Raises:
+        CheckpointError: `source` is neither a preset nor a readable checkpoint folder.
+    """
+    if Path(source).is_dir():
+        model = load_pretrained(source)
+        weights_sha256 = sha256_file(Path(source) / WEIGHTS_FILE)
+    elif source in PRESETS:
+        torch.manual_seed(RANDOM_SEED)
+        model = VQRAE(preset(source)).eval()
+        weights_sha256 = _digest(model)
+    else:
+        expected = f"a checkpoint folder, or for random weights one of {', '.join(PRESETS)}"
+        raise CheckpointError(source, got="no such folder or preset", expected=expected)
+    identity = CheckpointIdentity(
+        name=model.config.name,
+        source=source,
+        weights_sha256=weights_sha256,
+        config_sha256=hashlib.sha256(_config_text(model.config).encode()).hexdigest(),
+        random_weights=not Path(source).is_dir(),
+    )
+    return Checkpoint(model=model, identity=identity)
+
+
+def read_config(path: Path) -> VQRAEConfig:
+    """Read and validate a `config.json`."""
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(str(path), got=str(error), expected="a readable config.json") from error
+    if not isinstance(values, dict) or values.pop("model_type", None) != MODEL_TYPE:
+        raise CheckpointError(str(path), got="another model's configuration", expected=f"model_type {MODEL_TYPE!r}")
+    try:
+        return VQRAEConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise CheckpointError(f"{path} field {field}", got=first["msg"], expected="a valid configuration") from error
+
+
+def _config_text(config: VQRAEConfig) -> str:
+    return json.dumps({"model_type": MODEL_TYPE, **config.model_dump(mode="json")}, indent=2) + "\n"
+
+
+def _load_weights(model: VQRAE, path: Path) -> None:
+    """Copy each tensor straight into the model, so that a large checkpoint is never held twice."""
+    state = model.state_dict()
+    try:
+        with safe_open(path, framework="pt") as weights:
+            keys = set(weights.keys())
+            _check_keys(path, keys, set(state))
+            for name, tensor in state.items():
+                stored = weights.get_tensor(name)
+                if stored.shape != tensor.shape:
+                    got, expected = list(stored.shape), list(tensor.shape)
+                    raise CheckpointError(f"{path} tensor {name}", got=f"shape {got}", expected=f"shape {expected}")
+                tensor.copy_(stored)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(str(path), got=str(error), expected="a whole safetensors file") from error
+
+
+def _check_keys(path: Path, found: set[str], wanted: set[str]) -> None:
+    for got, names in (("no tensor", wanted - found), ("an unknown tensor", found - wanted)):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            expected = "exactly the tensors of config.json"
+            raise CheckpointError(str(path), got=f"{got} {sorted(names)[0]}{more}", expected=expected)
+
+
+def _digest(model: VQRAE) -> str:
+    """SHA-256 over all tensors in name order, for weights that no file holds."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().numpy())
+    return digest.hexdigest()

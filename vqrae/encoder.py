@@ -1,0 +1,105 @@
+"""The pretrained vision encoder: continuous features for understanding, and the quantizer's input (paper §3.1).
+
+The features are the network's last hidden state after its own final norm, patch tokens only: the tensor that a
+multimodal language model consumes. The paper does not name the layer; this is our reading.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers.utils.hub import cached_file
+
+from vqrae.config import IMAGENET_MEAN, IMAGENET_STD, SIGLIP_MEAN, EncoderConfig, EncoderFamily
+from vqrae.runtimes.errors import CheckpointError
+
+PREFIX_TOKENS: dict[EncoderFamily, int] = {"siglip_vision_model": 0, "dinov2": 1, "internvl_vision": 1}
+"""Class tokens in front of the patch tokens, which the features leave out."""
+
+NETWORKS: dict[EncoderFamily, tuple[type[Any], type[Any]]] = {
+    "siglip_vision_model": (transformers.SiglipVisionConfig, transformers.SiglipVisionModel),
+    "dinov2": (transformers.Dinov2Config, transformers.Dinov2Model),
+    "internvl_vision": (transformers.InternVLVisionConfig, transformers.InternVLVisionModel),
+}
+
+COMPOSITE: dict[str, EncoderFamily] = {"siglip": "siglip_vision_model", "internvl": "internvl_vision"}
+"""Checkpoints that hold more than a vision network -> the family of the part that we take."""
+
+
+class Encoder(nn.Module):
+    """A vision network of transformers behind one signature."""
+
+    image_mean: Tensor
+    image_std: Tensor
+
+    def __init__(self, config: EncoderConfig, network: nn.Module | None = None) -> None:
+        """Build with random weights, or around a network that was loaded already."""
+        super().__init__()
+        self.config = config
+        self.prefix_tokens = PREFIX_TOKENS[config.family]
+        network_config, network_class = NETWORKS[config.family]
+        self.network: Any = network or network_class(network_config(**config.network))
+        for name, parameter in self.network.named_parameters():
+            if name.endswith("mask_token"):  # only masked pre-training uses it: no gradient will reach it
+                parameter.requires_grad_(False)
+        self.register_buffer("image_mean", torch.tensor(config.image_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("image_std", torch.tensor(config.image_std).view(3, 1, 1), persistent=False)
+
+    def forward(self, pixels_B3HW: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) in [-1, 1] -> features (B, h·w, C)."""
+        normalized = ((pixels_B3HW + 1) / 2 - self.image_mean) / self.image_std
+        features: Tensor = self.network(normalized).last_hidden_state
+        return features[:, self.prefix_tokens :]
+
+    @classmethod
+    def from_pretrained(cls, source: str) -> Encoder:
+        """Load a Hugging Face checkpoint: a hub name or a local folder; SigLIP/SigLIP2, DINOv2, InternViT or InternVL.
+
+        Raises:
+            CheckpointError: the checkpoint is of another kind, cannot be read, or lacks weights of the vision network.
+        """
+        try:
+            kind = transformers.AutoConfig.from_pretrained(source).model_type
+            family = COMPOSITE.get(kind, kind)
+            if family not in NETWORKS:
+                raise CheckpointError(source, got=f"a {kind} model", expected=f"one of {', '.join(NETWORKS)}")
+            network, missing = _load_network(source, kind, family)
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                source, got=str(error).splitlines()[0], expected="a Hugging Face checkpoint"
+            ) from error
+        if missing:
+            raise CheckpointError(
+                source, got=f"no weights for {', '.join(sorted(missing)[:3])}", expected="all weights"
+            )
+        mean, std = _normalization(source, family)
+        config = EncoderConfig(family=family, network=network.config.to_diff_dict(), image_mean=mean, image_std=std)
+        return cls(config, network.float())
+
+
+def _load_network(source: str, kind: str, family: EncoderFamily) -> tuple[Any, set[str]]:
+    """The vision network, and the names of its weights that the checkpoint lacks."""
+    if kind == "internvl":
+        model, info = transformers.AutoModel.from_pretrained(source, output_loading_info=True)
+        return model.vision_tower, {name for name in info["missing_keys"] if "vision_tower" in name}
+    network_config, network_class = NETWORKS[family]
+    config = network_config.from_pretrained(source)
+    if family == "siglip_vision_model":
+        config.vision_use_head = False  # the pooling head would get no gradient
+    network, info = network_class.from_pretrained(source, config=config, output_loading_info=True)
+    return network, set(info["missing_keys"])
+
+
+def _normalization(source: str, family: EncoderFamily) -> tuple[Any, Any]:
+    """Mean and standard deviation from `preprocessor_config.json`, or the family's own where there is none."""
+    path = cached_file(source, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
+    if path:
+        values = json.loads(Path(path).read_text())
+        if "image_mean" in values:
+            return tuple(values["image_mean"]), tuple(values["image_std"])
+    return (SIGLIP_MEAN, SIGLIP_MEAN) if family == "siglip_vision_model" else (IMAGENET_MEAN, IMAGENET_STD)

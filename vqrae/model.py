@@ -1,0 +1,67 @@
+"""The VQRAE tokenizer in PyTorch: the reference that every deployed artifact is judged against.
+
+Shape suffixes: B batch, N tokens (h·w), C feature width, E code width, H W pixels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vqrae.config import VQRAEConfig
+from vqrae.decoder import Decoder
+from vqrae.encoder import Encoder
+from vqrae.layers import pixels_from_uint8, uint8_from_pixels
+from vqrae.quantizer import SimVQ
+
+
+class Reconstruction(NamedTuple):
+    """What a training step sees of one batch."""
+
+    pixels: Tensor
+    """Decoded pixels (B, 3, H, W), nominally in [-1, 1]."""
+    features: Tensor
+    """Continuous features (B, N, C): what understanding reads and what distillation holds in place."""
+    indices: Tensor
+    """Chosen codes, int64 (B, N)."""
+    quantizer_loss: Tensor
+    """Scalar float32."""
+
+
+class VQRAE(nn.Module):
+    """Encoder, projection in, SimVQ, projection out, decoder (paper §3)."""
+
+    def __init__(self, config: VQRAEConfig, encoder: Encoder | None = None) -> None:
+        """Build with random weights; `encoder` puts a pretrained one in place."""
+        super().__init__()
+        self.config = config
+        self.encoder = encoder if encoder is not None else Encoder(config.encoder)
+        self.in_projection = nn.Linear(config.feature_width, config.quantizer.code_width)
+        self.quantizer = SimVQ(config.quantizer)
+        self.out_projection = nn.Linear(config.quantizer.code_width, config.feature_width)
+        self.decoder = Decoder(config.decoder, config.grid)
+
+    def forward(self, pixels_B3HW: Tensor) -> Reconstruction:
+        """Pixels (B, 3, H, W) in [-1, 1] through the whole autoencoder, with gradients."""
+        features_BNC = self.encoder(pixels_B3HW)
+        quantized = self.quantizer(self.in_projection(features_BNC))
+        pixels = self.decoder(self.out_projection(quantized.vectors))
+        return Reconstruction(pixels, features_BNC, quantized.indices, quantized.loss)
+
+    @torch.inference_mode()
+    def encode_images(self, images_BHW3: Tensor) -> tuple[Tensor, Tensor]:
+        """Images uint8 (B, H, W, 3) RGB -> indices int32 (B, h, w) and features float32 (B, N, C)."""
+        features_BNC = self.encoder(pixels_from_uint8(images_BHW3))
+        indices_BN = self.quantizer(self.in_projection(features_BNC)).indices
+        return indices_BN.to(torch.int32).unflatten(1, self.config.grid), features_BNC
+
+    @torch.inference_mode()
+    def decode_indices(self, indices_Bhw: Tensor) -> Tensor:
+        """Indices, any integer dtype, (B, h, w) -> images uint8 (B, H, W, 3) RGB.
+
+        Looks the codes up and projects them per call, as written in the paper; the deployed graphs hold the product.
+        """
+        vectors_BNE = self.quantizer.codes()[indices_Bhw.flatten(1).long()]
+        return uint8_from_pixels(self.decoder(self.out_projection(vectors_BNE)))
