@@ -1,0 +1,1 @@
+"""From a trained checkpoint to bundles: fold, trace, build, check, write."""

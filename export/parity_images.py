@@ -1,0 +1,72 @@
+"""The photographs that a bundle is verified on, and whose first ones become its golden samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vqrae.runtimes.errors import UsageError
+from vqrae.runtimes.preprocess import open_image, prepare
+from vqrae.training.data import image_files
+from vqrae.training.photographs import HELD_OUT, photographs
+
+DEFAULT_COUNT = 16
+MAX_GOLDEN_SIDE = 320
+"""Longer side of the golden photographs, in pixels: large enough to be resized by the rule, small in the bundle."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityImages:
+    """Photographs and what the preprocessing rule makes of them."""
+
+    names: tuple[str, ...]
+    photographs: tuple[Image.Image, ...]
+    images: NDArray[np.uint8]
+    """(B, S, S, 3)."""
+
+
+def parity_images(folder: Path | None, size: int, count: int = DEFAULT_COUNT) -> ParityImages:
+    """The first `count` images of a folder, or the held-out photographs, whole and then in seeded crops.
+
+    Raises:
+        UsageError: `count` is not positive.
+        DataError: no images in the folder.
+        ImageError: one of them cannot be read.
+    """
+    if count < 1:
+        raise UsageError("number of images", got=str(count), expected="at least 1")
+    if folder is None:
+        found = _held_out(count)
+    else:
+        found = [(path.stem, open_image(path)) for path in image_files(folder)[:count]]
+    names, sources = zip(*found, strict=True)
+    return ParityImages(names=names, photographs=sources, images=_prepared(sources, size))
+
+
+def _prepared(sources: Sequence[Image.Image], size: int) -> NDArray[np.uint8]:
+    return np.stack([prepare(source, size, size) for source in sources])
+
+
+def _held_out(count: int) -> list[tuple[str, Image.Image]]:
+    """The whole photographs first; then crops of one quarter to one half of a side, from a fixed seed."""
+    whole = list(photographs(HELD_OUT).items())
+    rng = np.random.default_rng(0)
+    found = whole[:count]
+    while len(found) < count:
+        name, photograph = whole[len(found) % len(whole)]
+        side = int(min(photograph.size) * rng.uniform(0.25, 0.5))
+        left, top = (int(rng.integers(0, length - side)) for length in photograph.size)
+        found.append((f"{name} crop {len(found)}", photograph.crop((left, top, left + side, top + side))))
+    return found
+
+
+def golden_source(photograph: Image.Image) -> Image.Image:
+    """The photograph, made smaller where it is large; what is saved losslessly is then the golden source."""
+    small = photograph.copy()
+    small.thumbnail((MAX_GOLDEN_SIDE, MAX_GOLDEN_SIDE))
+    return small

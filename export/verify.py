@@ -1,0 +1,106 @@
+"""Run a bundle against the PyTorch reference and judge it by its precision's gate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from vqrae.checkpoint import Checkpoint, open_checkpoint
+from vqrae.export.bundle_writer import utc_now
+from vqrae.export.reference import sample_from_tokenizer
+from vqrae.runtimes.errors import CheckpointError, UsageError
+from vqrae.runtimes.machine import this_machine
+from vqrae.runtimes.manifest import Evidence, GateVerdict, Manifest, ParityFigures, PrecisionName
+from vqrae.runtimes.parity import GATES, Reference, judge, measure
+from vqrae.runtimes.tokenizer import Tokenizer
+
+
+class VerifyRow(BaseModel):
+    """One bundle's verdict: a row of `vqrae verify`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    bundle: str
+    runtime: str
+    runtime_version: str | None
+    precision: PrecisionName
+    device: str | None
+    executed: bool
+    gate: GateVerdict
+    misses: tuple[str, ...]
+    """The limits of the gate that were missed, each with both numbers."""
+    images: int | None = None
+    tokens: int | None = None
+    excess_distortion: float | None = None
+    """A fraction: 0.0001 is 0.01 %."""
+    token_agreement: float | None = None
+    mismatches: int | None = None
+    unexplained_mismatches: int | None = None
+    feature_cosine: float | None = None
+    feature_max_error: float | None = None
+    decode_psnr_db: float | None = None
+    source_psnr_drop_db: float | None = None
+    source_ssim_drop: float | None = None
+
+
+def gather_evidence(tokenizer: Tokenizer, reference: Reference) -> Evidence:
+    """Execute a tokenizer on the reference's images and record what came out."""
+    figures = measure(reference, sample_from_tokenizer(tokenizer, reference))
+    execution = tokenizer.execution["encode"]
+    missed = judge(figures, GATES[tokenizer.manifest.precision.name])
+    return Evidence(
+        executed=True,
+        gate="fail" if missed else "pass",
+        runtime_version=execution.runtime_version,
+        device=execution.device,
+        machine=str(this_machine()),
+        date=utc_now(),
+        figures=figures,
+    )
+
+
+def verify_row(bundle: Path, manifest: Manifest, evidence: Evidence) -> VerifyRow:
+    """Flatten evidence into a row."""
+    figures = evidence.figures
+    return VerifyRow(
+        bundle=str(bundle),
+        runtime=manifest.runtime.name,
+        runtime_version=evidence.runtime_version,
+        precision=manifest.precision.name,
+        device=evidence.device,
+        executed=evidence.executed,
+        gate=evidence.gate,
+        misses=tuple(judge(figures, GATES[manifest.precision.name])) if figures else (),
+        **_shared_fields(figures),
+    )
+
+
+def _shared_fields(figures: ParityFigures | None) -> dict[str, Any]:
+    return {} if figures is None else figures.model_dump(include=set(VerifyRow.model_fields))
+
+
+def reference_checkpoint(manifest: Manifest, source: str | None) -> Checkpoint:
+    """The checkpoint that a bundle was made of, its hashes compared.
+
+    Args:
+        manifest: names the checkpoint.
+        source: where it lies now; None looks where it lay when the bundle was made.
+
+    Raises:
+        UsageError: there is nothing at that place any more.
+        CheckpointError: what is there is another checkpoint.
+    """
+    named = manifest.checkpoint
+    if source is None and not named.random_weights and not Path(named.source).is_dir():
+        remedy = "pass --reference CHECKPOINT"
+        raise UsageError(f"reference {named.source}", got="no such folder", expected="the checkpoint", remedy=remedy)
+    checkpoint = open_checkpoint(source or named.source)
+    found = checkpoint.identity
+    if (found.weights_sha256, found.config_sha256) != (named.weights_sha256, named.config_sha256):
+        got = f"{found.name} with weights {found.weights_sha256[:12]}…"
+        raise CheckpointError(
+            f"reference {found.source}", got=got, expected=f"{named.name} with weights {named.weights_sha256[:12]}…"
+        )
+    return checkpoint
