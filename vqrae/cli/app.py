@@ -1,0 +1,85 @@
+"""The `vqrae` command: its verbs, and what an error becomes.
+
+Exit codes: 0 done · 1 the machine could not finish (disk full, no permission) · 2 usage · 3 a gate failed ·
+4 a runtime is unavailable · 5 invalid or corrupt input · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import typer
+
+from vqrae.cli import (
+    bench,
+    decode,
+    demo,
+    doctor,
+    encode,
+    evaluate,
+    export,
+    inspect,
+    photographs,
+    reconstruct,
+    selftest,
+    train,
+    verify,
+)
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="vqrae",
+    help="Take a trained VQRAE image tokenizer from PyTorch to production runtimes, and prove that it arrived.",
+    epilog="Exit codes: 0 done, 1 the machine could not finish, 2 usage, 3 a gate failed, 4 a runtime is unavailable, "
+    "5 invalid or corrupt input, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+VERBS = {
+    "demo": demo.demo,
+    "doctor": doctor.doctor,
+    "photographs": photographs.photographs,
+    "train": train.train,
+    "eval": evaluate.evaluate,
+    "export": export.export,
+    "verify": verify.verify,
+    "bench": bench.bench,
+    "inspect": inspect.inspect,
+    "selftest": selftest.selftest,
+    "encode": encode.encode,
+    "decode": decode.decode,
+    "reconstruct": reconstruct.reconstruct,
+}
+for _name, _verb in VERBS.items():
+    app.command(_name)(_verb)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with a documented code; a user's mistake is one line on standard error."""
+    try:
+        code = app(arguments, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("vqrae: interrupted; nothing half-written was left", file=sys.stderr)
+        code = INTERRUPTED
+    except Exception as error:
+        code = _report(error)
+    sys.exit(code or 0)
+
+
+def _report(error: Exception) -> int:
+    """Print an expected error as one line and return its exit code; raise any other, which is a bug of ours."""
+    from vqrae.runtimes.errors import VqraeError, storage_error
+
+    if isinstance(error, OSError):
+        error = storage_error(error.filename or "input or output", error)
+    if not isinstance(error, VqraeError):
+        raise error
+    print(f"vqrae: {error}", file=sys.stderr)
+    return error.exit_code

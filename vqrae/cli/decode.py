@@ -1,0 +1,39 @@
+"""`vqrae decode`: a file of tokens to images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vqrae.cli.options import BundlePath, Device, Overwrite, Threads
+
+
+def decode(
+    bundle: BundlePath,
+    tokens: Annotated[Path, typer.Argument(help=".npy with indices (B, h, w), any integer dtype.", metavar="TOKENS")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for 000.png, 001.png, …")],
+    device: Device = "cpu",
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn TOKENS back into images with a BUNDLE."""
+    import numpy as np
+    from PIL import Image
+
+    from vqrae.cli.output import console
+    from vqrae.runtimes.errors import IndicesError
+    from vqrae.runtimes.staging import staged_folder
+    from vqrae.runtimes.tokenizer import load
+
+    try:
+        indices = np.load(tokens, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise IndicesError(str(tokens), got=str(error), expected="a .npy file of integers") from error
+    with load(bundle, device=device, threads=threads) as tokenizer:
+        images = tokenizer.decode(indices)
+    with staged_folder(output, overwrite=overwrite) as staging:
+        for number, image in enumerate(images):
+            Image.fromarray(image).save(staging / f"{number:03d}.png")
+    console.print(f"{output}: {len(images)} images of {images.shape[2]}×{images.shape[1]}")

@@ -1,0 +1,36 @@
+"""`vqrae encode`: images to a file of tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vqrae.cli.options import BundlePath, Device, ImagePaths, Threads
+
+
+def encode(
+    bundle: BundlePath,
+    images: ImagePaths,
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write: .npy, indices int32 (B, h, w).")],
+    features: Annotated[
+        Path | None, typer.Option(help="Also write the continuous features here: .npy, float32 (B, h·w, C).")
+    ] = None,
+    device: Device = "cpu",
+    threads: Threads = None,
+) -> None:
+    """Tokenize images with a BUNDLE."""
+    import numpy as np
+
+    from vqrae.cli.output import console
+    from vqrae.runtimes.staging import staged_file
+    from vqrae.runtimes.tokenizer import load
+
+    with load(bundle, device=device, threads=threads) as tokenizer:
+        encoding = tokenizer.encode(images)
+    for path, array in ((output, encoding.indices), (features, encoding.features)):
+        if path is not None:
+            with staged_file(path) as staging, staging.open("wb") as file:
+                np.save(file, array, allow_pickle=False)
+            console.print(f"{path}: {array.dtype} {array.shape}")

@@ -1,0 +1,75 @@
+"""`vqrae eval`: reconstruction, codebook health and semantics of a checkpoint or a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vqrae.cli.options import AsJson
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def evaluate(
+    source: Annotated[Path, typer.Argument(help="A checkpoint's or a bundle's folder.", metavar="CHECKPOINT|BUNDLE")],
+    data: Annotated[Path, typer.Option(help="Folder of photographs.")],
+    crops: Annotated[
+        int,
+        typer.Option(help="Evaluate on this many random crops, as in training, instead of whole photographs.", min=0),
+    ] = 0,
+    color_jitter: Annotated[float, typer.Option(help="Strength of color jitter on the crops.", min=0, max=1)] = 0.0,
+    seed: Annotated[int, typer.Option(help="Names the crops.", min=0)] = 0,
+    probe: Annotated[bool, typer.Option("--probe", help="Also train a linear probe on labelled scenes.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate a CHECKPOINT in PyTorch, or a BUNDLE through its runtime, on the same images."""
+    from vqrae.cli.needs import needing
+    from vqrae.cli.output import print_fields, print_json
+    from vqrae.runtimes.manifest import MANIFEST_FILE
+    from vqrae.runtimes.tokenizer import load
+
+    with needing("train"):
+        from vqrae.checkpoint import load_pretrained
+        from vqrae.reference import ArrayTokenizer, ReferenceTokenizer
+        from vqrae.training import evaluate as evaluation
+
+    more: dict[str, Any] = {}
+    if (source / MANIFEST_FILE).exists():
+        deployed = load(source)
+        tokenizer: ArrayTokenizer = deployed
+        size, codebook_size = deployed.image_size[0], deployed.codebook_size
+        images = _images(data, size, crops, color_jitter, seed)
+    else:
+        model = load_pretrained(source)
+        tokenizer, config = ReferenceTokenizer(model), model.config
+        size, codebook_size = config.image_size, config.quantizer.codebook_size
+        images = _images(data, size, crops, color_jitter, seed)
+        more = evaluation.codebook_figures(model, tokenizer.encode(images[:64])[1])
+    report = evaluation.evaluate(tokenizer, codebook_size, images, str(source))
+    if probe:
+        more["probe"] = _probe(tokenizer, size)
+    report = report.model_copy(update=more)
+    print_json(report) if as_json else print_fields(str(source), report.model_dump(exclude={"source"}))
+
+
+def _images(data: Path, size: int, crops: int, color_jitter: float, seed: int) -> NDArray[np.uint8]:
+    import numpy as np
+
+    from vqrae.runtimes.preprocess import prepare
+    from vqrae.training.data import CroppedPhotographs, image_files
+
+    paths = image_files(data)
+    if crops:
+        return CroppedPhotographs(paths, size, color_jitter).batch(crops, [seed])
+    return np.stack([prepare(path, size, size) for path in paths])
+
+
+def _probe(tokenizer: Any, size: int) -> dict[str, float]:
+    from vqrae.training.photographs import HELD_OUT, TRAIN, photographs
+    from vqrae.training.probe import probe_accuracy
+
+    return probe_accuracy(tokenizer, list(photographs(TRAIN).values()), list(photographs(HELD_OUT).values()), size)

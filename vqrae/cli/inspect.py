@@ -1,0 +1,43 @@
+"""`vqrae inspect`: what a bundle says about itself, every hash checked first."""
+
+from __future__ import annotations
+
+from vqrae.cli.options import AsJson, BundlePath
+
+
+def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
+    """Show the manifest of a BUNDLE; no runtime is loaded."""
+    from vqrae.cli.output import print_fields, print_json
+    from vqrae.runtimes.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    manifest = opened.manifest
+    if as_json:
+        print_json(manifest)
+        return
+    checkpoint, evidence = manifest.checkpoint, manifest.evidence
+    weights = "random weights, never trained" if checkpoint.random_weights else checkpoint.weights_sha256
+    (h, w), size = manifest.tokens.grid, manifest.preprocessing
+    fields = {
+        "format": f"{manifest.format} {manifest.format_version}, created {manifest.created}",
+        "checkpoint": f"{checkpoint.name} from {checkpoint.source} ({weights})",
+        "images": f"uint8 {size.height}×{size.width} RGB, {size.rule}",
+        "tokens": f"{h}×{w} of {manifest.tokens.codebook_size} codes; features {manifest.tokens.feature_width} wide",
+        "precision": manifest.precision.name,
+        "runtime": f"{manifest.runtime.name}, built with {_pairs(manifest.runtime.built_with)}",
+        "graphs": ", ".join(manifest.graphs),
+        "files": f"{len(manifest.files)}, {opened.size_bytes / 1e6:.1f} MB, all hashes match",
+        "parity": evidence.gate + (" (written all the same)" if evidence.gate_failure_allowed else ""),
+        "executed": evidence.machine if evidence.executed else f"no: {evidence.reason}",
+    }
+    if evidence.figures is not None:
+        figures = evidence.figures
+        fields["figures"] = (
+            f"excess distortion {figures.excess_distortion:.5%}, token agreement {figures.token_agreement:.2%}, "
+            f"{figures.unexplained_mismatches} unexplained mismatches, decode {figures.decode_psnr_db:.1f} dB"
+        )
+    print_fields(manifest.name, fields)
+
+
+def _pairs(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())

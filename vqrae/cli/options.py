@@ -1,0 +1,15 @@
+"""Options that several verbs share, so that they read alike everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, progress on standard error.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda; never replaced by another one silently.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; the runtime's own choice if not given.", min=1)]
+BundlePath = Annotated[Path, typer.Argument(help="A bundle's folder.", metavar="BUNDLE")]
+ImagePaths = Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...")]

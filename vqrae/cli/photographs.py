@@ -1,0 +1,25 @@
+"""`vqrae photographs`: the photographs that the shipped tokenizer was trained and judged on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vqrae.cli.options import Overwrite
+
+
+def photographs(
+    folder: Annotated[Path, typer.Argument(help="Folder to write train/ and held-out/ into.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the photographs inside scikit-image and scikit-learn as PNG files, in two splits."""
+    from vqrae.cli.needs import needing
+    from vqrae.cli.output import console
+
+    with needing("train"):
+        from vqrae.training.photographs import HELD_OUT, TRAIN, write_photographs
+
+    write_photographs(folder, overwrite=overwrite)
+    console.print(f"{folder}: {len(TRAIN)} photographs to train on, {len(HELD_OUT)} held out")

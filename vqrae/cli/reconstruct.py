@@ -1,0 +1,35 @@
+"""`vqrae reconstruct`: images through tokens and back, as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vqrae.cli.options import BundlePath, Device, ImagePaths, Threads
+
+
+def reconstruct(
+    bundle: BundlePath,
+    images: ImagePaths,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Picture to write: originals above, results below.")],
+    device: Device = "cpu",
+    threads: Threads = None,
+) -> None:
+    """Encode and decode images with a BUNDLE, and put both side by side."""
+    import numpy as np
+
+    from vqrae.benchmarks.picture import reconstruction_picture
+    from vqrae.cli.output import console
+    from vqrae.runtimes.preprocess import prepare
+    from vqrae.runtimes.staging import staged_file
+    from vqrae.runtimes.tokenizer import load
+
+    with load(bundle, device=device, threads=threads) as tokenizer:
+        originals = np.stack([prepare(path, *tokenizer.image_size) for path in images])
+        results = tokenizer.reconstruct(originals)
+    picture = reconstruction_picture(originals, results, [path.stem for path in images])
+    with staged_file(output) as staging:
+        picture.save(staging)
+    console.print(f"{output}: {len(images)} reconstructions")

@@ -1,0 +1,83 @@
+"""`vqrae verify`: run bundles against the PyTorch reference again, here and now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vqrae.cli.options import AsJson, Device, Threads
+
+if TYPE_CHECKING:
+    from vqrae.export.verify import VerifyRow
+
+
+def verify(
+    bundles: Annotated[list[Path], typer.Argument(help="Bundle folders.", metavar="BUNDLE...")],
+    reference: Annotated[
+        str | None, typer.Option(help="The checkpoint; where it lay at export if not given. Its hash must match.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of photographs to verify on; the held-out ones if not given.")
+    ] = None,
+    images: Annotated[int, typer.Option(help="Number of photographs.", min=1)] = 16,
+    device: Device = "cpu",
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run each BUNDLE and the PyTorch model on the same photographs, and judge by the gate of its precision."""
+    from vqrae.cli.needs import needing
+    from vqrae.cli.output import print_json, progress_console
+    from vqrae.runtimes.errors import GateFailure
+    from vqrae.runtimes.tokenizer import load
+
+    with needing("export"):
+        from vqrae.export.parity_images import parity_images
+        from vqrae.export.reference import reference_from_model
+        from vqrae.export.verify import gather_evidence, reference_checkpoint, verify_row
+
+    rows = []
+    for path in bundles:
+        with progress_console.status(f"verifying {path}"), load(path, device=device, threads=threads) as tokenizer:
+            checkpoint = reference_checkpoint(tokenizer.manifest, reference)
+            photographs = parity_images(data, checkpoint.model.config.image_size, images)
+            evidence = gather_evidence(tokenizer, reference_from_model(checkpoint.model, photographs.images))
+            rows.append(verify_row(path, tokenizer.manifest, evidence))
+    print_json(rows) if as_json else print_rows(rows)
+    missed = [row for row in rows if row.gate == "fail"]
+    if missed:
+        raise GateFailure(missed[0].bundle, got="; ".join(missed[0].misses))
+
+
+def print_rows(rows: Sequence[VerifyRow]) -> None:
+    """The verdicts as a table."""
+    from vqrae.cli.output import print_table
+
+    columns = (
+        "bundle",
+        "runtime",
+        "precision",
+        "gate",
+        "excess distortion",
+        "tokens",
+        "unexplained",
+        "decode",
+        "ΔPSNR",
+    )
+    print_table("Parity against PyTorch FP32", columns, (_cells(row) for row in rows))
+
+
+def _cells(row: VerifyRow) -> tuple[str, ...]:
+    identity = (Path(row.bundle).name, f"{row.runtime} {row.runtime_version}", row.precision, row.gate)
+    if row.excess_distortion is None or row.token_agreement is None:
+        return (*identity, "", "", "", "", "")
+    return (
+        *identity,
+        f"{row.excess_distortion:.5%}",
+        f"{row.token_agreement:.2%}",
+        str(row.unexplained_mismatches),
+        f"{row.decode_psnr_db:.1f} dB",
+        f"{row.source_psnr_drop_db:+.4f} dB",
+    )
