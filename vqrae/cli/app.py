@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 
-import click
 import typer
 
 from vqrae.cli import (
@@ -27,7 +26,7 @@ from vqrae.cli import (
     verify,
 )
 
-INTERRUPTED = 130
+USAGE, INTERRUPTED = 2, 130
 
 app = typer.Typer(
     name="vqrae",
@@ -62,10 +61,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with a documented code; a user's mistake is one line on standard error."""
     try:
         code = app(arguments, standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except typer.TyperException as error:
+        message = " ".join(error.format_message().split())
+        if message:  # without any argument the help was printed, and there is nothing to add
+            print(f"vqrae: {message}; see `vqrae --help`", file=sys.stderr)
+        code = USAGE
+    except (KeyboardInterrupt, typer.Abort):
         print("vqrae: interrupted; nothing half-written was left", file=sys.stderr)
         code = INTERRUPTED
     except Exception as error:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from vqrae.cli.options import AsJson, Overwrite
-
-PrecisionName = Literal["fp32", "fp16", "int8"]
 
 
 def export(
@@ -19,7 +17,7 @@ def export(
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder that the bundles are written into.")],
     format_: Annotated[list[str] | None, typer.Option("--format", help="What to export to; repeatable.")] = None,
-    precision: Annotated[list[PrecisionName] | None, typer.Option("--precision", help="fp32; repeatable.")] = None,
+    precision: Annotated[list[str] | None, typer.Option("--precision", help="fp32; repeatable.")] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder of photographs to verify on; the held-out ones if not given.")
     ] = None,
@@ -34,8 +32,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Export CHECKPOINT: one verified bundle per format and precision, written into the output folder."""
-    precisions: list[PrecisionName] = precision or ["fp32"]
-    pairs = [(name, wanted) for name in format_ or ["onnx"] for wanted in precisions]
+    pairs = [(name, wanted) for name in format_ or ["onnx"] for wanted in precision or ["fp32"]]
     from vqrae.cli.needs import needing
     from vqrae.cli.output import print_json, progress_console
     from vqrae.cli.verify import print_rows

@@ -1,0 +1,220 @@
+"""One benchmark run: PyTorch first, then every bundle, all in the same interleaved rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from vqrae.benchmarks.candidates import GRAPHS, BundleCandidate, Candidate, Graph, bundle_subject
+from vqrae.benchmarks.contention import Contention
+from vqrae.benchmarks.footprint import Footprint, measure_footprint
+from vqrae.benchmarks.latency import MIN_ROUNDS, interleave, latency, speedup
+from vqrae.benchmarks.rows import BenchResult, BenchRow
+from vqrae.runtimes.bundle import Bundle
+from vqrae.runtimes.errors import RuntimeUnavailable, UsageError
+from vqrae.runtimes.machine import this_machine
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being measured, the steps done and the steps in all."""
+
+PACKAGES = ("vqrae", "numpy", "torch", "transformers", "onnxruntime", "onnxruntime-gpu")
+"""Packages whose versions matter to a latency."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much is measured."""
+
+    graphs: tuple[Graph, ...] = GRAPHS
+    batch_sizes: tuple[int, ...] = (1,)
+    threads: int
+    rounds: int
+    warmup: int
+    starts: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Absent:
+    """A bundle whose runtime is not here: it gets rows that say so."""
+
+    bundle: Bundle
+    error: RuntimeUnavailable
+
+
+def run_benchmark(
+    checkpoint: Path | str | None,
+    bundles: Sequence[Path | str],
+    *,
+    graphs: Sequence[Graph] = GRAPHS,
+    batch_sizes: Sequence[int] = (1,),
+    threads: int | None = None,
+    rounds: int = 30,
+    warmup: int = 3,
+    starts: int = 3,
+    command: str = "",
+    progress: Progress = lambda stage, done, total: None,
+) -> BenchResult:
+    """Measure a checkpoint and bundles side by side.
+
+    Fidelity (token agreement, excess distortion, decode PSNR, gate) is not measured here: it is the bundle's evidence.
+
+    Args:
+        checkpoint: a PyTorch checkpoint's folder, or a preset's name for random weights; it makes the first row of each
+            group, which the others are compared with. None leaves it out, and the first bundle takes its place.
+        bundles: bundles' folders; one whose runtime is not here gets rows with `executed: false`.
+        graphs: what to measure.
+        batch_sizes: images per call; each makes a group of rows.
+        threads: CPU threads that every candidate is given; None means all cores that this process may use.
+        rounds: timed calls of each candidate in each group; at least `latency.MIN_ROUNDS`.
+        warmup: rounds before them that are thrown away.
+        starts: fresh processes per candidate and graph, for start-up time and memory; 0 leaves that out.
+        command: what the user typed, to be printed with the result.
+        progress: called with what is being measured, the steps done and the steps in all.
+
+    Raises:
+        UsageError: nothing to measure, or a number that makes no sense.
+        BundleError: a bundle is invalid.
+        CheckpointError: the checkpoint is invalid.
+        RuntimeUnavailable: none of the candidates can run here.
+    """
+    plan = Plan(
+        graphs=tuple(graphs),
+        batch_sizes=tuple(batch_sizes),
+        threads=this_machine().cores if threads is None else threads,
+        rounds=rounds,
+        warmup=warmup,
+        starts=starts,
+    )
+    _check(plan, checkpoint, bundles)
+    with ExitStack() as stack:
+        candidates, absent = _open(stack, checkpoint, bundles, plan.threads)
+        run = _Run(plan=plan, candidates=candidates, absent=absent, progress=progress)
+        rows = tuple(row for graph in plan.graphs for row in run.rows(graph))
+    return BenchResult(
+        machine=this_machine(),
+        contention=run.contention.share,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=installed_versions(),
+        command=command,
+        rows=rows,
+    )
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the installed ones among `PACKAGES`."""
+    installed = {}
+    for name in PACKAGES:
+        try:
+            installed[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return installed
+
+
+def _check(plan: Plan, checkpoint: Path | str | None, bundles: Sequence[Path | str]) -> None:
+    if checkpoint is None and not bundles:
+        raise UsageError("benchmark", got="nothing to measure", expected="a checkpoint or a bundle")
+    numbers = [
+        ("threads", plan.threads, 1),
+        ("rounds", plan.rounds, MIN_ROUNDS),
+        ("warmup", plan.warmup, 0),
+        ("starts", plan.starts, 0),
+        *(("batch size", size, 1) for size in plan.batch_sizes),
+    ]
+    for name, number, least in numbers:
+        if number < least:
+            raise UsageError(name, got=str(number), expected=f"at least {least}")
+
+
+def _open(
+    stack: ExitStack, checkpoint: Path | str | None, bundles: Sequence[Path | str], threads: int
+) -> tuple[list[Candidate], list[Absent]]:
+    """Open what can run here; `stack` closes it."""
+    candidates: list[Candidate] = []
+    absent: list[Absent] = []
+    if checkpoint is not None:
+        from vqrae.benchmarks.pytorch import PyTorchCandidate  # brings torch
+
+        candidates.append(stack.enter_context(PyTorchCandidate(checkpoint, threads=threads)))
+    for path in bundles:
+        try:
+            candidates.append(stack.enter_context(BundleCandidate(path, threads=threads)))
+        except RuntimeUnavailable as error:
+            absent.append(Absent(bundle=Bundle.open(path), error=error))
+    if not candidates:
+        raise absent[0].error
+    return candidates, absent
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What is measured, and how."""
+
+    plan: Plan
+    candidates: Sequence[Candidate]
+    absent: Sequence[Absent]
+    progress: Progress
+    contention: Contention = field(default_factory=Contention)
+
+    def rows(self, graph: Graph) -> Iterator[BenchRow]:
+        """All rows of one graph. Start-up comes first, while nothing else of ours runs."""
+        footprints = self._footprints(graph)
+        for batch in self.plan.batch_sizes:
+            yield from self._timed_rows(graph, batch, footprints)
+            for absent in self.absent:
+                yield self._absent_row(graph, batch, absent)
+
+    def _footprints(self, graph: Graph) -> dict[Candidate, Footprint]:
+        stage, footprints = f"{graph}: start-up and memory", {}
+        for done, candidate in enumerate(self.candidates):
+            self.progress(stage, done, len(self.candidates))
+            if candidate.launch is not None and self.plan.starts and candidate.supports(graph, 1):
+                footprints[candidate] = measure_footprint(
+                    candidate.launch, graph, threads=self.plan.threads, starts=self.plan.starts
+                )
+        self.progress(stage, len(self.candidates), len(self.candidates))
+        return footprints
+
+    def _timed_rows(self, graph: Graph, batch: int, footprints: dict[Candidate, Footprint]) -> Iterator[BenchRow]:
+        """One group: its candidates take turns, and the first is what the others are compared with."""
+        able = [candidate for candidate in self.candidates if candidate.supports(graph, batch)]
+        calls = {str(number): candidate.call(graph, batch) for number, candidate in enumerate(able)}
+        stage = f"{graph}: latency at batch {batch}"
+        with self.contention.watch():
+            seconds = interleave(
+                calls,
+                rounds=self.plan.rounds,
+                warmup=self.plan.warmup,
+                progress=lambda done, total: self.progress(stage, done, total),
+            )
+        for candidate, name in zip(able, calls, strict=True):
+            quantiles = latency(seconds[name])
+            columns = asdict(candidate.subject(graph)) | asdict(quantiles)
+            if candidate in footprints:
+                columns |= asdict(footprints[candidate])
+            if candidate is not able[0]:
+                columns |= asdict(speedup(seconds["0"], seconds[name]))
+            yield BenchRow(
+                **columns,
+                executed=True,
+                graph=graph,
+                batch=batch,
+                threads=self.plan.threads,
+                rounds=self.plan.rounds,
+                images_per_s=batch / quantiles.p50_ms * 1000,
+            )
+
+    def _absent_row(self, graph: Graph, batch: int, absent: Absent) -> BenchRow:
+        return BenchRow(
+            **asdict(bundle_subject(absent.bundle, None)),
+            executed=False,
+            reason=str(absent.error),
+            graph=graph,
+            batch=batch,
+            threads=self.plan.threads,
+            rounds=0,
+        )

@@ -1,0 +1,149 @@
+"""What can be measured: a candidate is named, gives calls to time, and can be launched in a fresh process.
+
+Light to import, because the fresh process that measures start-up imports it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqrae.runtimes.bundle import Bundle
+from vqrae.runtimes.manifest import GateVerdict, Manifest, PrecisionName
+from vqrae.runtimes.session import Execution
+from vqrae.runtimes.tokenizer import Tokenizer
+
+Graph = Literal["encode", "decode"]
+GRAPHS: tuple[Graph, ...] = ("encode", "decode")
+SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """The columns of a row that do not depend on the clock; see `BenchRow` for their meaning."""
+
+    bundle: str
+    runtime: str
+    runtime_version: str | None
+    precision: PrecisionName
+    device: str | None
+    size_mb: float
+    token_agreement: float | None
+    excess_distortion: float | None
+    decode_psnr_db: float | None
+    gate: GateVerdict | Literal["reference"]
+
+
+class Candidate(ABC):
+    """Something that encodes and decodes. A context manager: leaving it releases its memory."""
+
+    threads: int
+    """CPU threads that it was given."""
+
+    @abstractmethod
+    def supports(self, graph: Graph, batch: int) -> bool:
+        """Whether it has the graph, and the graph takes this many images at once."""
+
+    @abstractmethod
+    def call(self, graph: Graph, batch: int) -> Callable[[], object]:
+        """Load the graph and prepare its input; the result runs it once, from arrays to arrays.
+
+        Raises:
+            RuntimeUnavailable: the runtime cannot run it on this machine.
+        """
+
+    @abstractmethod
+    def subject(self, graph: Graph) -> Subject:
+        """Who it is and what really runs the graph, which must be loaded."""
+
+    @property
+    @abstractmethod
+    def launch(self) -> tuple[str, ...] | None:
+        """Arguments with which `footprint.py` opens the same in a fresh process; None if it is not on disk."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release its memory; a second call does nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class BundleCandidate(Candidate):
+    """A bundle, measured at its runtime's bare session: what a client adds around it is the same for every runtime."""
+
+    def __init__(self, path: Path | str, *, threads: int) -> None:
+        """Verify a bundle; its graphs load when they are called for.
+
+        Raises:
+            BundleError: the bundle is invalid.
+            RuntimeUnavailable: its runtime is not installed.
+        """
+        self.threads = threads
+        self._tokenizer = Tokenizer.load(path, threads=threads)
+
+    def supports(self, graph: Graph, batch: int) -> bool:  # noqa: D102 - documented by Candidate
+        graphs = self._tokenizer.manifest.graphs
+        if graph not in graphs:
+            return False
+        axis = graphs[graph].inputs[0].shape[0]
+        return isinstance(axis, str) or axis == batch
+
+    def call(self, graph: Graph, batch: int) -> Callable[[], object]:  # noqa: D102 - documented by Candidate
+        tokenizer = self._tokenizer
+        session = tokenizer.session(graph)
+        values = sample_input(
+            graph, batch, tokenizer.image_size, grid=tokenizer.grid, codebook_size=tokenizer.codebook_size
+        )
+        feeds = {tokenizer.manifest.graphs[graph].inputs[0].name: values}
+        return lambda: session.run(feeds)
+
+    def subject(self, graph: Graph) -> Subject:  # noqa: D102 - documented by Candidate
+        return bundle_subject(self._tokenizer.bundle, self._tokenizer.session(graph).execution)
+
+    @property
+    def launch(self) -> tuple[str, ...] | None:  # noqa: D102 - documented by Candidate
+        return (str(self._tokenizer.bundle.path),)
+
+    def close(self) -> None:  # noqa: D102 - documented by Candidate
+        self._tokenizer.close()
+
+
+def bundle_subject(bundle: Bundle, execution: Execution | None) -> Subject:
+    """A bundle's columns; `execution` is what runs it, None if nothing does."""
+    manifest: Manifest = bundle.manifest
+    figures = manifest.evidence.figures
+    return Subject(
+        bundle=manifest.name,
+        runtime=manifest.runtime.name,
+        runtime_version=execution.runtime_version if execution else None,
+        precision=manifest.precision.name,
+        device=execution.device if execution else None,
+        size_mb=bundle.size_bytes / 1e6,
+        token_agreement=figures.token_agreement if figures else None,
+        excess_distortion=figures.excess_distortion if figures else None,
+        decode_psnr_db=figures.decode_psnr_db if figures else None,
+        gate=manifest.evidence.gate,
+    )
+
+
+def sample_input(
+    graph: Graph, batch: int, image_size: tuple[int, int], *, grid: tuple[int, int], codebook_size: int
+) -> NDArray[Any]:
+    """Seeded random input: images uint8 (B, H, W, 3), or indices int32 (B, h, w). Dense graphs take as long for any."""
+    generator = np.random.default_rng(SEED)
+    if graph == "encode":
+        return generator.integers(0, 256, (batch, *image_size, 3), np.uint8)
+    return generator.integers(0, codebook_size, (batch, *grid), np.int32)

@@ -1,0 +1,64 @@
+"""The PyTorch model as a candidate: eager, FP32, the reference that the others are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from vqrae.benchmarks.candidates import Candidate, Graph, Subject, sample_input
+from vqrae.checkpoint import load_pretrained, open_checkpoint
+from vqrae.model import VQRAE
+
+
+class PyTorchCandidate(Candidate):
+    """A checkpoint folder, or a preset's name for one with random weights."""
+
+    def __init__(self, source: Path | str, *, threads: int) -> None:
+        """Load the model. The number of threads is PyTorch's own and holds for the whole process.
+
+        Raises:
+            CheckpointError: the checkpoint is invalid, or there is none and no such preset.
+        """
+        self.threads = threads
+        torch.set_num_threads(threads)
+        self._folder = Path(source) if Path(source).is_dir() else None
+        self._model: VQRAE = load_pretrained(self._folder) if self._folder else open_checkpoint(str(source)).model
+
+    def supports(self, graph: Graph, batch: int) -> bool:  # noqa: D102 - documented by Candidate
+        return True
+
+    def call(self, graph: Graph, batch: int) -> Callable[[], object]:  # noqa: D102 - documented by Candidate
+        model, config = self._model, self._model.config
+        image_size, codebook_size = (config.image_size, config.image_size), config.quantizer.codebook_size
+        values = torch.from_numpy(sample_input(graph, batch, image_size, grid=config.grid, codebook_size=codebook_size))
+        run = model.encode_images if graph == "encode" else model.decode_indices
+        return lambda: run(values)
+
+    def subject(self, graph: Graph) -> Subject:  # noqa: D102 - documented by Candidate
+        return Subject(
+            bundle=self._model.config.name,
+            runtime="pytorch",
+            runtime_version=torch.__version__,
+            precision="fp32",
+            device="cpu",
+            size_mb=self._size_bytes() / 1e6,
+            token_agreement=None,
+            excess_distortion=None,
+            decode_psnr_db=None,
+            gate="reference",
+        )
+
+    @property
+    def launch(self) -> tuple[str, ...] | None:  # noqa: D102 - documented by Candidate
+        return (str(self._folder), "--torch") if self._folder else None
+
+    def close(self) -> None:  # noqa: D102 - documented by Candidate
+        if hasattr(self, "_model"):
+            del self._model
+
+    def _size_bytes(self) -> int:
+        if self._folder is None:
+            return sum(tensor.nbytes for tensor in self._model.state_dict().values())
+        return sum(file.stat().st_size for file in self._folder.iterdir() if file.suffix in (".json", ".safetensors"))

@@ -1,0 +1,148 @@
+"""What a benchmark found: one row per candidate, graph and batch size, and the circumstances."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import ValidationError
+
+from vqrae.benchmarks.candidates import Graph
+from vqrae.benchmarks.contention import BUSY
+from vqrae.runtimes.errors import DataError
+from vqrae.runtimes.machine import Machine
+from vqrae.runtimes.manifest import GateVerdict, PrecisionName, Record
+
+
+class BenchRow(Record):
+    """Speed, size and fidelity of one candidate at one graph and batch size.
+
+    MB are 10⁶ bytes; None is "not measured".
+    """
+
+    bundle: str
+    """Name of the bundle, or of the checkpoint in the PyTorch row."""
+    runtime: str
+    runtime_version: str | None
+    precision: PrecisionName
+    device: str | None
+    """Where it really ran."""
+    executed: bool
+    reason: str | None = None
+    """Why it was not executed."""
+    graph: Graph
+    batch: int
+    """Images per call."""
+    threads: int
+    """CPU threads that the runtime was given."""
+    rounds: int
+    """Timed calls behind the quantiles."""
+    p10_ms: float | None = None
+    p50_ms: float | None = None
+    """Median latency of one call, in milliseconds, from arrays to arrays."""
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    images_per_s: float | None = None
+    """`batch` / median latency."""
+    speedup: float | None = None
+    """Median over rounds of the first row's latency / this row's; None in the first row itself."""
+    speedup_low: float | None = None
+    """Lower end of the median's 95 % interval."""
+    speedup_high: float | None = None
+    """Upper end of the median's 95 % interval."""
+    import_ms: float | None = None
+    """Fresh process: from its launch until the runtime is imported."""
+    load_ms: float | None = None
+    """Fresh process: from there until the graph is loaded, verification included."""
+    first_token_ms: float | None = None
+    """Fresh process: the first call, batch 1."""
+    peak_rss_mb: float | None = None
+    """Fresh process: peak resident memory after that call."""
+    size_mb: float
+    """On disk: the whole bundle, or the checkpoint."""
+    token_agreement: float | None = None
+    """Fraction of tokens equal to the reference's, from the bundle's evidence."""
+    excess_distortion: float | None = None
+    """A fraction, from the bundle's evidence: 0.0001 is 0.01 %."""
+    decode_psnr_db: float | None = None
+    """Decoded images against the reference's, in dB, from the bundle's evidence."""
+    gate: GateVerdict | Literal["reference"]
+    """The parity verdict of the bundle's evidence; `reference` is what the others are judged by."""
+
+    @property
+    def label(self) -> str:
+        """Runtime and precision, as a reader calls them: `ONNX Runtime FP32`."""
+        return f"{runtime_title(self.runtime)} {self.precision.upper()}"
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the rounds tell this row's speed from the first row's."""
+        if self.speedup_low is None or self.speedup_high is None:
+            return False
+        return not self.speedup_low <= 1 <= self.speedup_high
+
+
+class BenchResult(Record):
+    """A whole run."""
+
+    machine: Machine
+    contention: float | None
+    """Fraction of all processors' time that other programs used during the rounds; None if unknown."""
+    date: str
+    """ISO 8601, UTC."""
+    versions: dict[str, str]
+    """Package -> version."""
+    command: str
+    """What to type to repeat it."""
+    rows: tuple[BenchRow, ...]
+
+    def to_json(self) -> str:
+        """The result as JSON text, indented, ending in a newline."""
+        return self.model_dump_json(indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            DataError: not JSON, or not a benchmark's result.
+        """
+        try:
+            return cls.model_validate_json(text, strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = ".".join(map(str, first["loc"])) or "the text"
+            raise DataError(
+                f"benchmark result, {field}", got=first["msg"], expected="what `vqrae bench --json` prints"
+            ) from error
+
+    @property
+    def busy(self) -> bool:
+        """Whether other programs took so much of the machine that no comparison is claimed."""
+        return self.contention is not None and self.contention > BUSY
+
+    def groups(self) -> list[tuple[str, list[BenchRow]]]:
+        """Rows that may be compared, under their title: the same graph and batch size."""
+        groups: dict[str, list[BenchRow]] = {}
+        for row in self.rows:
+            groups.setdefault(f"{row.graph} · batch {row.batch}", []).append(row)
+        return list(groups.items())
+
+    def footprint_groups(self) -> list[tuple[str, list[BenchRow]]]:
+        """Rows under their graph's name, once per candidate: start-up, memory and size do not depend on the batch."""
+        groups: dict[str, list[BenchRow]] = {}
+        for _, rows in self.groups():
+            groups.setdefault(rows[0].graph, rows)
+        return list(groups.items())
+
+
+RUNTIME_TITLES = {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime"}
+
+
+def runtime_title(runtime: str) -> str:
+    """The name that a runtime's makers give it: `ONNX Runtime`."""
+    return RUNTIME_TITLES.get(runtime, runtime)
+
+
+def result_schema() -> dict[str, Any]:
+    """The JSON schema of a `BenchResult`, for readers in other languages."""
+    return BenchResult.model_json_schema()

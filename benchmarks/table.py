@@ -1,0 +1,126 @@
+"""A benchmark's result as a table: in the terminal (rich), and in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from vqrae.benchmarks.figures import decibels, percent, significant, times, tiny_percent
+from vqrae.benchmarks.rows import BenchResult, BenchRow
+
+Groups = Sequence[tuple[str, Sequence[BenchRow]]]
+"""Titles, and the rows under them."""
+GATE_STYLES = {"pass": "green", "fail": "bold red", "not-executed": "yellow", "reference": "dim"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its heading, and what a row says in it."""
+
+    title: str
+    cell: Callable[[BenchRow], str]
+
+
+SPEED_COLUMNS = (
+    Column("p50 ms", lambda row: significant(row.p50_ms)),
+    Column("p90", lambda row: significant(row.p90_ms)),
+    Column("p99", lambda row: significant(row.p99_ms)),
+    Column("img/s", lambda row: significant(row.images_per_s)),
+    Column("speed", times),
+    Column("tokens", lambda row: percent(row.token_agreement)),
+    Column("gate", lambda row: row.gate),
+)
+"""`speed` is relative to the group's first row, `tokens` is agreement with the reference."""
+
+FOOTPRINT_COLUMNS = (
+    Column("start ms", lambda row: significant(start_ms(row))),
+    Column("load ms", lambda row: significant(row.load_ms)),
+    Column("RSS MB", lambda row: significant(row.peak_rss_mb)),
+    Column("disk MB", lambda row: significant(row.size_mb)),
+    Column("excess", lambda row: tiny_percent(row.excess_distortion)),
+    Column("decode", lambda row: decibels(row.decode_psnr_db)),
+)
+"""`start` is launch, import, load and first call of a fresh process, `load` the third of these; `excess` and `decode`
+are excess distortion and decoder PSNR against the reference."""
+
+
+def bench_table(result: BenchResult) -> Group:
+    """The result for a terminal of at least 80 columns: latencies, then what a fresh process and a disk pay."""
+    speed = _table(SPEED_COLUMNS, result.groups())
+    footprint = _table(FOOTPRINT_COLUMNS, result.footprint_groups())
+    return Group(speed, "", footprint, "", Text(caption(result), style="yellow" if result.busy else "dim"))
+
+
+def markdown_table(result: BenchResult) -> str:
+    """The same in Markdown. Ends in a newline."""
+    speed = _markdown(SPEED_COLUMNS, result.groups())
+    footprint = _markdown(FOOTPRINT_COLUMNS, result.footprint_groups())
+    return f"{speed}\n{footprint}\n{caption(result)}\n"
+
+
+def caption(result: BenchResult) -> str:
+    """Threads and machine; on a machine that was busy with something else, first a warning."""
+    where = f"{threads(result)} on {result.machine}"
+    return f"{busy_warning(result)} {where}" if result.busy else where
+
+
+def busy_warning(result: BenchResult) -> str:
+    """What to tell a reader whose machine was busy."""
+    taken = f"{result.contention or 0:.0%}"
+    return f"Other programs used {taken} of the processors meanwhile: do not rely on these latencies."
+
+
+def threads(result: BenchResult) -> str:
+    """`1 thread`, `2 threads`."""
+    counts = sorted({row.threads for row in result.rows})
+    return f"{', '.join(map(str, counts))} {'thread' if counts == [1] else 'threads'}"
+
+
+def row_names(rows: Sequence[BenchRow]) -> list[str]:
+    """What to call the rows of one group: runtime and precision, and the bundle where that leaves two alike."""
+    labels = [row.label for row in rows]
+    return [
+        label if labels.count(label) == 1 else f"{label} ({row.bundle})"
+        for label, row in zip(labels, rows, strict=True)
+    ]
+
+
+def start_ms(row: BenchRow) -> float | None:
+    """From the launch of a process to its first token, in milliseconds; None where it was not measured."""
+    if row.import_ms is None or row.load_ms is None or row.first_token_ms is None:
+        return None
+    return row.import_ms + row.load_ms + row.first_token_ms
+
+
+def _table(columns: Sequence[Column], groups: Groups) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, show_edge=False)
+    table.add_column("", no_wrap=True)
+    for column in columns:
+        table.add_column(column.title, justify="right", no_wrap=True)
+    for title, rows in groups:
+        table.add_row(Text(title, style="bold"))
+        for name, row in zip(row_names(rows), rows, strict=True):
+            cells = [Text(column.cell(row), style=_style(column, row)) for column in columns]
+            table.add_row(Text(f"  {name}"), *cells, style="" if row.executed else "dim")
+    return table
+
+
+def _style(column: Column, row: BenchRow) -> str:
+    return GATE_STYLES[row.gate] if column.title == "gate" else ""
+
+
+def _markdown(columns: Sequence[Column], groups: Groups) -> str:
+    lines = [_line("", "", *(column.title for column in columns)), _line("---", "---", *("--:" for _ in columns))]
+    for title, rows in groups:
+        for name, row in zip(row_names(rows), rows, strict=True):
+            lines.append(_line(title if row is rows[0] else "", name, *(column.cell(row) for column in columns)))
+    return "\n".join(lines) + "\n"
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"

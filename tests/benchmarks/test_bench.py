@@ -1,0 +1,117 @@
+"""One small, real run: PyTorch and ONNX Runtime on the same model."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from vqrae.benchmarks import candidates as candidates_module
+from vqrae.benchmarks.bench import run_benchmark
+from vqrae.benchmarks.candidates import BundleCandidate
+from vqrae.benchmarks.pytorch import PyTorchCandidate
+from vqrae.benchmarks.rows import BenchResult
+from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
+from vqrae.runtimes.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def run(checkpoint: Path, bundle: Path) -> tuple[BenchResult, list[tuple[str, int, int]]]:
+    told: list[tuple[str, int, int]] = []
+    result = run_benchmark(
+        checkpoint,
+        [bundle],
+        batch_sizes=(1, 2),
+        threads=1,
+        rounds=6,
+        warmup=1,
+        starts=0,
+        command="vqrae bench",
+        progress=lambda *step: told.append(step),
+    )
+    return result, told
+
+
+def test_pytorch_is_the_first_row_of_every_group(run):
+    rows = [(row.graph, row.batch, row.runtime) for row in run[0].rows]
+    both = ("pytorch", "onnxruntime")
+    assert rows == [(graph, batch, name) for graph in ("encode", "decode") for batch in (1, 2) for name in both]
+
+
+def test_rows_say_what_ran_and_how_faithful_it_is(run, bundle, manifest):
+    pytorch, onnx = run[0].rows[:2]
+    assert (pytorch.gate, pytorch.speedup, pytorch.token_agreement) == ("reference", None, None)
+    assert (onnx.executed, onnx.device, onnx.precision, onnx.threads, onnx.rounds) == (True, "cpu", "fp32", 1, 6)
+    assert onnx.bundle == manifest.name == "test-siglip-onnx-fp32"
+    assert onnx.gate == "pass"
+    assert onnx.token_agreement == manifest.evidence.figures.token_agreement
+    assert onnx.runtime_version == manifest.evidence.runtime_version
+    assert onnx.size_mb == sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file()) / 1e6
+
+
+def test_figures_fit_together(run):
+    for row in run[0].rows:
+        assert 0 < row.p10_ms <= row.p50_ms <= row.p90_ms <= row.p99_ms
+        assert row.images_per_s == pytest.approx(row.batch / row.p50_ms * 1000)
+        assert row.speedup is None or row.speedup_low <= row.speedup <= row.speedup_high
+        assert row.import_ms is row.load_ms is row.first_token_ms is row.peak_rss_mb is None  # starts=0
+
+
+def test_circumstances_are_recorded(run):
+    result, told = run
+    assert result.command == "vqrae bench"
+    assert result.machine.cores >= 1
+    assert {"vqrae", "numpy", "torch", "onnxruntime"} <= set(result.versions)
+    assert result.contention is None or 0 <= result.contention <= 1
+    assert told[-1] == ("decode: latency at batch 2", 7, 7)
+
+
+def test_result_survives_json(run):
+    assert BenchResult.from_json(run[0].to_json()) == run[0]
+
+
+def test_both_candidates_compute_the_same_tokens(checkpoint, bundle):
+    with PyTorchCandidate(checkpoint, threads=1) as pytorch, BundleCandidate(bundle, threads=1) as onnx:
+        indices, _ = pytorch.call("encode", 2)()
+        assert (onnx.call("encode", 2)()["indices"] == indices.numpy()).mean() > 0.99
+
+
+def test_a_bundle_whose_runtime_is_missing_gets_rows_that_say_so(checkpoint, bundle, monkeypatch):
+    def missing(*args: object, **options: object) -> Tokenizer:
+        raise RuntimeUnavailable("onnxruntime is not installed", remedy="install it")
+
+    monkeypatch.setattr(candidates_module.Tokenizer, "load", missing)
+    result = run_benchmark(checkpoint, [bundle], graphs=("encode",), threads=1, rounds=6, warmup=0, starts=0)
+    assert [row.executed for row in result.rows] == [True, False]
+    assert result.rows[1].reason == "onnxruntime is not installed: install it"
+    assert result.rows[1].p50_ms is None
+    with pytest.raises(RuntimeUnavailable, match="onnxruntime is not installed"):
+        run_benchmark(None, [bundle], rounds=6)
+
+
+def test_without_pytorch_the_first_bundle_is_compared_with(bundle, tmp_path):
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    result = run_benchmark(None, [bundle, copy], graphs=("decode",), threads=1, rounds=6, warmup=0, starts=0)
+    assert [row.speedup is None for row in result.rows] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threads": 0}, "threads: got 0; expected at least 1"),
+        ({"batch_sizes": (1, 0)}, "batch size: got 0; expected at least 1"),
+        ({"starts": -1}, "starts: got -1; expected at least 0"),
+        ({"rounds": 2}, "rounds: got 2; expected at least 6"),
+    ],
+)
+def test_senseless_numbers_are_refused(bundle, options, message):
+    with pytest.raises(UsageError, match=message):
+        run_benchmark(None, [bundle], **{"starts": 0, **options})
+
+
+def test_nothing_to_measure_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="got nothing to measure; expected a checkpoint or a bundle"):
+        run_benchmark(None, [])
+    with pytest.raises(BundleError, match="no such folder"):
+        run_benchmark(None, [tmp_path / "none"])

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import pytest
+
+from vqrae.benchmarks.candidates import BundleCandidate
+from vqrae.benchmarks.footprint import measure_footprint
+from vqrae.benchmarks.pytorch import PyTorchCandidate
+from vqrae.runtimes.errors import RuntimeUnavailable
+
+
+def test_a_bundle_starts_in_less_memory_than_its_checkpoint(checkpoint, bundle):
+    with PyTorchCandidate(checkpoint, threads=1) as candidate:
+        pytorch = measure_footprint(candidate.launch, "encode", threads=1, starts=1)
+    with BundleCandidate(bundle, threads=1) as candidate:
+        onnx = measure_footprint(candidate.launch, "encode", threads=1, starts=2)
+    for footprint in (pytorch, onnx):
+        assert min(footprint.import_ms, footprint.load_ms, footprint.first_token_ms) > 0
+    assert 20 < onnx.peak_rss_mb < pytorch.peak_rss_mb / 2  # torch would not fit in half of itself
+
+
+def test_random_weights_cannot_be_launched():
+    with PyTorchCandidate("tiny", threads=1) as candidate:
+        assert candidate.launch is None
+
+
+def test_a_failure_brings_its_last_words(tmp_path):
+    with pytest.raises(RuntimeUnavailable, match=f"{tmp_path} in a fresh process: got .*manifest.json"):
+        measure_footprint((str(tmp_path),), "encode", threads=1, starts=1)

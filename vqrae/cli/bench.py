@@ -1,0 +1,53 @@
+"""`vqrae bench`: bundles against PyTorch and each other, interleaved in one run."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vqrae.cli.options import AsJson, Threads
+
+
+def bench(
+    bundles: Annotated[list[Path], typer.Argument(help="Bundle folders.", metavar="BUNDLE...")],
+    reference: Annotated[
+        str | None, typer.Option(help="The checkpoint for the PyTorch row; where it lay at export if not given.")
+    ] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Images per call; repeatable. 1 if not given.", min=1)] = None,
+    threads: Threads = None,
+    rounds: Annotated[int, typer.Option(help="Timed calls of each candidate.", min=6)] = 30,
+    bundles_only: Annotated[bool, typer.Option("--bundles-only", help="No PyTorch row.")] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the result as JSON here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure BUNDLEs and the PyTorch model: latency, throughput, start-up, memory and size, fidelity in the same row.
+
+    Every candidate is called in turn in every round, so that a drift of the machine meets all of them.
+    """
+    from vqrae.benchmarks.bench import run_benchmark
+    from vqrae.benchmarks.table import bench_table
+    from vqrae.cli.output import console, print_json, progress_console
+    from vqrae.runtimes.bundle import Bundle
+    from vqrae.runtimes.staging import staged_file
+
+    checkpoint = None
+    if not bundles_only:
+        checkpoint = reference or Bundle.open(bundles[0]).manifest.checkpoint.source
+    with progress_console.status("") as status:
+        result = run_benchmark(
+            checkpoint,
+            bundles,
+            batch_sizes=batch or [1],
+            threads=threads,
+            rounds=rounds,
+            command=shlex.join(["vqrae", *sys.argv[1:]]),
+            progress=lambda stage, done, total: status.update(f"{stage}: {done} of {total}"),
+        )
+    if output is not None:
+        with staged_file(output) as staging:
+            staging.write_text(result.to_json())
+    print_json(result) if as_json else console.print(bench_table(result))

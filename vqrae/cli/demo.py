@@ -1,0 +1,42 @@
+"""`vqrae demo`: from the shipped tokenizer to a verified, benchmarked bundle, in one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SHIPPED = Path("assets/vqrae-tiny")
+
+
+def demo(
+    checkpoint: Annotated[
+        Path, typer.Option(help="A checkpoint's folder; the shipped one lies in the repository.")
+    ] = SHIPPED,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder for everything; replaced if it exists.")
+    ] = Path("demo"),
+    rounds: Annotated[int, typer.Option(help="Timed calls of each candidate.", min=6)] = 30,
+) -> None:
+    """Export the shipped tokenizer, verify it, benchmark it against PyTorch, and reconstruct photographs."""
+    from vqrae.cli.needs import needing
+    from vqrae.cli.output import console, progress_console
+    from vqrae.runtimes.errors import CheckpointError
+
+    if not checkpoint.is_dir():
+        raise CheckpointError(
+            str(checkpoint), got="no such folder", expected="a checkpoint", remedy="run it in the repository"
+        )
+    with needing("export"):
+        from vqrae.benchmarks.demo import run_demo
+        from vqrae.benchmarks.table import bench_table
+        from vqrae.cli.verify import print_rows
+
+    with progress_console.status("") as status:
+        shown = run_demo(checkpoint, output, rounds=rounds, report=status.update)
+    print_rows([shown.verified])
+    console.print(bench_table(shown.benchmark))
+    for path in shown.files:
+        console.print(f"  {path}", highlight=False)
+    console.print(f"parity: {shown.verified.gate}", style="bold")
