@@ -65,7 +65,7 @@ FORMATS: dict[str, Format] = {
 """Format name -> how it is made; modules are imported when they are needed."""
 
 
-def check_format(name: str, precision: str) -> Format:
+def check_format(name: str, precision: str) -> tuple[Format, PrecisionName]:
     """Look a format up before any heavy work.
 
     Raises:
@@ -77,10 +77,11 @@ def check_format(name: str, precision: str) -> Format:
         remedy = f"did you mean {near[0]}?" if near else None
         raise UsageError("format", got=repr(name), expected=f"one of {', '.join(FORMATS)}", remedy=remedy)
     entry = FORMATS[name]
-    if precision not in entry.precisions:
+    known = [candidate for candidate in entry.precisions if candidate == precision]
+    if not known:
         raise UsageError(f"precision of {name}", got=repr(precision), expected=f"one of {', '.join(entry.precisions)}")
     session_class(entry.runtime)
-    return entry
+    return entry, known[0]
 
 
 class BundleBuilder:
@@ -97,7 +98,7 @@ class BundleBuilder:
     def build(
         self,
         format_name: str,
-        precision: PrecisionName,
+        precision: str,
         folder: Path,
         *,
         split: bool = False,
@@ -109,14 +110,14 @@ class BundleBuilder:
         Raises:
             GateFailure: it misses its parity gate; nothing is written, unless `allow_gate_failure`.
         """
-        entry = check_format(format_name, precision)
+        entry, known_precision = check_format(format_name, precision)
         target = folder / f"{self.checkpoint.identity.name}-{format_name}-{precision}"
         with staged_folder(target, overwrite=overwrite) as staging:
             self.report(f"{target.name}: folding and tracing")
             writer: GraphWriter = _imported(entry.graphs)
             graphs = writer(self.checkpoint.model, staging, split=split)
             write_golden(staging, self.checkpoint.model, self.images.photographs)
-            manifest = self._manifest(target.name, entry, precision, graphs, staging)
+            manifest = self._manifest(target.name, entry, known_precision, graphs, staging)
             write_manifest(staging, manifest)
             self.report(f"{target.name}: verifying on {len(self.images.images)} photographs")
             with Tokenizer.load(staging) as tokenizer:

@@ -1,0 +1,149 @@
+"""The whole way on a small model: checkpoint, bundle, evidence, verdict, and what happens when something is wrong."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_models import tiny_model
+
+from vqrae.checkpoint import open_checkpoint, save_pretrained
+from vqrae.export.build import BundleBuilder, check_format
+from vqrae.export.parity_images import parity_images
+from vqrae.export.reference import reference_from_model, sample_from_tokenizer
+from vqrae.export.verify import gather_evidence, reference_checkpoint
+from vqrae.runtimes.errors import CheckpointError, GateFailure, UsageError
+from vqrae.runtimes.parity import GATES, judge, measure
+from vqrae.runtimes.selftest import selftest
+from vqrae.runtimes.tokenizer import load
+
+NAME = "test-siglip-onnx-fp32"
+
+
+@pytest.fixture(scope="module")
+def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint") / "model"
+    save_pretrained(tiny_model(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def builder(checkpoint_folder: Path) -> BundleBuilder:
+    return BundleBuilder(open_checkpoint(str(checkpoint_folder)), parity_images(None, 32, 8), lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def bundle(builder: BundleBuilder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundles")
+    builder.build("onnx", "fp32", folder)
+    return folder / NAME
+
+
+def test_the_bundle_passes_its_gate_and_says_so(bundle: Path) -> None:
+    with load(bundle) as tokenizer:
+        evidence = tokenizer.manifest.evidence
+        figures = evidence.figures
+    assert (evidence.executed, evidence.gate, evidence.device) == (True, "pass", "cpu")
+    assert figures is not None
+    assert figures.images == 8
+    assert figures.token_agreement >= 0.999
+    assert figures.excess_distortion <= 1e-6
+    assert figures.decode_psnr_db >= 60
+
+
+def test_selftest_replays_the_golden_samples(bundle: Path) -> None:
+    report = selftest(bundle)
+    assert (report.gate, report.preprocessing_equal) == ("pass", True)
+
+
+def test_fresh_evidence_equals_the_manifest(bundle: Path, builder: BundleBuilder) -> None:
+    with load(bundle) as tokenizer:
+        assert gather_evidence(tokenizer, builder.reference).figures == tokenizer.manifest.evidence.figures
+
+
+def test_photographs_on_disk_give_the_same_tokens(bundle: Path, builder: BundleBuilder, tmp_path: Path) -> None:
+    builder.images.photographs[0].save(tmp_path / "photograph.png")
+    with load(bundle) as tokenizer:
+        np.testing.assert_array_equal(
+            tokenizer.encode(tmp_path / "photograph.png").indices, tokenizer.encode(builder.images.images[:1]).indices
+        )
+
+
+def test_a_model_with_other_weights_fails_the_gate(bundle: Path, builder: BundleBuilder) -> None:
+    """The gate sees a transposed projection: not a matter of precision."""
+    faulty = tiny_model()
+    with torch.no_grad():
+        out = faulty.encoder.network.encoder.layers[0].self_attn.out_proj.weight
+        out.copy_(out.T.clone())
+    with load(bundle) as tokenizer:
+        reference = reference_from_model(faulty, builder.images.images)
+        figures = measure(reference, sample_from_tokenizer(tokenizer, reference))
+    assert judge(figures, GATES["fp32"])
+
+
+def test_a_missed_gate_writes_nothing(builder: BundleBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoiled = np.roll(builder.reference.indices, 1, axis=1)
+    monkeypatch.setattr(builder, "reference", replace(builder.reference, indices=spoiled))
+    with pytest.raises(GateFailure, match=r"token agreement .*, gate >= 99.9%; .*--allow-gate-failure"):
+        builder.build("onnx", "fp32", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_allowed_miss_is_marked(builder: BundleBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoiled = np.roll(builder.reference.indices, 1, axis=1)
+    monkeypatch.setattr(builder, "reference", replace(builder.reference, indices=spoiled))
+    row = builder.build("onnx", "fp32", tmp_path, allow_gate_failure=True)
+    assert row.gate == "fail"
+    with load(tmp_path / NAME) as tokenizer:
+        evidence = tokenizer.manifest.evidence
+    assert (evidence.gate, evidence.gate_failure_allowed) == ("fail", True)
+
+
+def test_an_existing_bundle_is_not_replaced_unasked(builder: BundleBuilder, bundle: Path) -> None:
+    with pytest.raises(UsageError, match="a folder that exists.*--overwrite"):
+        builder.build("onnx", "fp32", bundle.parent)
+
+
+def test_the_reference_is_found_and_its_hash_checked(bundle: Path, checkpoint_folder: Path, tmp_path: Path) -> None:
+    with load(bundle) as tokenizer:
+        manifest = tokenizer.manifest
+    assert reference_checkpoint(manifest, None).identity == manifest.checkpoint
+    moved = tmp_path / "moved"
+    shutil.copytree(checkpoint_folder, moved)
+    assert reference_checkpoint(manifest, str(moved)).identity.weights_sha256 == manifest.checkpoint.weights_sha256
+    save_pretrained(tiny_model(seed=1), tmp_path / "other")
+    with pytest.raises(CheckpointError, match=r"got test-siglip with weights .*; expected test-siglip with weights"):
+        reference_checkpoint(manifest, str(tmp_path / "other"))
+    gone = manifest.model_copy(update={"checkpoint": manifest.checkpoint.model_copy(update={"source": "/no/where"})})
+    with pytest.raises(UsageError, match="reference /no/where: got no such folder.*--reference"):
+        reference_checkpoint(gone, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "words"),
+    [
+        ("onxx", "fp32", "format: got 'onxx'; expected one of .*; did you mean onnx"),
+        ("onnx", "int3", "precision of onnx: got 'int3'; expected one of fp32"),
+    ],
+)
+def test_a_wrong_format_or_precision_is_refused_early(name: str, precision: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        check_format(name, precision)
+
+
+def test_parity_images_come_from_a_folder_or_the_held_out_photographs(tmp_path: Path) -> None:
+    for number in range(3):
+        Image.new("RGB", (50, 40), (number * 40, 90, 120)).save(tmp_path / f"{number}.png")
+    chosen = parity_images(tmp_path, 32, 2)
+    assert chosen.names == ("0", "1")
+    assert chosen.images.shape == (2, 32, 32, 3)
+    held_out = parity_images(None, 32, 5)
+    assert held_out.names[:4] == ("astronaut", "cat", "coffee", "astronaut crop 3")
+    np.testing.assert_array_equal(held_out.images, parity_images(None, 32, 5).images)
+    with pytest.raises(UsageError, match="number of images: got 0"):
+        parity_images(None, 32, 0)
