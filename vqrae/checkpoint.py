@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from vqrae.config import PRESETS, VQRAEConfig, preset
 from vqrae.model import VQRAE
@@ -18,6 +18,7 @@ from vqrae.runtimes.bundle import sha256_file
 from vqrae.runtimes.errors import CheckpointError
 from vqrae.runtimes.manifest import CheckpointIdentity
 from vqrae.runtimes.staging import staged_folder
+from vqrae.tensor_file import save_tensors
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 MODEL_TYPE = "vqrae"
@@ -38,18 +39,18 @@ def save_pretrained(model: VQRAE, folder: Path, *, overwrite: bool = False) -> N
     with staged_folder(folder, overwrite=overwrite) as staging:
         staging.mkdir(exist_ok=True)
         (staging / CONFIG_FILE).write_text(_config_text(model.config))
-        state = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
-        save_file(state, staging / WEIGHTS_FILE, metadata={"format": "pt"})
+        state = {name: tensor.float() for name, tensor in model.state_dict().items()}
+        save_tensors(state, staging / WEIGHTS_FILE, {"format": "pt"})
 
 
 def load_pretrained(folder: Path | str) -> VQRAE:
     """Load a checkpoint folder strictly, in float32, in eval mode.
 
     Raises:
-        CheckpointError: a file is missing or unreadable, or keys or shapes differ from the configuration's.
+        CheckpointError: a file is missing or unreadable, or keys, shapes or dtypes differ from the configuration's.
     """
     folder = Path(folder)
-    model = VQRAE(read_config(folder / CONFIG_FILE))
+    model = _build(folder / CONFIG_FILE)
     _load_weights(model, folder / WEIGHTS_FILE)
     return model.eval()
 
@@ -100,6 +101,16 @@ def _config_text(config: VQRAEConfig) -> str:
     return json.dumps({"model_type": MODEL_TYPE, **config.model_dump(mode="json")}, indent=2) + "\n"
 
 
+def _build(path: Path) -> VQRAE:
+    """The model of a `config.json`; the network's own fields are transformers' to judge."""
+    config = read_config(path)
+    try:
+        return VQRAE(config)
+    except (TypeError, ValueError, RuntimeError, StrictDataclassError) as error:
+        expected = f"a {config.encoder.family} configuration"
+        raise CheckpointError(f"{path} field encoder.network", got=str(error), expected=expected) from error
+
+
 def _load_weights(model: VQRAE, path: Path) -> None:
     """Copy each tensor straight into the model, so that a large checkpoint is never held twice."""
     state = model.state_dict()
@@ -112,6 +123,8 @@ def _load_weights(model: VQRAE, path: Path) -> None:
                 if stored.shape != tensor.shape:
                     got, expected = list(stored.shape), list(tensor.shape)
                     raise CheckpointError(f"{path} tensor {name}", got=f"shape {got}", expected=f"shape {expected}")
+                if stored.dtype != tensor.dtype:
+                    raise CheckpointError(f"{path} tensor {name}", got=str(stored.dtype), expected=str(tensor.dtype))
                 tensor.copy_(stored)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(str(path), got=str(error), expected="a whole safetensors file") from error

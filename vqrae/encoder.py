@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 import transformers
+from pydantic import ValidationError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.utils.hub import cached_file
 
@@ -30,6 +32,8 @@ NETWORKS: dict[EncoderFamily, tuple[type[Any], type[Any]]] = {
 COMPOSITE: dict[str, EncoderFamily] = {"siglip": "siglip_vision_model", "internvl": "internvl_vision"}
 """Checkpoints that hold more than a vision network -> the family of the part that we take."""
 
+PREPROCESSOR_FILE = "preprocessor_config.json"
+
 
 class Encoder(nn.Module):
     """A vision network of transformers behind one signature."""
@@ -44,9 +48,7 @@ class Encoder(nn.Module):
         self.prefix_tokens = PREFIX_TOKENS[config.family]
         network_config, network_class = NETWORKS[config.family]
         self.network: Any = network or network_class(network_config(**config.network))
-        for name, parameter in self.network.named_parameters():
-            if name.endswith("mask_token"):  # only masked pre-training uses it: no gradient will reach it
-                parameter.requires_grad_(False)
+        self.unfreeze()
         self.register_buffer("image_mean", torch.tensor(config.image_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("image_std", torch.tensor(config.image_std).view(3, 1, 1), persistent=False)
 
@@ -55,6 +57,11 @@ class Encoder(nn.Module):
         normalized = ((pixels_B3HW + 1) / 2 - self.image_mean) / self.image_std
         features: Tensor = self.network(normalized).last_hidden_state
         return features[:, self.prefix_tokens :]
+
+    def unfreeze(self) -> None:
+        """Let every weight learn but the mask token: only masked pre-training uses it, so no gradient reaches it."""
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(not name.endswith("mask_token"))
 
     @classmethod
     def from_pretrained(cls, source: str) -> Encoder:
@@ -68,38 +75,67 @@ class Encoder(nn.Module):
             family = COMPOSITE.get(kind, kind)
             if family not in NETWORKS:
                 raise CheckpointError(source, got=f"a {kind} model", expected=f"one of {', '.join(NETWORKS)}")
-            network, missing = _load_network(source, kind, family)
-        except (OSError, ValueError, KeyError) as error:
-            raise CheckpointError(
-                source, got=str(error).splitlines()[0], expected="a Hugging Face checkpoint"
-            ) from error
-        if missing:
-            raise CheckpointError(
-                source, got=f"no weights for {', '.join(sorted(missing)[:3])}", expected="all weights"
-            )
+            network = _load_network(source, kind, family)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            got = next(iter(str(error).splitlines()), type(error).__name__)
+            raise CheckpointError(source, got=got, expected="a Hugging Face checkpoint") from error
         mean, std = _normalization(source, family)
-        config = EncoderConfig(family=family, network=network.config.to_diff_dict(), image_mean=mean, image_std=std)
+        try:
+            config = EncoderConfig(family=family, network=network.config.to_diff_dict(), image_mean=mean, image_std=std)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise CheckpointError(f"{source} field {field}", got=first["msg"], expected="three numbers") from error
         return cls(config, network.float())
 
 
-def _load_network(source: str, kind: str, family: EncoderFamily) -> tuple[Any, set[str]]:
-    """The vision network, and the names of its weights that the checkpoint lacks."""
+def _load_network(source: str, kind: str, family: EncoderFamily) -> Any:
+    """The vision network alone.
+
+    Raises:
+        CheckpointError: the checkpoint lacks some of its weights, or has them in other shapes.
+    """
+    strict = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # reported in `info`, and refused below
     if kind == "internvl":
-        model, info = transformers.AutoModel.from_pretrained(source, output_loading_info=True)
-        return model.vision_tower, {name for name in info["missing_keys"] if "vision_tower" in name}
+        model, info = transformers.AutoModel.from_pretrained(source, **strict)
+        _check_loaded(source, info, part="vision_tower")
+        return model.vision_tower
     network_config, network_class = NETWORKS[family]
     config = network_config.from_pretrained(source)
     if family == "siglip_vision_model":
         config.vision_use_head = False  # the pooling head would get no gradient
-    network, info = network_class.from_pretrained(source, config=config, output_loading_info=True)
-    return network, set(info["missing_keys"])
+    network, info = network_class.from_pretrained(source, config=config, **strict)
+    _check_loaded(source, info)
+    return network
+
+
+def _check_loaded(source: str, info: dict[str, Any], part: str = "") -> None:
+    """Refuse what transformers would fill with random weights, in the part of the model that we take."""
+    missing = sorted(name for name in info["missing_keys"] if part in name)
+    if missing:
+        raise CheckpointError(source, got=f"no weights for {', '.join(missing[:3])}", expected="all weights")
+    for name, got, expected in sorted(info["mismatched_keys"]):
+        if part in name:
+            raise CheckpointError(
+                f"{source} tensor {name}", got=f"shape {list(got)}", expected=f"shape {list(expected)}"
+            )
 
 
 def _normalization(source: str, family: EncoderFamily) -> tuple[Any, Any]:
     """Mean and standard deviation from `preprocessor_config.json`, or the family's own where there is none."""
-    path = cached_file(source, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
+    path = cached_file(source, PREPROCESSOR_FILE, _raise_exceptions_for_missing_entries=False)
     if path:
-        values = json.loads(Path(path).read_text())
-        if "image_mean" in values:
-            return tuple(values["image_mean"]), tuple(values["image_std"])
+        values = _read_object(Path(path))
+        if "image_mean" in values or "image_std" in values:
+            return values.get("image_mean"), values.get("image_std")
     return (SIGLIP_MEAN, SIGLIP_MEAN) if family == "siglip_vision_model" else (IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(str(path), got=str(error), expected=f"a readable {PREPROCESSOR_FILE}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(str(path), got=f"a JSON {type(values).__name__}", expected="a JSON object")
+    return values

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from tiny_models import tiny_model
 
-from vqrae.checkpoint import open_checkpoint, save_pretrained
+from vqrae.checkpoint import save_pretrained
 from vqrae.export.build import BundleBuilder, check_format
 from vqrae.export.parity_images import parity_images
 from vqrae.export.reference import reference_from_model, sample_from_tokenizer
@@ -25,27 +25,8 @@ from vqrae.runtimes.tokenizer import load
 NAME = "test-siglip-onnx-fp32"
 
 
-@pytest.fixture(scope="module")
-def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint") / "model"
-    save_pretrained(tiny_model(), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def builder(checkpoint_folder: Path) -> BundleBuilder:
-    return BundleBuilder(open_checkpoint(str(checkpoint_folder)), parity_images(None, 32, 8), lambda _: None)
-
-
-@pytest.fixture(scope="module")
-def bundle(builder: BundleBuilder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bundles")
-    builder.build("onnx", "fp32", folder)
-    return folder / NAME
-
-
-def test_the_bundle_passes_its_gate_and_says_so(bundle: Path) -> None:
-    with load(bundle) as tokenizer:
+def test_the_bundle_passes_its_gate_and_says_so(exported: Path) -> None:
+    with load(exported) as tokenizer:
         evidence = tokenizer.manifest.evidence
         figures = evidence.figures
     assert (evidence.executed, evidence.gate, evidence.device) == (True, "pass", "cpu")
@@ -56,31 +37,31 @@ def test_the_bundle_passes_its_gate_and_says_so(bundle: Path) -> None:
     assert figures.decode_psnr_db >= 60
 
 
-def test_selftest_replays_the_golden_samples(bundle: Path) -> None:
-    report = selftest(bundle)
+def test_selftest_replays_the_golden_samples(exported: Path) -> None:
+    report = selftest(exported)
     assert (report.gate, report.preprocessing_equal) == ("pass", True)
 
 
-def test_fresh_evidence_equals_the_manifest(bundle: Path, builder: BundleBuilder) -> None:
-    with load(bundle) as tokenizer:
+def test_fresh_evidence_equals_the_manifest(exported: Path, builder: BundleBuilder) -> None:
+    with load(exported) as tokenizer:
         assert gather_evidence(tokenizer, builder.reference).figures == tokenizer.manifest.evidence.figures
 
 
-def test_photographs_on_disk_give_the_same_tokens(bundle: Path, builder: BundleBuilder, tmp_path: Path) -> None:
+def test_photographs_on_disk_give_the_same_tokens(exported: Path, builder: BundleBuilder, tmp_path: Path) -> None:
     builder.images.photographs[0].save(tmp_path / "photograph.png")
-    with load(bundle) as tokenizer:
+    with load(exported) as tokenizer:
         np.testing.assert_array_equal(
             tokenizer.encode(tmp_path / "photograph.png").indices, tokenizer.encode(builder.images.images[:1]).indices
         )
 
 
-def test_a_model_with_other_weights_fails_the_gate(bundle: Path, builder: BundleBuilder) -> None:
+def test_a_model_with_other_weights_fails_the_gate(exported: Path, builder: BundleBuilder) -> None:
     """The gate sees a transposed projection: not a matter of precision."""
     faulty = tiny_model()
     with torch.no_grad():
         out = faulty.encoder.network.encoder.layers[0].self_attn.out_proj.weight
         out.copy_(out.T.clone())
-    with load(bundle) as tokenizer:
+    with load(exported) as tokenizer:
         reference = reference_from_model(faulty, builder.images.images)
         figures = measure(reference, sample_from_tokenizer(tokenizer, reference))
     assert judge(figures, GATES["fp32"])
@@ -104,13 +85,13 @@ def test_an_allowed_miss_is_marked(builder: BundleBuilder, tmp_path: Path, monke
     assert (evidence.gate, evidence.gate_failure_allowed) == ("fail", True)
 
 
-def test_an_existing_bundle_is_not_replaced_unasked(builder: BundleBuilder, bundle: Path) -> None:
-    with pytest.raises(UsageError, match="a folder that exists.*--overwrite"):
-        builder.build("onnx", "fp32", bundle.parent)
+def test_an_existing_bundle_is_not_replaced_unasked(builder: BundleBuilder, exported: Path) -> None:
+    with pytest.raises(UsageError, match=r"a folder that exists.*--overwrite"):
+        builder.build("onnx", "fp32", exported.parent)
 
 
-def test_the_reference_is_found_and_its_hash_checked(bundle: Path, checkpoint_folder: Path, tmp_path: Path) -> None:
-    with load(bundle) as tokenizer:
+def test_the_reference_is_found_and_its_hash_checked(exported: Path, checkpoint_folder: Path, tmp_path: Path) -> None:
+    with load(exported) as tokenizer:
         manifest = tokenizer.manifest
     assert reference_checkpoint(manifest, None).identity == manifest.checkpoint
     moved = tmp_path / "moved"
@@ -120,7 +101,7 @@ def test_the_reference_is_found_and_its_hash_checked(bundle: Path, checkpoint_fo
     with pytest.raises(CheckpointError, match=r"got test-siglip with weights .*; expected test-siglip with weights"):
         reference_checkpoint(manifest, str(tmp_path / "other"))
     gone = manifest.model_copy(update={"checkpoint": manifest.checkpoint.model_copy(update={"source": "/no/where"})})
-    with pytest.raises(UsageError, match="reference /no/where: got no such folder.*--reference"):
+    with pytest.raises(UsageError, match=r"reference /no/where: got no such folder.*--reference"):
         reference_checkpoint(gone, None)
 
 

@@ -30,9 +30,9 @@ def image_files(folder: Path | str) -> list[Path]:
         DataError: not a folder, or no image in it.
     """
     folder = Path(folder)
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir())
     if not found:
-        got = "no image files" if folder.is_dir() else "no such folder"
+        got = "no image files" if folder.is_dir() else "a file" if folder.exists() else "no such folder"
         raise DataError(str(folder), got=got, expected=f"a folder with {', '.join(IMAGE_SUFFIXES)} files")
     return found
 

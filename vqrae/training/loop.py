@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,12 +13,12 @@ from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from vqrae.runtimes.errors import CheckpointError, VqraeError
 from vqrae.runtimes.staging import staged_file
+from vqrae.tensor_file import save_tensors
 from vqrae.training.config import PhaseConfig
 
 STATE_FILE, LOG_FILE = "training_state.safetensors", "log.jsonl"
@@ -66,6 +67,7 @@ def train(phase: Phase, folder: Path, title: str) -> None:
     )
     peaks = [group["lr"] for group in optimizer.param_groups]
     start = load_state(folder / STATE_FILE, phase, optimizer)
+    before, began = _seconds_logged(folder / LOG_FILE), time.monotonic()
     with _progress(title, start, phase.config.steps) as report, (folder / LOG_FILE).open("a") as log:
         for step in range(start, phase.config.steps):
             factor = learning_rate_factor(step, phase.config)
@@ -73,11 +75,18 @@ def train(phase: Phase, folder: Path, title: str) -> None:
                 group["lr"] = peak * factor
             terms = _step(phase, optimizer, step)
             if (step + 1) % LOG_EVERY == 0:
-                log.write(json.dumps({"step": step + 1, **terms}) + "\n")
+                seconds = before + time.monotonic() - began
+                log.write(json.dumps({"step": step + 1, "seconds": round(seconds, 1), **terms}) + "\n")
                 log.flush()
             report(terms)
             if (step + 1) % phase.config.save_every == 0 or step + 1 == phase.config.steps:
                 save_state(folder / STATE_FILE, phase, optimizer, step + 1)
+
+
+def _seconds_logged(log: Path) -> float:
+    """Wall time that the log's earlier runs took together; 0 without a log."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    return float(json.loads(lines[-1])["seconds"]) if lines else 0.0
 
 
 def _step(phase: Phase, optimizer: torch.optim.Optimizer, step: int) -> dict[str, float]:
@@ -105,17 +114,21 @@ def save_state(path: Path, phase: Phase, optimizer: torch.optim.Optimizer, step:
         tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in moments.items()}
     metadata = {"step": str(step), "config": phase.config.model_dump_json()}
     with staged_file(path) as staging:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, staging, metadata=metadata)
+        save_tensors(tensors, staging, metadata)
 
 
 def load_state(path: Path, phase: Phase, optimizer: torch.optim.Optimizer) -> int:
     """Restore what `save_state` wrote and return the step to go on from; 0 if there is no such file."""
     if not path.exists():
         return 0
-    with safe_open(path, framework="pt") as saved:
-        metadata = saved.metadata()
-        _check_same_config(path, json.loads(metadata["config"]), phase.config.model_dump(mode="json"))
-        tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118 (not a mapping)
+    try:
+        with safe_open(path, framework="pt") as saved:
+            metadata = saved.metadata()
+            tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError) as error:
+        remedy = "delete it to begin the phase again"
+        raise CheckpointError(str(path), got=str(error), expected="a whole saved state", remedy=remedy) from error
+    _check_same_config(path, json.loads(metadata["config"]), phase.config.model_dump(mode="json"))
     phase.module.load_state_dict({k.removeprefix("module/"): v for k, v in tensors.items() if k.startswith("module/")})
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

@@ -96,7 +96,7 @@ class Stage2(Phase):
         self.module = model
         self.images = images
         self.teacher = copy.deepcopy(model.encoder).requires_grad_(False)
-        model.encoder.requires_grad_(True)
+        model.encoder.unfreeze()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The encoder at its own rate, and the rest."""

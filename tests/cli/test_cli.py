@@ -1,0 +1,498 @@
+"""Every verb through `main`, as the console script calls it: exit code, standard output, standard error."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+from tiny_models import tiny_config, tiny_model
+
+from vqrae.checkpoint import save_pretrained
+from vqrae.cli.app import VERBS, main
+from vqrae.runtimes import parity, registry
+from vqrae.runtimes.bundle import Bundle
+from vqrae.training.config import PhaseConfig, Recipe
+
+ROW = {"bundle", "runtime", "runtime_version", "precision", "device", "executed"}
+VERIFY = ROW | {
+    "gate",
+    "excess_distortion",
+    "token_agreement",
+    "unexplained_mismatches",
+    "feature_max_error",
+    "decode_psnr_db",
+    "source_psnr_drop_db",
+}
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        """Standard output is JSON and nothing else."""
+        return json.loads(self.out)
+
+
+class Command:
+    """Runs `vqrae` in this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+
+    def __call__(self, *arguments: object) -> Outcome:
+        """Run it; whatever the arguments, it ends with an exit code."""
+        self.capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        captured = self.capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return Outcome(ended.value.code, captured.out, captured.err)
+
+    def done(self, *arguments: object) -> Outcome:
+        """Run it and expect success."""
+        outcome = self(*arguments)
+        assert outcome.code == 0, outcome.err
+        return outcome
+
+    def refused(self, code: int, *arguments: object) -> str:
+        """Run it, expect this exit code, and return the one line of standard error that says why."""
+        outcome = self(*arguments)
+        assert outcome.code == code, outcome.err
+        assert "Traceback" not in outcome.err
+        lines = [line for line in outcome.err.splitlines() if line.startswith("vqrae: ")]
+        assert len(lines) == 1, outcome.err
+        assert outcome.err.endswith(lines[0] + "\n"), "nothing follows the line"
+        return lines[0]
+
+
+@pytest.fixture
+def vqrae(capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(capsys)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photographs")
+    for name, image in (("cat", data.cat()), ("coffee", data.coffee())):
+        Image.fromarray(image[::3, ::3]).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture
+def bundle(exported: Path, tmp_path: Path) -> Path:
+    """A bundle that may be damaged."""
+    return Path(shutil.copytree(exported, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def impossible_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(parity.GATES, "fp32", replace(parity.GATES["fp32"], min_decode_psnr_db=1000))
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+# --- the command itself ---
+
+WATCH_IMPORTS = """
+import sys
+from vqrae.cli.app import main
+try:
+    main(sys.argv[1:])
+except SystemExit as ended:
+    assert ended.code == 0, ended.code
+heavy = {"numpy", "onnxruntime", "PIL", "pydantic", "rich.progress", "skimage", "sklearn", "torch", "transformers"}
+print("heavy:", sorted(heavy & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["export", "--help"], ["bench", "--help"], ["train", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    command = [sys.executable, "-c", WATCH_IMPORTS, *arguments]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "Usage:" in shown
+    assert shown.splitlines()[-1] == "heavy: []"
+
+
+def test_help_lists_every_verb_and_the_exit_codes(vqrae: Command) -> None:
+    shown = vqrae.done("--help").out
+    assert all(verb in shown for verb in VERBS)
+    assert "5 invalid or corrupt input" in " ".join(shown.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_every_verb_explains_itself(vqrae: Command, verb: str) -> None:
+    shown = vqrae.done(verb, "--help").out
+    assert f"vqrae {verb}" in shown or f"{verb} [OPTIONS]" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["exprot"], "exprot"),
+        (["export"], "CHECKPOINT"),
+        (["export", "tiny", "--out", "x"], "--out"),
+        (["export", "tiny", "-o", "x", "--images", "0"], "images"),
+        (["doctor", "too", "many"], "too"),
+        (["train", "tiny", "--data", "x", "-o", "y", "--phase", "stage3"], "stage3"),
+    ],
+)
+def test_wrong_usage(vqrae: Command, arguments: list[str], message: str) -> None:
+    assert message in vqrae.refused(2, *arguments)
+
+
+def test_ctrl_c(vqrae: Command, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Bundle, "open", interrupt)
+    assert "interrupted; nothing half-written" in vqrae.refused(130, "inspect", exported)
+
+
+def test_a_bug_of_ours_is_not_hidden(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Bundle, "open", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["inspect", str(exported)])
+
+
+# --- doctor, photographs ---
+
+
+def test_doctor(vqrae: Command) -> None:
+    found = vqrae.done("doctor", "--json").json()
+    assert set(found) == {"machine", "runtimes", "packages"}
+    (runtime,) = [row for row in found["runtimes"] if row["name"] == "onnxruntime"]
+    assert runtime["works"]
+    assert runtime["version"]
+    assert runtime["add_it"] is None
+    assert {row["name"] for row in found["packages"]} >= {"torch", "transformers", "onnx"}
+    assert "onnxruntime" in vqrae.done("doctor").out
+
+
+def test_doctor_says_how_to_add_a_runtime(vqrae: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    (runtime,) = [row for row in vqrae.done("doctor", "--json").json()["runtimes"] if row["name"] == "onnxruntime"]
+    assert not runtime["works"]
+    assert "not installed" in runtime["problem"]
+    assert runtime["add_it"] == "pip install 'vqrae[onnxruntime]'"
+
+
+def test_photographs(vqrae: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vqrae.training.photographs.TRAIN", {"coins": data.coins})
+    monkeypatch.setattr("vqrae.training.photographs.HELD_OUT", {"cat": data.cat})
+    folder = tmp_path / "photographs"
+    assert "1 photographs to train on, 1 held out" in " ".join(vqrae.done("photographs", folder).out.split())
+    assert (folder / "held-out" / "cat.png").is_file()
+    assert "pass --overwrite" in vqrae.refused(2, "photographs", folder)
+    vqrae.done("photographs", folder, "--overwrite")
+
+
+# --- export ---
+
+
+def test_export_writes_a_verified_bundle(
+    vqrae: Command, checkpoint_folder: Path, photographs: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "bundles"
+    rows = vqrae.done("export", checkpoint_folder, "-o", output, "--data", photographs, "--split", "--json").json()
+    (row,) = rows
+    assert set(row) >= VERIFY
+    assert (row["gate"], row["executed"], row["runtime"], row["precision"]) == ("pass", True, "onnxruntime", "fp32")
+    assert row["bundle"] == str(output / "test-siglip-onnx-fp32")
+    assert list(output.iterdir()) == [output / "test-siglip-onnx-fp32"]
+    manifest = Bundle.open(row["bundle"]).manifest
+    assert {"encode", "decode", "encoder", "quantizer", "codebook", "decoder"} == set(manifest.graphs)
+    assert manifest.evidence.gate == "pass"
+    assert not manifest.checkpoint.random_weights
+    error = vqrae.refused(2, "export", checkpoint_folder, "-o", output, "--data", photographs)
+    assert "got a folder that exists" in error
+    assert "--overwrite" in error
+
+
+def test_export_of_a_preset_says_random_weights(
+    vqrae: Command, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("vqrae.config", fromlist=["PRESETS"]).PRESETS, "tiny", tiny_config)
+    output = tmp_path / "bundles"
+    vqrae.done("export", "tiny", "-o", output, "--data", photographs, "--format", "onnx", "--precision", "fp32")
+    (made,) = output.iterdir()
+    assert vqrae.done("inspect", made, "--json").json()["checkpoint"]["random_weights"]
+    assert "random weights, never trained" in vqrae.done("inspect", made).out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--format", "onx"], 2, "format: got 'onx'; expected one of onnx; did you mean onnx?"),
+        (["--precision", "fp64"], 2, "precision of onnx: got 'fp64'; expected one of fp32"),
+        (["--data", "nowhere"], 5, "nowhere: got no such folder; expected a folder with .bmp"),
+    ],
+)
+def test_export_refuses(
+    vqrae: Command, checkpoint_folder: Path, tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    assert message in vqrae.refused(code, "export", checkpoint_folder, "-o", tmp_path / "bundles", *arguments)
+    assert not (tmp_path / "bundles").exists()
+
+
+def test_export_of_no_checkpoint(vqrae: Command, tmp_path: Path) -> None:
+    error = vqrae.refused(5, "export", "nowhere", "-o", tmp_path / "bundles")
+    assert "nowhere: got no such folder or preset; expected a checkpoint folder, or for random weights one of" in error
+
+
+def test_export_of_a_damaged_checkpoint(vqrae: Command, checkpoint_folder: Path, tmp_path: Path) -> None:
+    damaged = Path(shutil.copytree(checkpoint_folder, tmp_path / "damaged"))
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    assert "expected a whole safetensors file" in vqrae.refused(5, "export", damaged, "-o", tmp_path / "bundles")
+
+
+@pytest.mark.usefixtures("impossible_gate")
+def test_a_bundle_that_misses_its_gate(
+    vqrae: Command, checkpoint_folder: Path, photographs: Path, tmp_path: Path
+) -> None:
+    arguments = ("export", checkpoint_folder, "-o", tmp_path / "bundles", "--data", photographs)
+    error = vqrae.refused(3, *arguments)
+    assert "1000" in error
+    assert "--allow-gate-failure" in error
+    assert not (tmp_path / "bundles").exists(), "not written"
+    (row,) = vqrae.done(*arguments, "--allow-gate-failure", "--json").json()
+    assert row["gate"] == "fail"
+    assert row["misses"]
+    evidence = Bundle.open(row["bundle"]).manifest.evidence
+    assert evidence.gate_failure_allowed
+    assert "fail (written all the same)" in vqrae.done("inspect", row["bundle"]).out
+
+
+# --- verify, inspect, selftest ---
+
+
+def test_verify(vqrae: Command, exported: Path, photographs: Path) -> None:
+    (row,) = vqrae.done("verify", exported, "--data", photographs, "--json").json()
+    assert set(row) >= VERIFY
+    assert (row["gate"], row["images"], row["unexplained_mismatches"]) == ("pass", 2, 0)
+    assert row["excess_distortion"] <= 1e-6
+    assert row["token_agreement"] >= 0.999
+    assert row["decode_psnr_db"] >= 60
+    shown = vqrae.done("verify", exported, exported, "--images", "1").out
+    assert shown.count("pass") == 2
+
+
+@pytest.mark.usefixtures("impossible_gate")
+def test_verify_of_a_bundle_below_its_gate(vqrae: Command, exported: Path, photographs: Path) -> None:
+    assert "1000" in vqrae.refused(3, "verify", exported, "--data", photographs)
+    outcome = vqrae("verify", exported, "--data", photographs, "--json")
+    assert outcome.code == 3
+    assert outcome.json()[0]["gate"] == "fail", "the rows are printed all the same"
+
+
+def test_verify_against_another_checkpoint(vqrae: Command, exported: Path, tmp_path: Path) -> None:
+    save_pretrained(tiny_model(seed=1), tmp_path / "other")
+    error = vqrae.refused(5, "verify", exported, "--reference", tmp_path / "other")
+    assert "expected test-siglip with weights" in error
+
+
+@pytest.mark.parametrize("verb", ["inspect", "verify", "selftest"])
+def test_a_flipped_byte(vqrae: Command, bundle: Path, verb: str) -> None:
+    flip_a_byte(bundle / "encode.onnx")
+    error = vqrae.refused(5, verb, bundle)
+    assert "encode.onnx" in error
+    assert "export it again" in error
+
+
+@pytest.mark.parametrize("verb", ["inspect", "verify", "selftest"])
+def test_no_bundle(vqrae: Command, tmp_path: Path, verb: str) -> None:
+    assert "nowhere" in vqrae.refused(5, verb, tmp_path / "nowhere")
+
+
+def test_a_missing_file(vqrae: Command, bundle: Path) -> None:
+    (bundle / "decode.onnx").unlink()
+    assert "decode.onnx" in vqrae.refused(5, "inspect", bundle)
+
+
+def test_a_manifest_of_a_newer_major_version(vqrae: Command, bundle: Path) -> None:
+    path = bundle / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": "2.0"}))
+    assert "2.0" in vqrae.refused(5, "inspect", bundle)
+
+
+def test_inspect(vqrae: Command, exported: Path) -> None:
+    manifest = vqrae.done("inspect", exported, "--json").json()
+    assert manifest == json.loads((exported / "manifest.json").read_text())
+    shown = vqrae.done("inspect", exported).out
+    assert "4×4 of 64 codes; features 32 wide" in shown
+    assert "all hashes match" in shown
+
+
+def test_selftest(vqrae: Command, exported: Path) -> None:
+    report = vqrae.done("selftest", exported, "--json", "--threads", "1").json()
+    assert set(report) >= {"bundle", "runtime", "runtime_version", "precision", "device", "gate", "token_agreement"}
+    assert (report["gate"], report["preprocessing_equal"], report["unexplained"]) == ("pass", True, 0)
+    assert "selftest: pass" in vqrae.done("selftest", exported).out
+
+
+@pytest.mark.usefixtures("impossible_gate")
+def test_selftest_below_the_gate(vqrae: Command, exported: Path) -> None:
+    assert "other results than the golden samples" in vqrae.refused(3, "selftest", exported)
+
+
+def test_a_device_that_is_not_there(vqrae: Command, exported: Path) -> None:
+    error = vqrae.refused(4, "selftest", exported, "--device", "cuda")
+    assert "cuda" in error.lower()
+
+
+def test_a_runtime_that_is_not_installed(vqrae: Command, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = registry.RUNTIMES["onnxruntime"]
+    monkeypatch.setitem(sys.modules, entry.module, None)
+    monkeypatch.delitem(sys.modules, entry.backend.split(":")[0], raising=False)
+    error = vqrae.refused(4, "selftest", exported)
+    assert "not installed" in error
+    assert "pip install 'vqrae[onnxruntime]'" in error
+
+
+# --- encode, decode, reconstruct ---
+
+
+def test_encode_and_decode(vqrae: Command, exported: Path, photographs: Path, tmp_path: Path) -> None:
+    tokens, features, output = tmp_path / "tokens.npy", tmp_path / "features.npy", tmp_path / "images"
+    paths = sorted(photographs.glob("*.png"))
+    shown = vqrae.done("encode", exported, *paths, "-o", tokens, "--features", features).out
+    assert "int32 (2, 4, 4)" in " ".join(shown.split())
+    assert (np.load(tokens).dtype, np.load(tokens).shape) == (np.int32, (2, 4, 4))
+    assert np.load(features).shape == (2, 16, 32)
+    vqrae.done("decode", exported, tokens, "-o", output)
+    assert sorted(path.name for path in output.iterdir()) == ["000.png", "001.png"]
+    assert Image.open(output / "000.png").size == (32, 32)
+    assert "--overwrite" in vqrae.refused(2, "decode", exported, tokens, "-o", output)
+
+
+def test_reconstruct(vqrae: Command, exported: Path, photographs: Path, tmp_path: Path) -> None:
+    vqrae.done("reconstruct", exported, photographs / "cat.png", "-o", tmp_path / "picture.png")
+    width, height = Image.open(tmp_path / "picture.png").size
+    assert height > width, "the result is below its original"
+
+
+@pytest.mark.parametrize("content", [b"text with an image's name", b"\x89PNG\r\n\x1a\n", b""])
+def test_encode_of_no_image(vqrae: Command, exported: Path, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "photo.png").write_bytes(content)
+    error = vqrae.refused(5, "encode", exported, tmp_path / "photo.png", "-o", tmp_path / "tokens.npy")
+    assert "photo.png" in error
+    assert not (tmp_path / "tokens.npy").exists()
+
+
+def test_encode_of_a_missing_image(vqrae: Command, exported: Path, tmp_path: Path) -> None:
+    assert "nowhere.png" in vqrae.refused(5, "encode", exported, "nowhere.png", "-o", tmp_path / "tokens.npy")
+
+
+def test_an_output_that_cannot_be_written(vqrae: Command, exported: Path, photographs: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    output = tmp_path / "file" / "tokens.npy"
+    assert "tokens.npy" in vqrae.refused(1, "encode", exported, photographs / "cat.png", "-o", output)
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        (np.full((1, 4, 4), 64), "64"),
+        (np.full((1, 4, 4), -1), "-1"),
+        (np.zeros((1, 4, 5), int), "(1, 4, 5)"),
+        (np.zeros((1, 4, 4)), "float64"),
+        (np.zeros((1, 4, 4), bool), "bool"),
+    ],
+    ids=["too large", "negative", "another grid", "float", "bool"],
+)
+def test_decode_of_bad_indices(
+    vqrae: Command, exported: Path, tmp_path: Path, indices: np.ndarray, message: str
+) -> None:
+    np.save(tmp_path / "tokens.npy", indices)
+    assert message in vqrae.refused(5, "decode", exported, tmp_path / "tokens.npy", "-o", tmp_path / "images")
+    assert not (tmp_path / "images").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not numpy", b"\x93NUMPY\x01\x00", b"PK\x03\x04"])
+def test_decode_of_no_npy_file(vqrae: Command, exported: Path, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "tokens.npy").write_bytes(content)
+    error = vqrae.refused(5, "decode", exported, tmp_path / "tokens.npy", "-o", tmp_path / "images")
+    assert "tokens.npy" in error
+
+
+def test_decode_of_an_archive_of_arrays(vqrae: Command, exported: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "tokens.npz", np.zeros((1, 4, 4), int))
+    error = vqrae.refused(5, "decode", exported, tmp_path / "tokens.npz", "-o", tmp_path / "images")
+    assert "expected a .npy file of integers" in error
+
+
+def test_decode_of_a_missing_file(vqrae: Command, exported: Path, tmp_path: Path) -> None:
+    error = vqrae.refused(5, "decode", exported, tmp_path / "nowhere.npy", "-o", tmp_path / "images")
+    assert "nowhere.npy" in error
+
+
+# --- eval, train ---
+
+
+def test_eval_of_a_checkpoint_and_of_its_bundle(
+    vqrae: Command, checkpoint_folder: Path, exported: Path, photographs: Path
+) -> None:
+    of_checkpoint, of_bundle = (
+        vqrae.done("eval", source, "--data", photographs, "--json").json() for source in (checkpoint_folder, exported)
+    )
+    assert of_checkpoint["psnr_db"] == pytest.approx(of_bundle["psnr_db"], abs=0.01)
+    assert of_checkpoint["codebook_usage"] == of_bundle["codebook_usage"]
+    assert (of_checkpoint["images"], of_checkpoint["tokens"]) == (2, 32)
+    assert of_checkpoint["effective_rank"] > 1
+    assert of_bundle["effective_rank"] is None
+    assert "perplexity" in vqrae.done("eval", exported, "--data", photographs).out
+
+
+def test_eval_on_crops_is_named_by_its_seed(vqrae: Command, exported: Path, photographs: Path) -> None:
+    arguments = ("eval", exported, "--data", photographs, "--crops", "5", "--color-jitter", "0.5", "--json")
+    first, again, other = (vqrae.done(*arguments, "--seed", seed).json() for seed in (1, 1, 2))
+    assert first == again
+    assert first["psnr_db"] != other["psnr_db"]
+    assert first["images"] == 5
+
+
+def test_eval_without_photographs(vqrae: Command, exported: Path, tmp_path: Path) -> None:
+    assert "got no image files" in vqrae.refused(5, "eval", exported, "--data", tmp_path)
+
+
+def test_eval_of_nothing(vqrae: Command, photographs: Path, tmp_path: Path) -> None:
+    assert "nowhere" in vqrae.refused(5, "eval", tmp_path / "nowhere", "--data", photographs)
+
+
+def test_train(vqrae: Command, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    phase = PhaseConfig(steps=2, batch_size=2, learning_rate=1e-3, encoder_learning_rate=1e-3, end_factor=0.5, warmup=0)
+    config = tiny_config(codebook_size=16, init="features")
+    tiny = Recipe(model=config, pretrain=phase, stage1=phase, stage2=phase)
+    monkeypatch.setattr("vqrae.training.config.recipe", lambda _: tiny)
+    arguments = ("train", "tiny", "--data", photographs, "-o", tmp_path / "run")
+    assert "run stage 1 first" in vqrae.refused(2, *arguments, "--phase", "stage2")
+    vqrae.done(*arguments, "--phase", "pretrain")
+    vqrae.done(*arguments)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["encoder", "stage1", "stage2", "state"]
+    vqrae.done("eval", tmp_path / "run" / "stage2", "--data", photographs)
+
+
+def test_train_refuses(vqrae: Command, photographs: Path, tmp_path: Path) -> None:
+    run = ("-o", tmp_path / "run")
+    assert "did you mean tiny?" in vqrae.refused(2, "train", "tinny", "--data", photographs, *run)
+    assert "got no such folder" in vqrae.refused(5, "train", "tiny", "--data", tmp_path / "nowhere", *run)
+    error = vqrae.refused(5, "train", "tiny", "--data", photographs, *run, "--encoder", str(tmp_path / "nowhere"))
+    assert "expected a Hugging Face checkpoint" in error

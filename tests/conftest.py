@@ -1,0 +1,48 @@
+"""A small real checkpoint and its bundle, made once for the tests that need one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from tiny_models import tiny_model
+
+from vqrae.checkpoint import open_checkpoint, save_pretrained
+from vqrae.export.build import BundleBuilder
+from vqrae.export.parity_images import parity_images
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _small_and_offline() -> Iterator[None]:
+    """One thread, since waiting for another costs more than these models compute; and the hub is out of reach."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint on disk."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "model"
+    save_pretrained(tiny_model(), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def builder(checkpoint_folder: Path) -> BundleBuilder:
+    """Builds its bundles, with the reference run on eight photographs."""
+    return BundleBuilder(open_checkpoint(str(checkpoint_folder)), parity_images(None, 32, 8), lambda _: None)
+
+
+@pytest.fixture(scope="session")
+def exported(builder: BundleBuilder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its ONNX FP32 bundle; not to be changed."""
+    folder = tmp_path_factory.mktemp("bundles")
+    return Path(builder.build("onnx", "fp32", folder).bundle)
