@@ -152,9 +152,9 @@ def _compared(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple
         ("codebook perplexity", lambda stage: f"{stage['training_crops']['perplexity']:.0f}"),
         ("effective rank of the codes", lambda stage: f"{stage['codebook']['effective_rank']:.0f}"),
     ]
-    for name in first["probe"]:
-        figures.append((f"probe, {name}", lambda stage, name=name: f"{stage['probe'][name]:.1%}"))
-    return [(name, written(first), written(second)) for name, written in figures]
+    rows = [(name, written(first), written(second)) for name, written in figures]
+    probes = [(f"probe, {name}", first["probe"][name], second["probe"][name]) for name in first["probe"]]
+    return rows + [(name, f"{before:.1%}", f"{after:.1%}") for name, before, after in probes]
 
 
 def main() -> None:
