@@ -18,8 +18,12 @@ from tiny_models import tiny_config, tiny_model
 
 from vqrae.checkpoint import save_pretrained
 from vqrae.cli.app import VERBS, main
+from vqrae.config import PRESETS
+from vqrae.export import onnx_graph
+from vqrae.model import VQRAE
 from vqrae.runtimes import parity, registry
 from vqrae.runtimes.bundle import Bundle
+from vqrae.runtimes.manifest import GraphSpec
 from vqrae.training.config import PhaseConfig, Recipe
 
 ROW = {"bundle", "runtime", "runtime_version", "precision", "device", "executed"}
@@ -100,6 +104,18 @@ def impossible_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(parity.GATES, "fp32", replace(parity.GATES["fp32"], min_decode_psnr_db=1000))
 
 
+@pytest.fixture
+def traced_before(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes the graphs of the bundle that was exported already: tracing is most of an export's time."""
+
+    def copied(model: VQRAE, folder: Path, *, split: bool) -> dict[str, GraphSpec]:
+        for graph in exported.glob("*.onnx"):
+            shutil.copy(graph, folder)
+        return Bundle.open(exported).manifest.graphs
+
+    monkeypatch.setattr(onnx_graph, "onnx_graphs", copied)
+
+
 def flip_a_byte(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -115,7 +131,9 @@ try:
     main(sys.argv[1:])
 except SystemExit as ended:
     assert ended.code == 0, ended.code
-heavy = {"numpy", "onnxruntime", "PIL", "pydantic", "rich.progress", "skimage", "sklearn", "torch", "transformers"}
+heavy = {"numpy", "onnxruntime", "PIL", "rich.progress", "skimage", "sklearn", "torch", "transformers"}
+if sys.argv[1] == "--help":
+    heavy |= {"pydantic"}  # typer itself imports it for the options of a verb
 print("heavy:", sorted(heavy & set(sys.modules)))
 """
 
@@ -207,18 +225,19 @@ def test_photographs(vqrae: Command, tmp_path: Path, monkeypatch: pytest.MonkeyP
 # --- export ---
 
 
+@pytest.mark.usefixtures("traced_before")
 def test_export_writes_a_verified_bundle(
     vqrae: Command, checkpoint_folder: Path, photographs: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "bundles"
-    rows = vqrae.done("export", checkpoint_folder, "-o", output, "--data", photographs, "--split", "--json").json()
+    rows = vqrae.done("export", checkpoint_folder, "-o", output, "--data", photographs, "--json").json()
     (row,) = rows
     assert set(row) >= VERIFY
     assert (row["gate"], row["executed"], row["runtime"], row["precision"]) == ("pass", True, "onnxruntime", "fp32")
     assert row["bundle"] == str(output / "test-siglip-onnx-fp32")
     assert list(output.iterdir()) == [output / "test-siglip-onnx-fp32"]
     manifest = Bundle.open(row["bundle"]).manifest
-    assert {"encode", "decode", "encoder", "quantizer", "codebook", "decoder"} == set(manifest.graphs)
+    assert set(manifest.graphs) == {"encode", "decode"}
     assert manifest.evidence.gate == "pass"
     assert not manifest.checkpoint.random_weights
     error = vqrae.refused(2, "export", checkpoint_folder, "-o", output, "--data", photographs)
@@ -226,10 +245,11 @@ def test_export_writes_a_verified_bundle(
     assert "--overwrite" in error
 
 
+@pytest.mark.slow
 def test_export_of_a_preset_says_random_weights(
     vqrae: Command, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("vqrae.config", fromlist=["PRESETS"]).PRESETS, "tiny", tiny_config)
+    monkeypatch.setitem(PRESETS, "tiny", tiny_config)
     output = tmp_path / "bundles"
     vqrae.done("export", "tiny", "-o", output, "--data", photographs, "--format", "onnx", "--precision", "fp32")
     (made,) = output.iterdir()
@@ -264,7 +284,7 @@ def test_export_of_a_damaged_checkpoint(vqrae: Command, checkpoint_folder: Path,
     assert "expected a whole safetensors file" in vqrae.refused(5, "export", damaged, "-o", tmp_path / "bundles")
 
 
-@pytest.mark.usefixtures("impossible_gate")
+@pytest.mark.usefixtures("impossible_gate", "traced_before")
 def test_a_bundle_that_misses_its_gate(
     vqrae: Command, checkpoint_folder: Path, photographs: Path, tmp_path: Path
 ) -> None:
@@ -379,14 +399,15 @@ def test_encode_and_decode(vqrae: Command, exported: Path, photographs: Path, tm
     assert np.load(features).shape == (2, 16, 32)
     vqrae.done("decode", exported, tokens, "-o", output)
     assert sorted(path.name for path in output.iterdir()) == ["000.png", "001.png"]
-    assert Image.open(output / "000.png").size == (32, 32)
+    with Image.open(output / "000.png") as image:
+        assert image.size == (32, 32)
     assert "--overwrite" in vqrae.refused(2, "decode", exported, tokens, "-o", output)
 
 
 def test_reconstruct(vqrae: Command, exported: Path, photographs: Path, tmp_path: Path) -> None:
     vqrae.done("reconstruct", exported, photographs / "cat.png", "-o", tmp_path / "picture.png")
-    width, height = Image.open(tmp_path / "picture.png").size
-    assert height > width, "the result is below its original"
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert picture.height > picture.width, "the result is below its original"
 
 
 @pytest.mark.parametrize("content", [b"text with an image's name", b"\x89PNG\r\n\x1a\n", b""])
@@ -404,7 +425,9 @@ def test_encode_of_a_missing_image(vqrae: Command, exported: Path, tmp_path: Pat
 def test_an_output_that_cannot_be_written(vqrae: Command, exported: Path, photographs: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     output = tmp_path / "file" / "tokens.npy"
-    assert "tokens.npy" in vqrae.refused(1, "encode", exported, photographs / "cat.png", "-o", output)
+    assert f"{tmp_path / 'file'}: got File exists" in vqrae.refused(
+        1, "encode", exported, photographs / "cat.png", "-o", output
+    )
 
 
 @pytest.mark.parametrize(

@@ -61,17 +61,18 @@ for _name, _verb in VERBS.items():
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with a documented code; a user's mistake is one line on standard error."""
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(arguments, standalone_mode=False)  # the framework returns 130 for Ctrl-C
     except typer.TyperException as error:
         message = " ".join(error.format_message().split())
         if message:  # without any argument the help was printed, and there is nothing to add
             print(f"vqrae: {message}; see `vqrae --help`", file=sys.stderr)
         code = USAGE
     except (KeyboardInterrupt, typer.Abort):
-        print("vqrae: interrupted; nothing half-written was left", file=sys.stderr)
         code = INTERRUPTED
     except Exception as error:
         code = _report(error)
+    if code == INTERRUPTED:
+        print("vqrae: interrupted; nothing half-written was left", file=sys.stderr)
     sys.exit(code or 0)
 
 

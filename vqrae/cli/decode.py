@@ -28,8 +28,9 @@ def decode(
     from vqrae.runtimes.tokenizer import load
 
     try:
-        indices = np.load(tokens, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        with tokens.open("rb") as file:
+            indices = np.lib.format.read_array(file, allow_pickle=False)
+    except (ValueError, EOFError, FileNotFoundError, IsADirectoryError) as error:
         raise IndicesError(str(tokens), got=str(error), expected="a .npy file of integers") from error
     with load(bundle, device=device, threads=threads) as tokenizer:
         images = tokenizer.decode(indices)

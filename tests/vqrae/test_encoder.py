@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from tiny_models import NETWORKS, SIZE, WIDTH, tiny_config
+from torch import Tensor, nn
+
+from vqrae.config import IMAGENET_MEAN, IMAGENET_STD, SIGLIP_MEAN
+from vqrae.encoder import Encoder
+from vqrae.runtimes.errors import CheckpointError
+
+Built = tuple[nn.Module, Callable[[Tensor], Tensor]]
+"""What is saved as a checkpoint, and the library's own features (B, N, C) of normalized pixels."""
+
+SHARED = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+TEXT = {**SHARED, "vocab_size": 40, "max_position_embeddings": 16, "num_key_value_heads": 2}
+INTERNVIT = NETWORKS["internvit"][1]
+
+
+def siglip() -> Built:
+    model = transformers.SiglipVisionModel(
+        transformers.SiglipVisionConfig(**SHARED, image_size=SIZE, patch_size=8)
+    )  # with the pooling head, as on the hub
+    return model, lambda pixels: model(pixels).last_hidden_state
+
+
+def full_siglip() -> Built:
+    vision = {**SHARED, "image_size": SIZE, "patch_size": 8}
+    model = transformers.SiglipModel(transformers.SiglipConfig(text_config={**TEXT}, vision_config=vision))
+    return model, lambda pixels: model.vision_model(pixels).last_hidden_state
+
+
+def dinov2() -> Built:
+    model = transformers.Dinov2Model(transformers.Dinov2Config(**NETWORKS["dinov2"][1]))
+    return model, lambda pixels: model(pixels).last_hidden_state[:, 1:]
+
+
+def internvit() -> Built:
+    model = transformers.InternVLVisionModel(transformers.InternVLVisionConfig(**INTERNVIT))
+    return model, lambda pixels: model(pixels).last_hidden_state[:, 1:]
+
+
+def internvl() -> Built:
+    text = {**TEXT, "model_type": "qwen2", "vocab_size": 64}
+    config = transformers.InternVLConfig(vision_config=INTERNVIT, text_config=text, image_token_id=63)
+    model = transformers.InternVLForConditionalGeneration(config)
+    return model, lambda pixels: model.model.vision_tower(pixels).last_hidden_state[:, 1:]
+
+
+BUILDERS = {
+    "siglip_vision_model": siglip,
+    "siglip": full_siglip,
+    "dinov2": dinov2,
+    "internvl_vision": internvit,
+    "internvl": internvl,
+}
+
+
+def build(name: str) -> Built:
+    """Every parameter random, so that none that fails to load goes unseen."""
+    torch.manual_seed(0)
+    model, features = BUILDERS[name]()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return model.eval(), features
+
+
+@pytest.fixture(params=list(BUILDERS))
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def saved(kind: str, folder: Path, **preprocessor: Any) -> Callable[[Tensor], Tensor]:
+    model, features = build(kind)
+    model.save_pretrained(folder)
+    if preprocessor:
+        (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    return features
+
+
+def edit_weights(folder: Path, edit: Callable[[dict[str, Tensor]], object]) -> None:
+    state = load_file(folder / "model.safetensors")
+    edit(state)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def edit_config(folder: Path, **fields: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def random_pixels(seed: int = 0) -> Tensor:
+    return torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def test_the_hub_is_out_of_reach() -> None:
+    assert huggingface_hub.constants.HF_HUB_OFFLINE
+
+
+@torch.inference_mode()
+def test_features_equal_the_librarys_own(kind: str, tmp_path: Path) -> None:
+    library = saved(kind, tmp_path, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    encoder = Encoder.from_pretrained(str(tmp_path)).eval()
+    features = encoder(random_pixels())
+    assert features.shape == (2, 16, WIDTH)
+    # A mean and std of 0.5 map [0, 1] back to our own [-1, 1].
+    torch.testing.assert_close(features, library(random_pixels()), atol=1e-6, rtol=1e-6)
+
+
+@torch.inference_mode()
+def test_preprocessor_config_is_honoured(kind: str, tmp_path: Path) -> None:
+    mean, std = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
+    library = saved(kind, tmp_path, image_mean=mean, image_std=std)
+    encoder = Encoder.from_pretrained(str(tmp_path)).eval()
+    assert (encoder.config.image_mean, encoder.config.image_std) == (tuple(mean), tuple(std))
+    zero_to_one = (random_pixels() + 1) / 2
+    normalized = (zero_to_one - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    torch.testing.assert_close(encoder(random_pixels()), library(normalized), atol=1e-5, rtol=1e-5)
+
+
+def test_the_familys_own_normalization_without_a_preprocessor(kind: str, tmp_path: Path) -> None:
+    saved(kind, tmp_path)
+    config = Encoder.from_pretrained(str(tmp_path)).config
+    expected = (SIGLIP_MEAN, SIGLIP_MEAN) if "siglip" in kind else (IMAGENET_MEAN, IMAGENET_STD)
+    assert (config.image_mean, config.image_std) == expected
+
+
+def test_its_configuration_builds_the_same_network(kind: str, tmp_path: Path) -> None:
+    """What VQRAE saves in its own config.json is enough to hold the weights that were loaded."""
+    saved(kind, tmp_path)
+    encoder = Encoder.from_pretrained(str(tmp_path))
+    config = type(encoder.config).model_validate_json(encoder.config.model_dump_json())
+    rebuilt = Encoder(config)
+    rebuilt.load_state_dict(encoder.state_dict())
+    assert torch.equal(rebuilt.eval()(random_pixels()), encoder.eval()(random_pixels()))
+
+
+def test_a_half_precision_checkpoint_is_loaded_in_float32(tmp_path: Path) -> None:
+    build("siglip_vision_model")[0].bfloat16().save_pretrained(tmp_path)
+    encoder = Encoder.from_pretrained(str(tmp_path))
+    assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
+
+
+def test_every_trainable_parameter_gets_a_gradient(kind: str, tmp_path: Path) -> None:
+    saved(kind, tmp_path)
+    encoder = Encoder.from_pretrained(str(tmp_path))
+    encoder(random_pixels()).square().sum().backward()
+    without = [name for name, p in encoder.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+
+
+def test_only_the_mask_token_never_learns() -> None:
+    encoder = Encoder(tiny_config("dinov2").encoder)
+    encoder.requires_grad_(False)
+    encoder.unfreeze()
+    frozen = [name for name, parameter in encoder.named_parameters() if not parameter.requires_grad]
+    assert frozen == ["network.embeddings.mask_token"]
+
+
+@pytest.mark.parametrize("network", sorted(NETWORKS))
+def test_class_tokens_are_left_out(network: str) -> None:
+    assert Encoder(tiny_config(network).encoder)(random_pixels()).shape == (2, 16, WIDTH)
+
+
+def test_normalization_is_no_weight() -> None:
+    assert not {"image_mean", "image_std"} & set(Encoder(tiny_config("dinov2").encoder).state_dict())
+
+
+def test_a_missing_folder(tmp_path: Path) -> None:
+    check_refused(tmp_path / "nowhere", "expected a Hugging Face checkpoint")
+
+
+def test_a_folder_without_a_checkpoint(tmp_path: Path) -> None:
+    check_refused(tmp_path, "expected a Hugging Face checkpoint")
+
+
+def test_a_hub_name_that_cannot_be_reached() -> None:
+    check_refused("google/siglip2-so400m-patch16-256", "expected a Hugging Face checkpoint")
+
+
+def test_another_model_type(tmp_path: Path) -> None:
+    transformers.BertConfig(hidden_size=16, num_hidden_layers=1).save_pretrained(tmp_path)
+    check_refused(tmp_path, "got a bert model; expected one of siglip_vision_model, dinov2, internvl_vision")
+
+
+def test_an_unknown_model_type(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "of-tomorrow"}')
+    check_refused(tmp_path, "of-tomorrow")
+
+
+def test_a_config_that_is_not_json(tmp_path: Path) -> None:
+    saved("siglip_vision_model", tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    check_refused(tmp_path, "expected a Hugging Face checkpoint")
+
+
+def test_missing_weights(kind: str, tmp_path: Path) -> None:
+    saved(kind, tmp_path)
+    names = sorted(load_file(tmp_path / "model.safetensors"))
+    vision = [name for name in names if "text" not in name and "language" not in name]
+    name = next(name for name in vision if re.search(r"layers?\.0\.", name))
+    edit_weights(tmp_path, lambda state: state.pop(name))
+    check_refused(tmp_path, r"got no weights for .*layers?\.0\..*; expected all weights")
+
+
+def test_missing_text_weights_do_not_matter(tmp_path: Path) -> None:
+    saved("siglip", tmp_path)
+    edit_weights(tmp_path, lambda state: [state.pop(name) for name in list(state) if name.startswith("text_model")])
+    Encoder.from_pretrained(str(tmp_path))
+
+
+def test_no_weights_file(tmp_path: Path) -> None:
+    saved("dinov2", tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    check_refused(tmp_path, "model.safetensors")
+
+
+def test_truncated_weights(tmp_path: Path) -> None:
+    saved("dinov2", tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    check_refused(tmp_path, "expected a Hugging Face checkpoint")
+
+
+def test_weights_of_another_shape(tmp_path: Path) -> None:
+    saved("siglip_vision_model", tmp_path)
+    edit_config(tmp_path, intermediate_size=48)
+    check_refused(tmp_path, r"tensor .*mlp.fc1.*: got shape \[64.*\]; expected shape \[48.*\]")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "got a JSON list; expected a JSON object"),
+        ("{", "expected a readable preprocessor_config.json"),
+        ('{"image_mean": [0.5], "image_std": [0.5]}', "field image_mean.1: got Field required; expected three numbers"),
+        ('{"image_mean": [0.5, 0.5, 0.5]}', "field image_std: got Input should be a valid tuple"),
+    ],
+)
+def test_a_bad_preprocessor_config(text: str, message: str, tmp_path: Path) -> None:
+    saved("siglip_vision_model", tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(text)
+    check_refused(tmp_path, message)
+
+
+def check_refused(source: Path | str, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
+        Encoder.from_pretrained(str(source))
+    text = str(caught.value)
+    assert text.startswith(str(source))
+    assert "\n" not in text
+    assert len(text) < 500
