@@ -49,8 +49,8 @@ class QuantizerConfig(StrictConfig):
     beta: float = Field(0.25, ge=0)
     """Weight of the commitment term [S]."""
     init: Literal["normal", "features"] = "normal"
-    """`normal`: codes ~ N(0, E^-0.5), default-initialized W [S]. `features`: codes drawn from projected features of the
-    training data and W = identity, which stops the collapse seen at small scale [I]."""
+    """`normal`: codes ~ N(0, E^-0.5), default-initialized W [S]. `features`: codes are centroids (k-means) of the
+    training data's projected features and W = identity, which stops the collapse seen at small scale [I]."""
 
 
 class DecoderConfig(StrictConfig):
@@ -119,13 +119,13 @@ def _siglip(image_size: int, patch: int, width: int, depth: int, heads: int, mlp
 
 
 def tiny() -> VQRAEConfig:
-    """Five million parameters at 96 px on a 24×24 grid: trains on two cores, and photographs stay recognizable."""
+    """Three million parameters at 64 px on a 32×32 grid: trains on two cores, and photographs stay recognizable."""
     return VQRAEConfig(
         name="vqrae-tiny",
-        image_size=96,
-        encoder=_siglip(96, patch=4, width=192, depth=4, heads=3, mlp_width=768),
+        image_size=64,
+        encoder=_siglip(64, patch=2, width=192, depth=3, heads=3, mlp_width=768),
         quantizer=QuantizerConfig(codebook_size=4096, code_width=256, init="features"),
-        decoder=DecoderConfig(width=192, depth=4, heads=3, mlp_width=768, patch_size=4),
+        decoder=DecoderConfig(width=192, depth=3, heads=3, mlp_width=768, patch_size=2),
     )
 
 

@@ -43,10 +43,9 @@ class SimVQ(nn.Module):
         return self.transform(self.codebook)
 
     @torch.no_grad()
-    def init_from_features(self, projected_ME: Tensor, generator: torch.Generator) -> None:
-        """Draw the codes from projected features (M ≥ K rows) without replacement, and make the map the identity."""
-        chosen = torch.randperm(projected_ME.shape[0], generator=generator)[: self.codebook.shape[0]]
-        self.codebook.copy_(projected_ME[chosen.to(projected_ME.device)])
+    def set_codes(self, codes_KE: Tensor) -> None:
+        """Replace the frozen codes, and make the map the identity, so that they are the effective codes too."""
+        self.codebook.copy_(codes_KE)
         nn.init.eye_(self.transform.weight)
         nn.init.zeros_(self.transform.bias)
 

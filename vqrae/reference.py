@@ -33,10 +33,10 @@ class ReferenceTokenizer:
 
     def encode(self, images: NDArray[np.uint8], /) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """See `ArrayTokenizer`."""
-        parts = [self.model.encode_images(chunk) for chunk in torch.from_numpy(images).split(BATCH_SIZE)]
+        parts = [self.model.encode_images(chunk) for chunk in torch.tensor(images).split(BATCH_SIZE)]
         indices, features = (torch.cat(tensors).numpy() for tensors in zip(*parts, strict=True))
         return indices, features
 
     def decode(self, indices: NDArray[np.int32], /) -> NDArray[np.uint8]:
         """See `ArrayTokenizer`."""
-        return torch.cat([self.model.decode_indices(c) for c in torch.from_numpy(indices).split(BATCH_SIZE)]).numpy()
+        return torch.cat([self.model.decode_indices(c) for c in torch.tensor(indices).split(BATCH_SIZE)]).numpy()

@@ -83,27 +83,14 @@ def test_normal_init_has_simvqs_scale() -> None:
     assert codebook.norm(dim=1).mean().item() == pytest.approx(1, rel=0.02)
 
 
-def test_features_init_draws_distinct_rows_and_the_identity() -> None:
+def test_set_codes_makes_them_the_effective_codes() -> None:
     module = quantizer()
-    rows = torch.arange(3.0 * K).view(-1, 1) + torch.linspace(0, 0.5, E)
-    module.init_from_features(rows, torch.Generator().manual_seed(0))
+    codes = torch.randn(K, E, generator=torch.Generator().manual_seed(0))
+    module.set_codes(codes)
+    assert torch.equal(module.codebook, codes)
+    assert torch.equal(module.codes(), codes)
     assert torch.equal(module.transform.weight, torch.eye(E))
-    assert torch.equal(module.transform.bias, torch.zeros(E))
-    assert torch.equal(module.codes(), module.codebook)
-    drawn = module.codebook[:, 0].round().long()
-    assert len(set(drawn.tolist())) == K, "without replacement"
-    assert torch.equal(rows[drawn], module.codebook)
-
-
-def test_features_init_is_named_by_its_seed() -> None:
-    rows = torch.randn(4 * K, E, generator=torch.Generator().manual_seed(0))
-    codebooks = []
-    for seed in (0, 0, 1):
-        module = quantizer()
-        module.init_from_features(rows, torch.Generator().manual_seed(seed))
-        codebooks.append(module.codebook)
-    assert torch.equal(codebooks[0], codebooks[1])
-    assert not torch.equal(codebooks[0], codebooks[2])
+    assert not module.codebook.requires_grad
 
 
 def test_float32_under_autocast() -> None:

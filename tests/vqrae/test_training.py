@@ -155,14 +155,17 @@ def test_stage1_terms_are_weighted(folder: Path) -> None:
     torch.testing.assert_close(weighted["quantizer"], 0.5 * plain["quantizer"])
 
 
-def test_codes_are_drawn_from_features_where_asked_for(folder: Path) -> None:
+def test_codes_move_to_the_features_where_asked_for(folder: Path) -> None:
     config = phase_config()
     before = fresh_model().quantizer.codebook
     for init in ("normal", "features"):
         phase = Stage1(fresh_model(init=init), config, training_images(folder, config))
+        losses = [phase.losses(0)["quantizer"].item()]
         phase.init_codebook(0)
-        drawn = not torch.equal(phase.module.quantizer.codebook, before)
-        assert drawn == (init == "features")
+        losses.append(phase.losses(0)["quantizer"].item())
+        moved = not torch.equal(phase.module.quantizer.codebook, before)
+        assert moved == (init == "features")
+        assert (losses[1] < losses[0] / 2) == moved
     assert torch.equal(phase.module.quantizer.transform.weight, torch.eye(48))
     assert len(phase.module.quantizer.codebook.unique(dim=0)) == 64
     assert not phase.module.quantizer.codebook.requires_grad

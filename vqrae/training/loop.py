@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -23,6 +23,15 @@ from vqrae.training.config import PhaseConfig
 
 STATE_FILE, LOG_FILE = "training_state.safetensors", "log.jsonl"
 LOG_EVERY = 50
+
+
+class Position(NamedTuple):
+    """How far a phase has come."""
+
+    step: int
+    """Steps done."""
+    seconds: float
+    """Wall time that they took, over all runs."""
 
 
 class Phase(ABC):
@@ -66,27 +75,21 @@ def train(phase: Phase, folder: Path, title: str) -> None:
         phase.parameter_groups(), betas=phase.config.betas, weight_decay=phase.config.weight_decay
     )
     peaks = [group["lr"] for group in optimizer.param_groups]
-    start = load_state(folder / STATE_FILE, phase, optimizer)
-    before, began = _seconds_logged(folder / LOG_FILE), time.monotonic()
+    start, seconds_before = load_state(folder / STATE_FILE, phase, optimizer)
+    began = time.monotonic() - seconds_before
     with _progress(title, start, phase.config.steps) as report, (folder / LOG_FILE).open("a") as log:
         for step in range(start, phase.config.steps):
             factor = learning_rate_factor(step, phase.config)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
             terms = _step(phase, optimizer, step)
-            if (step + 1) % LOG_EVERY == 0:
-                seconds = before + time.monotonic() - began
-                log.write(json.dumps({"step": step + 1, "seconds": round(seconds, 1), **terms}) + "\n")
+            position = Position(step + 1, round(time.monotonic() - began, 1))
+            if position.step % LOG_EVERY == 0:
+                log.write(json.dumps({**position._asdict(), **terms}) + "\n")
                 log.flush()
             report(terms)
-            if (step + 1) % phase.config.save_every == 0 or step + 1 == phase.config.steps:
-                save_state(folder / STATE_FILE, phase, optimizer, step + 1)
-
-
-def _seconds_logged(log: Path) -> float:
-    """Wall time that the log's earlier runs took together; 0 without a log."""
-    lines = log.read_text().splitlines() if log.exists() else []
-    return float(json.loads(lines[-1])["seconds"]) if lines else 0.0
+            if position.step % phase.config.save_every == 0 or position.step == phase.config.steps:
+                save_state(folder / STATE_FILE, phase, optimizer, position)
 
 
 def _step(phase: Phase, optimizer: torch.optim.Optimizer, step: int) -> dict[str, float]:
@@ -107,20 +110,20 @@ def _step(phase: Phase, optimizer: torch.optim.Optimizer, step: int) -> dict[str
     return values
 
 
-def save_state(path: Path, phase: Phase, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Write weights, both AdamW moments and the step; the file appears whole or not at all."""
+def save_state(path: Path, phase: Phase, optimizer: torch.optim.Optimizer, position: Position) -> None:
+    """Write weights, both AdamW moments and the position; the file appears whole or not at all."""
     tensors = {f"module/{name}": tensor for name, tensor in phase.module.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": tensor for name, tensor in moments.items()}
-    metadata = {"step": str(step), "config": phase.config.model_dump_json()}
+    metadata = {"step": str(position.step), "seconds": str(position.seconds), "config": phase.config.model_dump_json()}
     with staged_file(path) as staging:
         save_tensors(tensors, staging, metadata)
 
 
-def load_state(path: Path, phase: Phase, optimizer: torch.optim.Optimizer) -> int:
-    """Restore what `save_state` wrote and return the step to go on from; 0 if there is no such file."""
+def load_state(path: Path, phase: Phase, optimizer: torch.optim.Optimizer) -> Position:
+    """Restore what `save_state` wrote and return the position to go on from; the start if there is no such file."""
     if not path.exists():
-        return 0
+        return Position(0, 0.0)
     try:
         with safe_open(path, framework="pt") as saved:
             metadata = saved.metadata()
@@ -136,7 +139,7 @@ def load_state(path: Path, phase: Phase, optimizer: torch.optim.Optimizer) -> in
             _, index, moment = name.split("/")
             moments.setdefault(int(index), {})[moment] = tensor
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(metadata["step"])
+    return Position(int(metadata["step"]), float(metadata["seconds"]))
 
 
 def _check_same_config(path: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from sklearn.cluster import KMeans
 from torch import Tensor
 
 from vqrae.layers import pixels_from_uint8
@@ -23,8 +24,10 @@ from vqrae.training.loop import Phase, trainable
 from vqrae.training.losses import distillation_loss, pixel_loss
 from vqrae.training.scenes import Scenes
 
-INIT_TOKENS_PER_CODE = 4
-"""Features that are gathered for each code that is drawn from them."""
+INIT_TOKENS_PER_CODE = 16
+"""Features that are gathered for each code that is placed among them."""
+INIT_ITERATIONS = 10
+"""Rounds of k-means, from codes drawn among the features."""
 
 
 class TrainingImages:
@@ -59,7 +62,7 @@ class Stage1(Phase):
         model.encoder.requires_grad_(False)
 
     def init_codebook(self, seed: int) -> None:
-        """Draw the codes from features, where the configuration asks for it. Call once, before the first step."""
+        """Put the codes where the features are, if the configuration asks for it. Call once, before the first step."""
         quantizer = self.module.config.quantizer
         if quantizer.init != "features":
             return
@@ -70,8 +73,11 @@ class Stage1(Phase):
                 # Batches of steps past the last one: images that the stage itself will not train on.
                 pixels = self.images.pixels(self.config.steps + len(projected))
                 projected.append(self.module.in_projection(self.module.encoder(pixels)).flatten(0, 1))
-        generator = torch.Generator().manual_seed(seed)
-        self.module.quantizer.init_from_features(torch.cat(projected), generator)
+        # SimVQ moves all codes together, so how they lie relative to each other is decided here. Of raw patches, drawn
+        # codes keep a decibel less than centroids.
+        clusters = KMeans(quantizer.codebook_size, init="random", n_init=1, max_iter=INIT_ITERATIONS, random_state=seed)
+        clusters.fit(torch.cat(projected).numpy())
+        self.module.quantizer.set_codes(torch.from_numpy(clusters.cluster_centers_))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Everything but the encoder."""

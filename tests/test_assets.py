@@ -1,0 +1,57 @@
+"""The shipped tokenizer is what its card says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vqrae.checkpoint import load_pretrained
+from vqrae.config import preset
+from vqrae.reference import ReferenceTokenizer
+from vqrae.runtimes.preprocess import prepare
+from vqrae.training.config import recipe
+from vqrae.training.evaluate import evaluate
+from vqrae.training.model_card import card_text
+from vqrae.training.photographs import HELD_OUT, photographs
+
+SHIPPED = Path(__file__).parents[1] / "assets" / "vqrae-tiny"
+
+
+@pytest.fixture(scope="module")
+def figures() -> dict[str, Any]:
+    return json.loads((SHIPPED / "figures.json").read_text())
+
+
+def test_it_is_small() -> None:
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) <= 24e6
+
+
+def test_the_card_says_what_the_figures_say(figures: dict[str, Any]) -> None:
+    assert (SHIPPED / "README.md").read_text() == card_text(recipe("tiny"), figures)
+
+
+def test_held_out_psnr_is_the_card_s(figures: dict[str, Any]) -> None:
+    model = load_pretrained(SHIPPED)
+    assert model.config.model_dump(exclude={"encoder"}) == preset("tiny").model_dump(exclude={"encoder"})
+    size = model.config.image_size
+    images = np.stack([prepare(photograph, size, size) for photograph in photographs(HELD_OUT).values()])
+    report = evaluate(ReferenceTokenizer(model), model.config.quantizer.codebook_size, images, "shipped")
+    assert report.psnr_db == pytest.approx(figures["stage2"]["held_out"]["psnr_db"], abs=0.01)
+    assert report.ssim == pytest.approx(figures["stage2"]["held_out"]["ssim"], abs=0.001)
+
+
+def test_its_codebook_is_alive(figures: dict[str, Any]) -> None:
+    crops = figures["stage2"]["training_crops"]
+    assert crops["codebook_usage"] >= 0.99
+    assert crops["perplexity"] >= preset("tiny").quantizer.codebook_size / 2
+
+
+def test_stage_2_raises_psnr_and_keeps_the_semantics(figures: dict[str, Any]) -> None:
+    first, second = figures["stage1"], figures["stage2"]
+    assert second["held_out"]["psnr_db"] >= 26
+    assert second["held_out"]["psnr_db"] > first["held_out"]["psnr_db"]
+    assert second["probe"]["mean"] >= first["probe"]["mean"] - 0.02
