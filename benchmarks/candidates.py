@@ -5,17 +5,17 @@ Light to import, because the fresh process that measures start-up imports it.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vqrae.runtimes.bundle import Bundle
+from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.manifest import GateVerdict, Manifest, PrecisionName
 from vqrae.runtimes.session import Execution
 from vqrae.runtimes.tokenizer import Tokenizer
@@ -41,7 +41,7 @@ class Subject:
     gate: GateVerdict | Literal["reference"]
 
 
-class Candidate(ABC):
+class Candidate(Closing):
     """Something that encodes and decodes. A context manager: leaving it releases its memory."""
 
     threads: int
@@ -67,18 +67,6 @@ class Candidate(ABC):
     @abstractmethod
     def launch(self) -> tuple[str, ...] | None:
         """Arguments with which `footprint.py` opens the same in a fresh process; None if it is not on disk."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Release its memory; a second call does nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class BundleCandidate(Candidate):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from numpy.typing import NDArray
 
+from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.manifest import GraphSpec
 
 
@@ -35,7 +35,7 @@ class Execution:
     """Where the arithmetic's precision is decided."""
 
 
-class Session(ABC):
+class Session(Closing):
     """One loaded graph. A context manager: leaving it releases the runtime's memory."""
 
     @classmethod
@@ -68,19 +68,7 @@ class Session(ABC):
             RuntimeUnavailable: the runtime failed, for example for want of memory.
         """
 
-    @abstractmethod
-    def close(self) -> None:
-        """Release the runtime's memory; a second call does nothing."""
-
     @property
     @abstractmethod
     def execution(self) -> Execution:
         """What really runs."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

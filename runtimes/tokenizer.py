@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vqrae.runtimes.bundle import Bundle
+from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.errors import BundleError, ImageError, IndicesError, UsageError
 from vqrae.runtimes.manifest import Manifest
 from vqrae.runtimes.preprocess import RULE, ImageLike, prepare
@@ -34,7 +34,7 @@ class Encoding(NamedTuple):
     """Continuous features (B, h·w, C), row by row of the token grid."""
 
 
-class Tokenizer:
+class Tokenizer(Closing):
     """A deployed tokenizer. Load one with `vqrae.load`; use it from any thread, and close it, or use it in a `with`.
 
     A graph is loaded when it is first needed.
@@ -170,14 +170,6 @@ class Tokenizer:
             self._closed = True
             while self._sessions:
                 self._sessions.popitem()[1].close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _graph(self, name: str) -> Any:
         graphs = self.manifest.graphs
