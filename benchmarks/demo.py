@@ -21,6 +21,7 @@ from vqrae.runtimes.manifest import MANIFEST_FILE, read_manifest
 from vqrae.runtimes.staging import staged_folder
 from vqrae.runtimes.tokenizer import load
 
+BENCHMARK_FILE = "benchmark.json"
 PICTURES = 6
 """Photographs shown: the whole ones first, then crops."""
 
@@ -34,13 +35,14 @@ class Demo:
     files: tuple[Path, ...]
 
 
-def run_demo(checkpoint: Path, output: Path, *, rounds: int, report: Callable[[str], None]) -> Demo:
+def run_demo(checkpoint: Path, output: Path, *, rounds: int, command: str, report: Callable[[str], None]) -> Demo:
     """Export, verify, benchmark and reconstruct; `output` appears whole or not at all, and replaces what was there.
 
     Args:
         checkpoint: a checkpoint's folder.
         output: gets the bundle, `reconstruction.png`, `report.html` and `benchmark.json`.
         rounds: timed calls of each candidate.
+        command: what the user typed, to be printed with the result.
         report: told of each step as it begins.
 
     Raises:
@@ -57,10 +59,10 @@ def run_demo(checkpoint: Path, output: Path, *, rounds: int, report: Callable[[s
             checkpoint,
             [bundle],
             rounds=rounds,
-            command="make demo",
+            command=command,
             progress=lambda stage, done, total: report(f"{stage}: {done} of {total}"),
         )
-        (staging / "benchmark.json").write_text(result.to_json())
+        (staging / BENCHMARK_FILE).write_text(result.to_json())
         report("reconstructing photographs")
         pictures = _reconstructed(bundle, photographs.names[:PICTURES], photographs.images[:PICTURES])
         reconstruction_picture(pictures.originals, pictures.reconstructions, pictures.labels).save(
@@ -68,7 +70,7 @@ def run_demo(checkpoint: Path, output: Path, *, rounds: int, report: Callable[[s
         )
         manifest = read_manifest(bundle / MANIFEST_FILE)
         write_report(staging / "report.html", result, [manifest], title=manifest.checkpoint.name, pictures=pictures)
-    files = tuple(output / file for file in (name, "reconstruction.png", "report.html", "benchmark.json"))
+    files = tuple(output / file for file in (name, "reconstruction.png", "report.html", BENCHMARK_FILE))
     verified = verified.model_copy(update={"bundle": str(output / name)})
     return Demo(verified=verified, benchmark=result, files=files)
 

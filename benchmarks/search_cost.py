@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vqrae.benchmarks.candidates import sample_input
 from vqrae.benchmarks.latency import interleave, latency, speedup
-from vqrae.runtimes.errors import BundleError
+from vqrae.runtimes.errors import BundleError, run_as_program
 from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.tokenizer import load
 
@@ -53,4 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_as_program(main)

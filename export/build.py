@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +15,7 @@ from vqrae.export.parity_images import ParityImages
 from vqrae.export.reference import reference_from_model
 from vqrae.export.verify import VerifyRow, gather_evidence, verify_row
 from vqrae.model import VQRAE
-from vqrae.runtimes.errors import GateFailure, UsageError
+from vqrae.runtimes.errors import GateFailure, unknown_name
 from vqrae.runtimes.manifest import (
     Evidence,
     GraphSpec,
@@ -73,13 +72,12 @@ def check_format(name: str, precision: str) -> tuple[Format, PrecisionName]:
         RuntimeUnavailable: the runtime that would verify it is not installed.
     """
     if name not in FORMATS:
-        near = get_close_matches(name, FORMATS, n=1)
-        remedy = f"did you mean {near[0]}?" if near else None
-        raise UsageError("format", got=repr(name), expected=f"one of {', '.join(FORMATS)}", remedy=remedy)
+        raise unknown_name("format", name, FORMATS)
     entry = FORMATS[name]
     known = [candidate for candidate in entry.precisions if candidate == precision]
     if not known:
-        raise UsageError(f"precision of {name}", got=repr(precision), expected=f"one of {', '.join(entry.precisions)}")
+        raise unknown_name(f"precision of {name}", precision, entry.precisions)
+    _imported(entry.graphs)
     session_class(entry.runtime)
     return entry, known[0]
 

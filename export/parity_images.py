@@ -16,8 +16,8 @@ from vqrae.training.data import image_files
 from vqrae.training.photographs import HELD_OUT, photographs
 
 DEFAULT_COUNT = 16
-MAX_GOLDEN_SIDE = 320
-"""Longer side of the golden photographs, in pixels: large enough to be resized by the rule, small in the bundle."""
+GOLDEN_SCALE = 2
+"""How much larger than the tokenizer's images the golden photographs are, so that the rule's antialiasing shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +65,7 @@ def _held_out(count: int) -> list[tuple[str, Image.Image]]:
     return found
 
 
-def golden_source(photograph: Image.Image) -> Image.Image:
-    """The photograph, made smaller where it is large; what is saved losslessly is then the golden source."""
-    small = photograph.copy()
-    small.thumbnail((MAX_GOLDEN_SIDE, MAX_GOLDEN_SIDE))
-    return small
+def golden_source(photograph: Image.Image, size: int) -> Image.Image:
+    """The photograph with a shorter side of `GOLDEN_SCALE` × `size` pixels at most, to be saved losslessly."""
+    scale = min(1.0, GOLDEN_SCALE * size / min(photograph.size))
+    return photograph.resize((round(photograph.width * scale), round(photograph.height * scale)))

@@ -19,7 +19,7 @@ def reference_from_model(model: VQRAE, images: NDArray[np.uint8]) -> Reference:
     tokenizer = ReferenceTokenizer(model)
     indices, features = tokenizer.encode(images)
     decoded = tokenizer.decode(indices)
-    codes_KE = model.quantizer.codes()
+    codes_KE = tokenizer.codes_KE
     projection = model.in_projection
     best_two = top2(projection(torch.from_numpy(features)).flatten(0, 1), codes_KE).numpy().astype(np.int32)
     # The runner-up must be another code than the chosen one, in whichever order a tie came out.

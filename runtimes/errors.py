@@ -16,6 +16,9 @@ VqraeError                  1   anything below; catch this one to catch them all
 from __future__ import annotations
 
 import errno
+import sys
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from pathlib import Path
 
 
@@ -56,6 +59,14 @@ class UsageError(VqraeError):
     """The call or the command line asks for something that does not exist."""
 
     exit_code = 2
+
+
+def unknown_name(subject: str, name: str, known: Iterable[str]) -> UsageError:
+    """A name that is not in a table, with the nearest one that is."""
+    choices = list(known)
+    near = get_close_matches(name, choices, n=1)
+    remedy = f"did you mean {near[0]}?" if near else None
+    return UsageError(subject, got=repr(name), expected=f"one of {', '.join(choices)}", remedy=remedy)
 
 
 class GateFailure(VqraeError):  # noqa: N818 - a verdict, not a mistake
@@ -109,3 +120,21 @@ def storage_error(path: Path | str, error: OSError) -> StorageError:
     """The operating system's refusal to read or write `path`, as one line with a remedy."""
     remedy = _REMEDIES.get(error.errno) if error.errno is not None else None
     return StorageError(str(path), got=error.strerror or str(error) or type(error).__name__, remedy=remedy)
+
+
+def exit_code_of(error: Exception) -> int:
+    """Print an expected error as one line and return its exit code; raise any other, which is a bug of ours."""
+    if isinstance(error, OSError):
+        error = storage_error(error.filename or "input or output", error)
+    if not isinstance(error, VqraeError):
+        raise error
+    print(f"vqrae: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def run_as_program(main: Callable[[], None]) -> None:
+    """Run a module's `main` and exit as the `vqrae` command does: one line and a code, no traceback."""
+    try:
+        main()
+    except Exception as error:
+        sys.exit(exit_code_of(error))

@@ -72,10 +72,19 @@ def load_golden(folder: Path) -> GoldenSamples:
 
 def _load_array(path: Path) -> NDArray[Any]:
     try:
-        # Mapping first refuses a header that promises more than the file holds, before any memory is asked for.
-        return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+        return load_npy(path)
     except (OSError, ValueError, EOFError) as error:
         raise BundleError(str(path), got=str(error), expected="an array", remedy="export it again") from error
+
+
+def load_npy(path: Path) -> NDArray[Any]:
+    """Read a `.npy` file that may come from anywhere: no pickle, and no memory beyond what the file really holds.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no such file, or its header promises more than it holds.
+    """
+    return np.array(np.lib.format.open_memmap(path, mode="r"))
 
 
 def _check(name: str, array: NDArray[Any], shape: int | tuple[int, ...], count: int) -> None:

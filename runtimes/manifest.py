@@ -175,9 +175,9 @@ class ParityFigures(Record):
     mismatches: int
     """Number of tokens with another index."""
     unexplained_mismatches: int
-    """Those whose reference top-2 score margin exceeds `noise`."""
+    """Those that cost more, in the reference's terms, than the token's own feature error and rounding explain."""
     noise: float
-    """Numeric noise of the scores measured for this precision, in the scores' unit."""
+    """The most that feature error and rounding moved a top-2 score margin; `selftest` compares margins with it."""
     feature_cosine: float
     """Mean cosine of the continuous features."""
     feature_max_error: float

@@ -11,7 +11,7 @@ Shape suffixes: M tokens of all images, K codes, E code width, C feature width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,12 +75,11 @@ class CodeSpace:
     def distances(self, features_MC: NDArray[np.float32], indices_M: NDArray[np.integer]) -> NDArray[np.float64]:
         """Squared Euclidean distance, in float64, of each projected feature to the code chosen for it; (M,)."""
         weight, bias = self.weight_EC.astype(np.float64), self.bias_E.astype(np.float64)
-        parts = []
-        for start in range(0, len(indices_M), CHUNK_TOKENS):
-            rows = slice(start, start + CHUNK_TOKENS)
+        found = np.empty(len(indices_M))
+        for rows in _chunks(len(indices_M)):
             offsets = features_MC[rows].astype(np.float64) @ weight.T + bias - self.codes_KE[indices_M[rows]]
-            parts.append(np.square(offsets).sum(1))
-        return np.concatenate(parts)
+            found[rows] = np.square(offsets).sum(1)
+        return found
 
     def scores_error(
         self,
@@ -90,8 +89,13 @@ class CodeSpace:
         second_M: NDArray[np.integer],
     ) -> NDArray[np.float64]:
         """How much the score difference between two codes moves when `other` takes the place of `features`; (M,)."""
-        shift = (other_MC.astype(np.float64) - features_MC) @ self.weight_EC.T.astype(np.float64)
-        return np.abs((shift * (self.codes_KE[first_M].astype(np.float64) - self.codes_KE[second_M])).sum(1))
+        weight = self.weight_EC.astype(np.float64)
+        found = np.empty(len(first_M))
+        for rows in _chunks(len(first_M)):
+            shift = (other_MC[rows].astype(np.float64) - features_MC[rows]) @ weight.T
+            between = self.codes_KE[first_M[rows]].astype(np.float64) - self.codes_KE[second_M[rows]]
+            found[rows] = np.abs((shift * between).sum(1))
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,23 +177,24 @@ def measure(reference: Reference, sample: Sample) -> ParityFigures:
     runners_up = reference.runners_up.ravel()
     space = reference.space
     best_distances, chosen_distances = space.distances(features, best), space.distances(features, chosen)
-    noise = float(space.scores_error(features, other, best, runners_up).max() + _rounding(features, space))
-    flipped = best != chosen
-    unexplained = flipped & ((chosen_distances - best_distances) / 2 > noise)
+    rounding = _rounding(features, space)
+    flipped = np.flatnonzero(best != chosen)
+    gaps = (chosen_distances - best_distances)[flipped] / 2
+    noises = space.scores_error(features[flipped], other[flipped], best[flipped], chosen[flipped]) + rounding
     return ParityFigures(
         images=len(reference.images),
         tokens=best.size,
         excess_distortion=float(chosen_distances.sum() / best_distances.sum() - 1),
-        token_agreement=float(1 - flipped.mean()),
-        mismatches=int(flipped.sum()),
-        unexplained_mismatches=int(unexplained.sum()),
-        noise=noise,
+        token_agreement=1 - len(flipped) / best.size,
+        mismatches=len(flipped),
+        unexplained_mismatches=int((gaps > noises).sum()),
+        noise=float(space.scores_error(features, other, best, runners_up).max() + rounding),
         feature_cosine=_cosine(features, other),
         feature_max_error=float(np.abs(features - other).max()),
         decode_psnr_db=psnr_db(reference.decoded, sample.decoded),
         source_psnr_drop_db=_drop(mean_psnr_db, reference, sample),
         source_ssim_drop=_drop(mean_ssim, reference, sample),
-        margin_histogram=_histogram(reference.margins().ravel(), flipped),
+        margin_histogram=_histogram(reference.margins().ravel(), best != chosen),
     )
 
 
@@ -208,6 +213,11 @@ def judge(figures: ParityFigures, gate: Gate) -> list[str]:
         if limit is not None and not (value <= limit if relation == "<=" else value >= limit):
             misses.append(f"{name} {value:.6g}{unit}, gate {relation} {limit:.6g}{unit}")
     return misses
+
+
+def _chunks(count: int) -> Iterator[slice]:
+    """Rows of `count`, `CHUNK_TOKENS` at a time."""
+    return (slice(start, start + CHUNK_TOKENS) for start in range(0, count, CHUNK_TOKENS))
 
 
 def _percent(fraction: float | None) -> float | None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from types import MappingProxyType
 
-from vqrae.runtimes.errors import RuntimeUnavailable, UsageError
+from vqrae.runtimes.errors import RuntimeUnavailable, unknown_name
 from vqrae.runtimes.session import Session
 
 
@@ -75,7 +74,5 @@ def runtime_version(name: str) -> str | None:
 
 def _entry(name: str) -> RuntimeEntry:
     if name not in RUNTIMES:
-        near = get_close_matches(name, RUNTIMES, n=1)
-        remedy = f"did you mean {near[0]}?" if near else None
-        raise UsageError("runtime", got=repr(name), expected=f"one of {', '.join(RUNTIMES)}", remedy=remedy)
+        raise unknown_name("runtime", name, RUNTIMES)
     return RUNTIMES[name]

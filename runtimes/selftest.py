@@ -29,12 +29,14 @@ class SelftestReport(BaseModel):
     runtime_version: str
     precision: PrecisionName
     device: str
+    executed: bool = True
+    """Always: a selftest that cannot execute is an error."""
     preprocessing_equal: bool
     """The rule gives the golden images byte for byte."""
     token_agreement: float
     """Fraction of tokens with the reference's index."""
     mismatches: int
-    unexplained: int
+    unexplained_mismatches: int
     """Mismatches whose reference margin exceeds the noise that the bundle's evidence recorded (0 if it has none)."""
     decode_psnr_db: float
     gate: Literal["pass", "fail"]
@@ -82,7 +84,7 @@ def _report(tokenizer: Tokenizer, started: float) -> SelftestReport:
         preprocessing_equal=equal,
         token_agreement=agreement,
         mismatches=int(flipped.sum()),
-        unexplained=int(unexplained.sum()),
+        unexplained_mismatches=int(unexplained.sum()),
         decode_psnr_db=psnr,
         gate="fail" if misses else "pass",
         misses=misses,

@@ -38,12 +38,16 @@ def staged_folder(path: Path | str, *, overwrite: bool = False) -> Iterator[Path
     After an exception, Ctrl-C too, everything is as it was, the folder that was to be overwritten included.
 
     Raises:
-        UsageError: `path` is a file, or a folder that exists and `overwrite` is false.
+        UsageError: `path` is a file, the current folder or one above it, or a folder that exists and `overwrite` is
+            false.
         StorageError: the operating system refused to write.
     """
     target = Path(path).resolve()
     if target.exists() and not target.is_dir():
         raise UsageError(str(path), got="a file", expected="the name of a folder")
+    if target in (Path.cwd(), *Path.cwd().parents):
+        expected = "a folder of its own, because it would be replaced as a whole"
+        raise UsageError(str(path), got="the folder that this runs in, or one above it", expected=expected)
     if target.exists() and not overwrite:
         raise UsageError(
             str(path), got="a folder that exists", expected="a new name", remedy="pass --overwrite to replace it"

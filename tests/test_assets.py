@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vqrae.checkpoint import load_pretrained
+from vqrae.checkpoint import from_pretrained
 from vqrae.config import preset
 from vqrae.reference import ReferenceTokenizer
 from vqrae.runtimes.preprocess import prepare
@@ -35,7 +35,7 @@ def test_the_card_says_what_the_figures_say(figures: dict[str, Any]) -> None:
 
 
 def test_held_out_psnr_is_the_card_s(figures: dict[str, Any]) -> None:
-    model = load_pretrained(SHIPPED)
+    model = from_pretrained(SHIPPED)
     assert model.config.model_dump(exclude={"encoder"}) == preset("tiny").model_dump(exclude={"encoder"})
     size = model.config.image_size
     images = np.stack([prepare(photograph, size, size) for photograph in photographs(HELD_OUT).values()])

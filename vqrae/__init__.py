@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vqrae.checkpoint import load_pretrained, save_pretrained
+    from vqrae.checkpoint import from_pretrained, save_pretrained
     from vqrae.config import VQRAEConfig, preset
     from vqrae.model import VQRAE
     from vqrae.runtimes.tokenizer import Encoding, Tokenizer, load
@@ -23,7 +23,7 @@ _HOMES = {
     "VQRAE": "vqrae.model",
     "VQRAEConfig": "vqrae.config",
     "load": "vqrae.runtimes.tokenizer",
-    "load_pretrained": "vqrae.checkpoint",
+    "from_pretrained": "vqrae.checkpoint",
     "preset": "vqrae.config",
     "save_pretrained": "vqrae.checkpoint",
 }
@@ -33,8 +33,8 @@ __all__ = [
     "Encoding",
     "Tokenizer",
     "VQRAEConfig",
+    "from_pretrained",
     "load",
-    "load_pretrained",
     "preset",
     "save_pretrained",
 ]

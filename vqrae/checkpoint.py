@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from vqrae.config import PRESETS, VQRAEConfig, preset
 from vqrae.model import VQRAE
 from vqrae.runtimes.bundle import sha256_file
-from vqrae.runtimes.errors import CheckpointError
+from vqrae.runtimes.errors import CheckpointError, UsageError
 from vqrae.runtimes.manifest import CheckpointIdentity
 from vqrae.runtimes.staging import staged_folder
 from vqrae.tensor_file import save_tensors
@@ -43,7 +43,7 @@ def save_pretrained(model: VQRAE, folder: Path, *, overwrite: bool = False) -> N
         save_tensors(state, staging / WEIGHTS_FILE, {"format": "pt"})
 
 
-def load_pretrained(folder: Path | str) -> VQRAE:
+def from_pretrained(folder: Path | str) -> VQRAE:
     """Load a checkpoint folder strictly, in float32, in eval mode.
 
     Raises:
@@ -62,7 +62,7 @@ def open_checkpoint(source: str) -> Checkpoint:
         CheckpointError: `source` is neither a preset nor a readable checkpoint folder.
     """
     if Path(source).is_dir():
-        model = load_pretrained(source)
+        model = from_pretrained(source)
         weights_sha256 = sha256_file(Path(source) / WEIGHTS_FILE)
     elif source in PRESETS:
         torch.manual_seed(RANDOM_SEED)
@@ -106,7 +106,7 @@ def _build(path: Path) -> VQRAE:
     config = read_config(path)
     try:
         return VQRAE(config)
-    except (TypeError, ValueError, RuntimeError, StrictDataclassError) as error:
+    except (TypeError, ValueError, RuntimeError, StrictDataclassError, UsageError) as error:
         expected = f"a {config.encoder.family} configuration"
         raise CheckpointError(f"{path} field encoder.network", got=str(error), expected=expected) from error
 

@@ -5,6 +5,7 @@ Shape suffixes: B batch, N tokens (h·w), C feature width, E code width, H W pix
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,8 @@ from vqrae.decoder import Decoder
 from vqrae.encoder import Encoder
 from vqrae.layers import pixels_from_uint8, uint8_from_pixels
 from vqrae.quantizer import SimVQ
+from vqrae.runtimes.errors import UsageError
+from vqrae.search import nearest_codes
 
 
 class Reconstruction(NamedTuple):
@@ -34,10 +37,15 @@ class VQRAE(nn.Module):
     """Encoder, projection in, SimVQ, projection out, decoder (paper §3)."""
 
     def __init__(self, config: VQRAEConfig, encoder: Encoder | None = None) -> None:
-        """Build with random weights; `encoder` puts a pretrained one in place."""
+        """Build with random weights; `encoder` puts a pretrained one in place.
+
+        Raises:
+            UsageError: the encoder's width, patch or image size is not the decoder's.
+        """
         super().__init__()
         self.config = config
         self.encoder = encoder if encoder is not None else Encoder(config.encoder)
+        _check_fit(self.encoder, config)
         self.in_projection = nn.Linear(config.feature_width, config.quantizer.code_width)
         self.quantizer = SimVQ(config.quantizer)
         self.out_projection = nn.Linear(config.quantizer.code_width, config.feature_width)
@@ -51,17 +59,33 @@ class VQRAE(nn.Module):
         return Reconstruction(pixels, features_BNC, quantized.indices, quantized.loss)
 
     @torch.inference_mode()
-    def encode_images(self, images_BHW3: Tensor) -> tuple[Tensor, Tensor]:
-        """Images uint8 (B, H, W, 3) RGB -> indices int32 (B, h, w) and features float32 (B, N, C)."""
+    def encode_images(self, images_BHW3: Tensor, codes_KE: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Images uint8 (B, H, W, 3) RGB -> indices int32 (B, h, w) and features float32 (B, N, C).
+
+        `codes_KE` are the effective codes, `quantizer.codes()`; who encodes many images computes them once.
+        """
         features_BNC = self.encoder(pixels_from_uint8(images_BHW3))
-        indices_BN = self.quantizer(self.in_projection(features_BNC)).indices
-        return indices_BN.to(torch.int32).unflatten(1, self.config.grid), features_BNC
+        projected_ME = self.in_projection(features_BNC).flatten(0, 1)
+        indices_M = nearest_codes(projected_ME, self.quantizer.codes() if codes_KE is None else codes_KE)
+        return indices_M.to(torch.int32).view(-1, *self.config.grid), features_BNC
 
     @torch.inference_mode()
     def decode_indices(self, indices_Bhw: Tensor) -> Tensor:
-        """Indices, any integer dtype, (B, h, w) -> images uint8 (B, H, W, 3) RGB.
-
-        Looks the codes up and projects them per call, as written in the paper; the deployed graphs hold the product.
-        """
-        vectors_BNE = self.quantizer.codes()[indices_Bhw.flatten(1).long()]
+        """Indices, any integer dtype, (B, h, w) -> images uint8 (B, H, W, 3) RGB."""
+        vectors_BNE = self.quantizer.lookup(indices_Bhw.flatten(1).long())
         return uint8_from_pixels(self.decoder(self.out_projection(vectors_BNE)))
+
+
+def _check_fit(encoder: Encoder, config: VQRAEConfig) -> None:
+    network = encoder.network.config
+    for name, got, expected in (
+        ("width", network.hidden_size, config.decoder.width),
+        ("patch size", _side(network.patch_size), config.decoder.patch_size),
+        ("image size", _side(network.image_size), config.image_size),
+    ):
+        if got != expected:
+            raise UsageError(f"encoder {name}", got=str(got), expected=f"{expected}, as the decoder of {config.name}")
+
+
+def _side(size: int | Sequence[int]) -> int:
+    return size if isinstance(size, int) else size[0]

@@ -49,6 +49,10 @@ class SimVQ(nn.Module):
         nn.init.eye_(self.transform.weight)
         nn.init.zeros_(self.transform.bias)
 
+    def lookup(self, indices: Tensor) -> Tensor:
+        """The effective codes of some indices (…) -> (…, E): only those are mapped."""
+        return self.transform(F.embedding(indices, self.codebook))
+
     def forward(self, projected_BNE: Tensor) -> Quantized:
         """Quantize projected features (B, N, E); computed in float32 whatever the autocast state."""
         with torch.autocast(projected_BNE.device.type, enabled=False):

@@ -30,10 +30,12 @@ class ReferenceTokenizer:
 
     def __init__(self, model: VQRAE) -> None:
         self.model = model.eval()
+        with torch.inference_mode():
+            self.codes_KE = model.quantizer.codes()
 
     def encode(self, images: NDArray[np.uint8], /) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """See `ArrayTokenizer`."""
-        parts = [self.model.encode_images(chunk) for chunk in torch.tensor(images).split(BATCH_SIZE)]
+        parts = [self.model.encode_images(chunk, self.codes_KE) for chunk in torch.tensor(images).split(BATCH_SIZE)]
         indices, features = (torch.cat(tensors).numpy() for tensors in zip(*parts, strict=True))
         return indices, features
 

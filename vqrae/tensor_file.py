@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -12,14 +13,21 @@ from torch import Tensor
 from vqrae.runtimes.errors import StorageError
 
 
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn what safetensors raises when a file cannot be written, an error of its own, into a StorageError."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise StorageError(str(path), got=str(error), remedy="free some space or choose another disk") from error
+
+
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
     """Write tensors, detached, on the CPU and contiguous, and string metadata.
 
     Raises:
-        StorageError: the file cannot be written; safetensors reports a full disk as an error of its own.
+        StorageError: the file cannot be written.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
+    with storage_errors(path):
         save_file(plain, path, metadata=dict(metadata))
-    except SafetensorError as error:
-        raise StorageError(str(path), got=str(error), remedy="free some space or choose another disk") from error

@@ -61,10 +61,11 @@ class OnnxRuntimeSession(Session):
         return cls(session, options.device)
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:  # noqa: D102 - documented by Session
-        if self._session is None:
+        session = self._session  # `close` may come from another thread
+        if session is None:
             raise UsageError("onnxruntime session", got="a run after close", expected="an open session")
         try:
-            results = self._session.run(self._outputs, dict(feeds))
+            results = session.run(self._outputs, dict(feeds))
         except _ERRORS as error:
             raise RuntimeUnavailable("onnxruntime", got=f"a failed run ({error})") from error
         return dict(zip(self._outputs, results, strict=True))

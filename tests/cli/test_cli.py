@@ -364,7 +364,7 @@ def test_inspect(vqrae: Command, exported: Path) -> None:
 def test_selftest(vqrae: Command, exported: Path) -> None:
     report = vqrae.done("selftest", exported, "--json", "--threads", "1").json()
     assert set(report) >= {"bundle", "runtime", "runtime_version", "precision", "device", "gate", "token_agreement"}
-    assert (report["gate"], report["preprocessing_equal"], report["unexplained"]) == ("pass", True, 0)
+    assert (report["gate"], report["preprocessing_equal"], report["unexplained_mismatches"]) == ("pass", True, 0)
     assert "selftest: pass" in vqrae.done("selftest", exported).out
 
 

@@ -242,3 +242,8 @@ def test_figures_that_are_not_numbers_can_be_judged_but_not_written(make_manifes
     evidence = manifest.evidence.model_copy(update={"figures": broken})
     with pytest.raises(BundleError, match="expected finite figures"):
         make_manifest(evidence=evidence).to_json()
+
+
+def test_the_published_schema_is_the_manifest_s() -> None:
+    published = Path(__file__).parents[2] / "docs" / "manifest.schema.json"
+    assert json.loads(published.read_text()) == manifest_schema()

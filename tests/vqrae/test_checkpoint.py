@@ -12,7 +12,7 @@ from tiny_models import NETWORKS, random_images, tiny_config, tiny_model
 from torch import Tensor
 
 from vqrae import checkpoint as module
-from vqrae.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_pretrained, open_checkpoint, save_pretrained
+from vqrae.checkpoint import CONFIG_FILE, WEIGHTS_FILE, from_pretrained, open_checkpoint, save_pretrained
 from vqrae.runtimes.errors import CheckpointError, StorageError, UsageError
 
 
@@ -38,7 +38,7 @@ def edit_config(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
 
 def check_refused(folder: Path, message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as caught:
-        load_pretrained(folder)
+        from_pretrained(folder)
     text = str(caught.value)
     assert text.startswith(str(folder))
     assert "\n" not in text
@@ -48,7 +48,7 @@ def check_refused(folder: Path, message: str) -> None:
 def test_round_trip_is_bit_identical(network: str, tmp_path: Path) -> None:
     model = tiny_model(network)
     save_pretrained(model, tmp_path / "checkpoint")
-    loaded = load_pretrained(tmp_path / "checkpoint")
+    loaded = from_pretrained(tmp_path / "checkpoint")
     assert loaded.config == model.config
     assert loaded.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in loaded.state_dict().items())
@@ -145,7 +145,7 @@ def test_a_network_field_of_the_wrong_kind(folder: Path) -> None:
 def test_a_half_precision_model_is_saved_in_float32(tmp_path: Path) -> None:
     save_pretrained(tiny_model().bfloat16(), tmp_path / "checkpoint")
     assert {tensor.dtype for tensor in load_file(tmp_path / "checkpoint" / WEIGHTS_FILE).values()} == {torch.float32}
-    load_pretrained(tmp_path / "checkpoint")
+    from_pretrained(tmp_path / "checkpoint")
 
 
 def test_an_existing_folder_needs_overwrite(folder: Path) -> None:

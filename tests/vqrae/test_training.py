@@ -18,7 +18,7 @@ from tiny_models import SIZE, tiny_config, tiny_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqrae.checkpoint import load_pretrained
+from vqrae.checkpoint import from_pretrained
 from vqrae.config import VQRAEConfig
 from vqrae.encoder import Encoder
 from vqrae.model import VQRAE
@@ -487,7 +487,7 @@ def test_a_run_goes_through_all_phases(folder: Path, tmp_path: Path) -> None:
     results = [run.run(phase) for phase in run.phases()]
     assert results == [tmp_path / "run" / name for name in ("encoder", "stage1", "stage2")]
     encoder = Encoder.from_pretrained(str(results[0]))
-    first, second = (load_pretrained(result) for result in results[1:])
+    first, second = (from_pretrained(result) for result in results[1:])
     assert same(snapshot(first.encoder), snapshot(encoder)), "stage 1 leaves the encoder as it was"
     assert not same(snapshot(second.encoder), snapshot(encoder))
     assert torch.equal(first.quantizer.codebook, second.quantizer.codebook)
@@ -539,7 +539,7 @@ def test_a_given_encoder_takes_the_place_of_pretraining(folder: Path, tmp_path: 
     encoder.network.save_pretrained(tmp_path / "given")
     run = TrainingRun(tiny_recipe(), folder, tmp_path / "run", encoder=str(tmp_path / "given"))
     assert run.phases() == ["stage1", "stage2"]
-    assert same(snapshot(load_pretrained(run.run("stage1")).encoder), snapshot(encoder))
+    assert same(snapshot(from_pretrained(run.run("stage1")).encoder), snapshot(encoder))
 
 
 @pytest.mark.parametrize(

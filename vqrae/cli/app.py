@@ -70,19 +70,9 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
-        code = _report(error)
+        from vqrae.runtimes.errors import exit_code_of
+
+        code = exit_code_of(error)
     if code == INTERRUPTED:
         print("vqrae: interrupted; nothing half-written was left", file=sys.stderr)
     sys.exit(code or 0)
-
-
-def _report(error: Exception) -> int:
-    """Print an expected error as one line and return its exit code; raise any other, which is a bug of ours."""
-    from vqrae.runtimes.errors import VqraeError, storage_error
-
-    if isinstance(error, OSError):
-        error = storage_error(error.filename or "input or output", error)
-    if not isinstance(error, VqraeError):
-        raise error
-    print(f"vqrae: {error}", file=sys.stderr)
-    return error.exit_code

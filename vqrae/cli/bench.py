@@ -31,12 +31,9 @@ def bench(
     from vqrae.benchmarks.bench import run_benchmark
     from vqrae.benchmarks.table import bench_table
     from vqrae.cli.output import console, print_json, progress_console
-    from vqrae.runtimes.bundle import Bundle
     from vqrae.runtimes.staging import staged_file
 
-    checkpoint = None
-    if not bundles_only:
-        checkpoint = reference or Bundle.open(bundles[0]).manifest.checkpoint.source
+    checkpoint = None if bundles_only else _checkpoint(bundles, reference)
     with progress_console.status("") as status:
         result = run_benchmark(
             checkpoint,
@@ -51,3 +48,19 @@ def bench(
         with staged_file(output) as staging:
             staging.write_text(result.to_json())
     print_json(result) if as_json else console.print(bench_table(result))
+
+
+def _checkpoint(bundles: list[Path], reference: str | None) -> str:
+    """The one checkpoint that all bundles were made of."""
+    from vqrae.cli.needs import needing
+    from vqrae.runtimes.bundle import Bundle
+    from vqrae.runtimes.errors import UsageError
+
+    with needing("export"):
+        from vqrae.export.verify import reference_source
+
+    manifests = [Bundle.open(bundle).manifest for bundle in bundles]
+    if len({manifest.checkpoint.weights_sha256 for manifest in manifests}) > 1:
+        expected, remedy = "bundles of one", "benchmark them apart, or pass --bundles-only"
+        raise UsageError("bundles", got="several checkpoints", expected=expected, remedy=remedy)
+    return reference_source(manifests[0], reference)

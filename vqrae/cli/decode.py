@@ -19,17 +19,16 @@ def decode(
     overwrite: Overwrite = False,
 ) -> None:
     """Turn TOKENS back into images with a BUNDLE."""
-    import numpy as np
     from PIL import Image
 
     from vqrae.cli.output import console
     from vqrae.runtimes.errors import IndicesError
+    from vqrae.runtimes.golden import load_npy
     from vqrae.runtimes.staging import staged_folder
     from vqrae.runtimes.tokenizer import load
 
     try:
-        with tokens.open("rb") as file:
-            indices = np.lib.format.read_array(file, allow_pickle=False)
+        indices = load_npy(tokens)
     except (ValueError, EOFError, FileNotFoundError, IsADirectoryError) as error:
         raise IndicesError(str(tokens), got=str(error), expected="a .npy file of integers") from error
     with load(bundle, device=device, threads=threads) as tokenizer:

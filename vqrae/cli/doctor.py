@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import metadata
-from importlib.util import find_spec
+from importlib import import_module, metadata
 
 from vqrae.cli.options import AsJson
 
@@ -13,6 +12,8 @@ PACKAGES = {
     "safetensors": "export",
     "onnx": "export",
     "onnxscript": "export",
+    "polygraphy": "export",
+    "jinja2": "export",
     "skimage": "export",
     "sklearn": "export",
 }
@@ -47,7 +48,7 @@ def _runtimes() -> list[dict[str, str | bool | None]]:
             problem = str(error)
         installed = [wheel for wheel in entry.distributions if _version(wheel)]
         if len(installed) > 1:
-            problem = f"{' and '.join(installed)} share one folder: uninstall both, then install one"
+            problem = f"{' and '.join(installed)} share one folder: `pip uninstall -y {' '.join(installed)}` first"
         rows.append(_row(name, runtime_version(name), problem, entry.extra))
     return rows
 
@@ -56,9 +57,12 @@ def _packages() -> list[dict[str, str | bool | None]]:
     rows = []
     distributions = metadata.packages_distributions()
     for name, extra in PACKAGES.items():
-        found = find_spec(name) is not None
-        version = _version(distributions[name][0]) if found else None
-        rows.append(_row(name, version, None if found else "not installed", extra))
+        problem = None
+        try:
+            import_module(name)
+        except ImportError as error:
+            problem = str(error)
+        rows.append(_row(name, _version(distributions.get(name, [name])[0]), problem, extra))
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -29,8 +30,10 @@ def encode(
 
     with load(bundle, device=device, threads=threads) as tokenizer:
         encoding = tokenizer.encode(images)
-    for path, array in ((output, encoding.indices), (features, encoding.features)):
-        if path is not None:
-            with staged_file(path) as staging, staging.open("wb") as file:
+    written = {path: array for path, array in ((output, encoding.indices), (features, encoding.features)) if path}
+    with ExitStack() as stack:  # both or none
+        for path, array in written.items():
+            with stack.enter_context(staged_file(path)).open("wb") as file:
                 np.save(file, array, allow_pickle=False)
-            console.print(f"{path}: {array.dtype} {array.shape}")
+    for path, array in written.items():
+        console.print(f"{path}: {array.dtype} {array.shape}")

@@ -33,7 +33,7 @@ def evaluate(
     from vqrae.runtimes.tokenizer import load
 
     with needing("train"):
-        from vqrae.checkpoint import load_pretrained
+        from vqrae.checkpoint import from_pretrained
         from vqrae.reference import ArrayTokenizer, ReferenceTokenizer
         from vqrae.training import evaluate as evaluation
 
@@ -44,7 +44,7 @@ def evaluate(
         size, codebook_size = deployed.image_size[0], deployed.codebook_size
         images = _images(data, size, crops, color_jitter, seed)
     else:
-        model = load_pretrained(source)
+        model = from_pretrained(source)
         tokenizer, config = ReferenceTokenizer(model), model.config
         size, codebook_size = config.image_size, config.quantizer.codebook_size
         images = _images(data, size, crops, color_jitter, seed)
@@ -69,7 +69,10 @@ def _images(data: Path, size: int, crops: int, color_jitter: float, seed: int) -
 
 
 def _probe(tokenizer: Any, size: int) -> dict[str, float]:
-    from vqrae.training.photographs import HELD_OUT, TRAIN, photographs
-    from vqrae.training.probe import probe_accuracy
+    from vqrae.cli.needs import needing
+
+    with needing("train"):
+        from vqrae.training.photographs import HELD_OUT, TRAIN, photographs
+        from vqrae.training.probe import probe_accuracy
 
     return probe_accuracy(tokenizer, list(photographs(TRAIN).values()), list(photographs(HELD_OUT).values()), size)

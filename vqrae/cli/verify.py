@@ -12,6 +12,7 @@ from vqrae.cli.options import AsJson, Device, Threads
 
 if TYPE_CHECKING:
     from vqrae.export.verify import VerifyRow
+    from vqrae.runtimes.parity import Reference
 
 
 def verify(
@@ -30,25 +31,33 @@ def verify(
     """Run each BUNDLE and the PyTorch model on the same photographs, and judge by the gate of its precision."""
     from vqrae.cli.needs import needing
     from vqrae.cli.output import print_json, progress_console
-    from vqrae.runtimes.errors import GateFailure
-    from vqrae.runtimes.tokenizer import load
+    from vqrae.runtimes.bundle import Bundle
+    from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable
 
     with needing("export"):
         from vqrae.export.parity_images import parity_images
         from vqrae.export.reference import reference_from_model
-        from vqrae.export.verify import gather_evidence, reference_checkpoint, verify_row
+        from vqrae.export.verify import fresh_evidence, reference_checkpoint, verify_row
 
+    opened = [Bundle.open(path) for path in bundles]
+    references: dict[str, Reference] = {}
     rows = []
-    for path in bundles:
-        with progress_console.status(f"verifying {path}"), load(path, device=device, threads=threads) as tokenizer:
-            checkpoint = reference_checkpoint(tokenizer.manifest, reference)
-            photographs = parity_images(data, checkpoint.model.config.image_size, images)
-            evidence = gather_evidence(tokenizer, reference_from_model(checkpoint.model, photographs.images))
-            rows.append(verify_row(path, tokenizer.manifest, evidence))
+    for bundle in opened:
+        key = bundle.manifest.checkpoint.weights_sha256
+        with progress_console.status(f"verifying {bundle.path}"):
+            if key not in references:
+                model = reference_checkpoint(bundle.manifest, reference).model
+                photographs = parity_images(data, model.config.image_size, images)
+                references[key] = reference_from_model(model, photographs.images)
+            evidence = fresh_evidence(bundle.path, references[key], device=device, threads=threads)
+        rows.append(verify_row(bundle.path, bundle.manifest, evidence))
     print_json(rows) if as_json else print_rows(rows)
-    missed = [row for row in rows if row.gate == "fail"]
-    if missed:
-        raise GateFailure(missed[0].bundle, got="; ".join(missed[0].misses))
+    for row in rows:
+        if row.gate == "fail":
+            raise GateFailure(row.bundle, got="; ".join(row.misses))
+    for row in rows:
+        if not row.executed:
+            raise RuntimeUnavailable(row.bundle, got=f"not executed ({row.reason})")
 
 
 def print_rows(rows: Sequence[VerifyRow]) -> None:

@@ -118,7 +118,7 @@ def _tiny() -> Recipe:
             save_every=100,
         ),
         stage2=PhaseConfig(
-            steps=1000,
+            steps=1200,
             batch_size=4,
             learning_rate=6e-4,
             encoder_learning_rate=2e-4,

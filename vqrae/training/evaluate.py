@@ -14,6 +14,8 @@ from vqrae.model import VQRAE
 from vqrae.reference import ArrayTokenizer
 from vqrae.runtimes.parity import mean_psnr_db, mean_ssim
 
+CHUNK_IMAGES = 64
+
 
 class EvalReport(BaseModel):
     """What `vqrae eval` says of one tokenizer."""
@@ -45,15 +47,19 @@ class EvalReport(BaseModel):
 
 def evaluate(tokenizer: ArrayTokenizer, codebook_size: int, images: NDArray[np.uint8], source: str) -> EvalReport:
     """Reconstruct images uint8 (B, H, W, 3) and count the codes that they use."""
-    indices, _ = tokenizer.encode(images)
-    reconstructed = tokenizer.decode(indices)
-    counts = np.bincount(indices.ravel(), minlength=codebook_size)
+    counts = np.zeros(codebook_size, np.int64)
+    reconstructed = np.empty_like(images)
+    for start in range(0, len(images), CHUNK_IMAGES):  # never the features of all images at once
+        rows = slice(start, start + CHUNK_IMAGES)
+        indices, _ = tokenizer.encode(images[rows])
+        reconstructed[rows] = tokenizer.decode(indices)
+        counts += np.bincount(indices.ravel(), minlength=codebook_size)
     return EvalReport(
         source=source,
         images=len(images),
         psnr_db=mean_psnr_db(images, reconstructed),
         ssim=mean_ssim(images, reconstructed),
-        tokens=indices.size,
+        tokens=int(counts.sum()),
         codebook_usage=float((counts > 0).mean()),
         perplexity=exp_entropy(counts),
     )

@@ -93,21 +93,25 @@ def train(phase: Phase, folder: Path, title: str) -> None:
 
 
 def _step(phase: Phase, optimizer: torch.optim.Optimizer, step: int) -> dict[str, float]:
-    """One optimizer step; the unweighted sum is never formed from a term that is not finite."""
+    """One optimizer step; a loss or a gradient that is not finite stops the run before it reaches a weight."""
     optimizer.zero_grad(set_to_none=True)
     terms = phase.losses(step)
     values = {name: term.item() for name, term in terms.items()}
-    broken = [name for name, value in values.items() if not math.isfinite(value)]
-    if broken:
-        remedy = "lower the learning rate; the last saved state is kept"
-        raise VqraeError(
-            f"step {step}", got=f"{broken[0]} loss {values[broken[0]]}", expected="a finite loss", remedy=remedy
-        )
+    _check_finite(step, {f"{name} loss": value for name, value in values.items()})
     torch.stack(list(terms.values())).sum().backward()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    values["gradient_norm"] = nn.utils.clip_grad_norm_(parameters, phase.config.clip_norm).item()
+    norm = nn.utils.clip_grad_norm_(parameters, phase.config.clip_norm).item()
+    _check_finite(step, {"gradient norm": norm})
     optimizer.step()
+    values["gradient_norm"] = norm
     return values
+
+
+def _check_finite(step: int, values: dict[str, float]) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            remedy = "lower the learning rate; the last saved state is kept"
+            raise VqraeError(f"step {step}", got=f"{name} {value}", expected="finite numbers", remedy=remedy)
 
 
 def save_state(path: Path, phase: Phase, optimizer: torch.optim.Optimizer, position: Position) -> None:

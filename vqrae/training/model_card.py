@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from vqrae.checkpoint import load_pretrained
+from vqrae.checkpoint import from_pretrained
 from vqrae.model import VQRAE
 from vqrae.reference import ReferenceTokenizer
+from vqrae.runtimes.errors import run_as_program
 from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.preprocess import open_image, prepare
 from vqrae.runtimes.staging import staged_folder
@@ -28,6 +29,8 @@ from vqrae.training.data import CroppedPhotographs, image_files
 from vqrae.training.evaluate import EvalReport, codebook_figures, evaluate
 from vqrae.training.loop import LOG_FILE
 from vqrae.training.probe import probe_accuracy
+from vqrae.training.run import RUN_FILE
+from vqrae.training.scenes import ATTRIBUTES
 
 TRAIN_CROPS = 512
 """Crops of the training photographs on which the codebook's usage is counted."""
@@ -36,7 +39,7 @@ CROPS_SEED = 1_000_003
 
 def measure_stage(checkpoint: Path, photographs: Path, color_jitter: float) -> dict[str, Any]:
     """Reconstruction on the held-out photographs, codebook health on training crops, linear probe."""
-    model = load_pretrained(checkpoint)
+    model = from_pretrained(checkpoint)
     tokenizer, size = ReferenceTokenizer(model), model.config.image_size
     train_files, held_out_files = (image_files(photographs / split) for split in ("train", "held-out"))
     held_out = np.stack([prepare(path, size, size) for path in held_out_files])
@@ -71,7 +74,8 @@ def write_model_card(run: Path, photographs: Path, preset: str, output: Path) ->
     chosen = recipe(preset)
     figures = {
         "preset": preset,
-        "seed": 0,
+        "seed": json.loads((run / RUN_FILE).read_text())["seed"],
+        "photographs": len(image_files(photographs / "train")),
         "machine": str(this_machine()),
         "versions": {
             name: version(name) for name in ("vqrae", "torch", "transformers", "scikit-image", "scikit-learn")
@@ -99,12 +103,14 @@ def card_text(chosen: Recipe, figures: Mapping[str, Any]) -> str:
         if phase is not None
     )
     rows = "\n".join(f"| {name} | {a} | {b} |" for name, a, b in _compared(first, second))
+    chances = ", ".join(f"{1 / classes:.1%} for {name}" for name, classes in ATTRIBUTES.items())
     each = ", ".join(f"{name} {psnr:.2f} dB" for name, psnr in second["held_out"]["psnr_db_each"].items())
     return f"""# {model.name}
 
 A VQRAE image tokenizer small enough to train on two cores: {model.image_size}×{model.image_size} RGB, {h}×{w} tokens of
 {model.quantizer.codebook_size} codes {model.quantizer.code_width} wide, features {model.feature_width} wide. It exists
-to show and test the toolkit on real photographs; it has seen twelve of them, and is no general-purpose tokenizer.
+to show and test the toolkit on real photographs; it was trained on {figures["photographs"]} of them, and is no
+general-purpose tokenizer.
 
 ## Figures
 
@@ -115,7 +121,7 @@ to show and test the toolkit on real photographs; it has seen twelve of them, an
 Held-out photographs after stage 2: {each}; whole, after the toolkit's resize rule, never trained on.
 Codebook figures are those of {TRAIN_CROPS} jittered crops of the training photographs. The probe is a linear classifier
 on the mean of the continuous features, trained on 3000 scenes over the training photographs and tested on 1500 over the
-held-out ones; chance is 12.5 %, 12.5 %, 11.1 % and 25 %. Stage 1 freezes the encoder, so its column is also the
+held-out ones; chance is {chances}. Stage 1 freezes the encoder, so its column is also the
 pretrained encoder's.
 
 ## Data
@@ -128,7 +134,7 @@ with a linear reconstruction of the pixels beside; then came stage 1 and stage 2
 |-|-:|-:|-:|
 {steps}
 
-Seed {figures["seed"]}; {figures["machine"]}; the machine was shared with other work while it trained.
+Seed {figures["seed"]}; trained and measured on {figures["machine"]}.
 
 ## Commands
 
@@ -138,7 +144,7 @@ vqrae train {figures["preset"]} --data photographs/train -o runs/{figures["prese
 python -m vqrae.training.model_card runs/{figures["preset"]} --photographs photographs -o assets/{model.name}
 ```
 
-Apache-2.0, like the project. Limits: faces, text and fine texture; anything unlike its twelve photographs.
+Apache-2.0, like the project. Limits: faces, text and fine texture; anything unlike the photographs it was trained on.
 """
 
 
@@ -169,4 +175,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_as_program(main)

@@ -19,6 +19,7 @@ from vqrae.config import VQRAEConfig
 from vqrae.encoder import Encoder
 from vqrae.layers import patches_from_pixels, pixels_from_uint8, sincos_positions
 from vqrae.runtimes.staging import staged_folder
+from vqrae.tensor_file import storage_errors
 from vqrae.training.config import PhaseConfig
 from vqrae.training.loop import Phase, trainable
 from vqrae.training.scenes import ATTRIBUTES, SHAPES, Scenes
@@ -85,5 +86,5 @@ class Pretraining(Phase):
 
     def finish(self, folder: Path) -> None:
         """Write the encoder as a Hugging Face checkpoint, which `Encoder.from_pretrained` reads back."""
-        with staged_folder(folder, overwrite=True) as staging:
+        with staged_folder(folder, overwrite=True) as staging, storage_errors(staging):
             self.module.encoder.network.save_pretrained(staging)

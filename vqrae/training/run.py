@@ -1,11 +1,12 @@
 """From a recipe and a folder of photographs to a trained tokenizer: runs the phases in order, each resumable.
 
 A run folder holds `encoder/` (pre-training's result, a Hugging Face checkpoint), `stage1/` and `stage2/` (checkpoints),
-and below `state/` each phase's log and the state it resumes from.
+and below `state/` each phase's log and the state it resumes from; `run.json` says which run it is.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -13,12 +14,12 @@ from typing import Literal
 import torch
 from PIL import Image
 
-from vqrae.checkpoint import load_pretrained, save_pretrained
-from vqrae.config import VQRAEConfig
+from vqrae.checkpoint import from_pretrained, save_pretrained
 from vqrae.encoder import Encoder
 from vqrae.model import VQRAE
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.preprocess import open_image
+from vqrae.runtimes.staging import staged_file
 from vqrae.training.config import PhaseConfig, Recipe
 from vqrae.training.data import CroppedPhotographs, image_files
 from vqrae.training.loop import STATE_FILE, train
@@ -27,6 +28,7 @@ from vqrae.training.stages import Stage1, Stage2, TrainingImages
 
 PhaseName = Literal["pretrain", "stage1", "stage2"]
 
+RUN_FILE = "run.json"
 MAX_SCENE_PHOTOGRAPHS = 64
 """Photographs of the folder that are kept open as textures of the scenes."""
 
@@ -51,14 +53,40 @@ class TrainingRun:
         """Run or resume one phase; returns the folder of its result, at once if that is there already.
 
         Raises:
-            UsageError: the phase's input, an encoder or a stage-1 checkpoint, is not there.
+            UsageError: the phase's input, an encoder or a stage-1 checkpoint, is not there; or the folder holds a run
+                of another model, seed, encoder or data.
         """
+        self._claim_folder()
         runners = {"pretrain": self._pretrain, "stage1": self._stage1, "stage2": self._stage2}
         result = self.folder / ("encoder" if phase == "pretrain" else phase)
         if not result.exists():
             runners[phase](result)
             (self._state(phase) / STATE_FILE).unlink()
         return result
+
+    def _claim_folder(self) -> None:
+        """Write down whose folder it is, or compare with what is written there."""
+        described = {
+            "model": self.recipe.model.model_dump(mode="json"),
+            "seed": self.seed,
+            "encoder": self.encoder_source,
+            "photographs": {path.name: path.stat().st_size for path in self.paths},
+        }
+        path = self.folder / RUN_FILE
+        if not path.exists():
+            with staged_file(path) as staging:
+                staging.write_text(json.dumps(described, indent=2) + "\n")
+            return
+        written = json.loads(path.read_text())
+        differing = [name for name in described if described[name] != written.get(name)]
+        if differing:
+            remedy = "give what the run began with, or another output folder"
+            raise UsageError(
+                str(self.folder),
+                got=f"another {' and '.join(differing)}",
+                expected=f"those of {path.name}",
+                remedy=remedy,
+            )
 
     def _pretrain(self, result: Path) -> None:
         if self.recipe.pretrain is None:
@@ -70,7 +98,7 @@ class TrainingRun:
     def _stage1(self, result: Path) -> None:
         encoder = self._encoder()
         torch.manual_seed(self.seed)
-        model = VQRAE(_with_encoder(self.recipe.model, encoder), encoder)
+        model = VQRAE(self.recipe.model.model_copy(update={"encoder": encoder.config}), encoder)
         phase = Stage1(model, self.recipe.stage1, self._images(self.recipe.stage1))
         if not (self._state("stage1") / STATE_FILE).exists():
             phase.init_codebook(self.seed)
@@ -81,7 +109,7 @@ class TrainingRun:
         stage1 = self.folder / "stage1"
         if not stage1.exists():
             raise UsageError(str(stage1), got="no stage-1 checkpoint", expected="one", remedy="run stage 1 first")
-        phase = Stage2(load_pretrained(stage1), self.recipe.stage2, self._images(self.recipe.stage2))
+        phase = Stage2(from_pretrained(stage1), self.recipe.stage2, self._images(self.recipe.stage2))
         train(phase, self._state("stage2"), "stage 2")
         save_pretrained(phase.module, result)
 
@@ -90,7 +118,7 @@ class TrainingRun:
             return Encoder.from_pretrained(self.encoder_source)
         pretrained = self.folder / "encoder"
         if not pretrained.exists():
-            remedy = "run the pretrain phase, or give `--encoder`"
+            remedy = "run the pretrain phase, or give `--encoder`" if self.recipe.pretrain else "give `--encoder`"
             raise UsageError(str(pretrained), got="no pretrained encoder", expected="one", remedy=remedy)
         return Encoder.from_pretrained(str(pretrained))
 
@@ -103,24 +131,3 @@ class TrainingRun:
     def _images(self, config: PhaseConfig) -> TrainingImages:
         crops = CroppedPhotographs(self.paths, self.recipe.model.image_size, config.color_jitter)
         return TrainingImages(crops, self._textures() if config.scene_fraction else [], config, self.seed)
-
-
-def _with_encoder(model: VQRAEConfig, encoder: Encoder) -> VQRAEConfig:
-    """The recipe's configuration with the encoder that was really loaded.
-
-    Raises:
-        UsageError: the encoder's width, patch or image size is not the decoder's.
-    """
-    network = encoder.network.config
-    for name, got, expected in (
-        ("width", network.hidden_size, model.decoder.width),
-        ("patch size", _side(network.patch_size), model.decoder.patch_size),
-        ("image size", _side(network.image_size), model.image_size),
-    ):
-        if got != expected:
-            raise UsageError(f"encoder {name}", got=str(got), expected=f"{expected} as in the preset")
-    return model.model_copy(update={"encoder": encoder.config})
-
-
-def _side(size: int | Sequence[int]) -> int:
-    return size if isinstance(size, int) else size[0]
