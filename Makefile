@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test check setup clean
+.PHONY: demo figures test check setup clean
 
 setup: $(STAMP)
 
@@ -14,6 +14,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/vqrae demo
+
+# The README's picture and table are the demo's.
+figures: demo
+	cp demo/reconstruction.png docs/
+	sed -i -e '/<!-- figures/,/<!-- end of figures/{//!d}' -e '/<!-- figures/r demo/benchmark.md' README.md
 
 test: $(STAMP)
 	$(BIN)/pytest

@@ -13,6 +13,7 @@ from vqrae.benchmarks.bench import run_benchmark
 from vqrae.benchmarks.picture import reconstruction_picture
 from vqrae.benchmarks.report import Pictures, write_report
 from vqrae.benchmarks.rows import BenchResult
+from vqrae.benchmarks.table import markdown_table
 from vqrae.checkpoint import open_checkpoint
 from vqrae.export.build import BundleBuilder, check_format
 from vqrae.export.parity_images import parity_images
@@ -40,7 +41,7 @@ def run_demo(checkpoint: Path, output: Path, *, rounds: int, command: str, repor
 
     Args:
         checkpoint: a checkpoint's folder.
-        output: gets the bundle, `reconstruction.png`, `report.html` and `benchmark.json`.
+        output: gets the bundle, `reconstruction.png`, `report.html`, `benchmark.json` and `benchmark.md`.
         rounds: timed calls of each candidate.
         command: what the user typed, to be printed with the result.
         report: told of each step as it begins.
@@ -63,6 +64,8 @@ def run_demo(checkpoint: Path, output: Path, *, rounds: int, command: str, repor
             progress=lambda stage, done, total: report(f"{stage}: {done} of {total}"),
         )
         (staging / BENCHMARK_FILE).write_text(result.to_json())
+        versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
+        (staging / "benchmark.md").write_text(f"{markdown_table(result)}\n{versions}; {result.date}; `{command}`.\n")
         report("reconstructing photographs")
         pictures = _reconstructed(bundle, photographs.names[:PICTURES], photographs.images[:PICTURES])
         reconstruction_picture(pictures.originals, pictures.reconstructions, pictures.labels).save(

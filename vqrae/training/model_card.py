@@ -28,11 +28,11 @@ from vqrae.training.config import Recipe, recipe
 from vqrae.training.data import CroppedPhotographs, image_files
 from vqrae.training.evaluate import EvalReport, codebook_figures, evaluate
 from vqrae.training.loop import LOG_FILE
-from vqrae.training.probe import probe_accuracy
+from vqrae.training.probe import TEST_COUNT, TRAIN_COUNT, probe_accuracy
 from vqrae.training.run import RUN_FILE
 from vqrae.training.scenes import ATTRIBUTES
 
-TRAIN_CROPS = 512
+TRAIN_CROPS = 192
 """Crops of the training photographs on which the codebook's usage is counted."""
 CROPS_SEED = 1_000_003
 
@@ -120,8 +120,8 @@ general-purpose tokenizer.
 
 Held-out photographs after stage 2: {each}; whole, after the toolkit's resize rule, never trained on.
 Codebook figures are those of {TRAIN_CROPS} jittered crops of the training photographs. The probe is a linear classifier
-on the mean of the continuous features, trained on 3000 scenes over the training photographs and tested on 1500 over the
-held-out ones; chance is {chances}. Stage 1 freezes the encoder, so its column is also the
+on the mean of the continuous features, trained on {TRAIN_COUNT} scenes over the training photographs and tested on {TEST_COUNT}
+over the held-out ones; chance is {chances}. Stage 1 freezes the encoder, so its column is also the
 pretrained encoder's.
 
 ## Data

@@ -18,6 +18,7 @@ from vqrae.reference import ArrayTokenizer
 from vqrae.training.scenes import ATTRIBUTES, SceneBatch, Scenes
 
 CHUNK_IMAGES = 64
+TRAIN_COUNT, TEST_COUNT = 1200, 600
 TRAIN_SEED, TEST_SEED = 1_000_001, 1_000_002
 
 
@@ -27,8 +28,8 @@ def probe_accuracy(
     held_out_photographs: Sequence[Image.Image],
     size: int,
     *,
-    train_count: int = 3000,
-    test_count: int = 1500,
+    train_count: int = TRAIN_COUNT,
+    test_count: int = TEST_COUNT,
 ) -> dict[str, float]:
     """Accuracy in [0, 1] per scene attribute, and their `mean`; chance is 1/8, 1/8, 1/9 and 1/4."""
     train = Scenes(photographs=train_photographs, size=size).batch(train_count, [TRAIN_SEED])
