@@ -65,6 +65,10 @@ class PhaseConfig(StrictConfig):
     """Share of each batch drawn from the procedural scenes instead of the photographs [I]."""
     color_jitter: float = Field(0.0, ge=0, le=1)
     """Strength of random hue, saturation and brightness; stands in for variety where photographs are few [I]."""
+    refit_codebook: bool = False
+    """Place the codes by k-means once more after stage 2's last step. Features drift while they learn, and at small
+    scale SimVQ's one map does not follow well enough. The decoder stays as it is: centroids lie nearer to the features
+    that it is to decode than the codes did that it learned with [I]."""
     save_every: int = Field(500, gt=0)
     """Steps between two saved states, from which a stopped run resumes."""
 
@@ -126,6 +130,7 @@ def _tiny() -> Recipe:
             warmup=50,
             scene_fraction=0.25,
             color_jitter=0.7,
+            refit_codebook=True,
             save_every=100,
         ),
     )

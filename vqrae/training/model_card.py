@@ -18,49 +18,50 @@ from typing import Any
 import numpy as np
 
 from vqrae.checkpoint import from_pretrained
-from vqrae.model import VQRAE
+from vqrae.layers import uint8_from_pixels
 from vqrae.reference import ReferenceTokenizer
 from vqrae.runtimes.errors import run_as_program
 from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.preprocess import open_image, prepare
 from vqrae.runtimes.staging import staged_folder
 from vqrae.training.config import Recipe, recipe
-from vqrae.training.data import CroppedPhotographs, image_files
-from vqrae.training.evaluate import EvalReport, codebook_figures, evaluate
+from vqrae.training.data import image_files
+from vqrae.training.evaluate import codebook_figures, evaluate, exp_entropy
 from vqrae.training.loop import LOG_FILE
 from vqrae.training.probe import TEST_COUNT, TRAIN_COUNT, probe_accuracy
-from vqrae.training.run import RUN_FILE
+from vqrae.training.run import RUN_FILE, TrainingRun
 from vqrae.training.scenes import ATTRIBUTES
+from vqrae.training.stages import TrainingImages
 
-TRAIN_CROPS = 192
-"""Crops of the training photographs on which the codebook's usage is counted."""
-CROPS_SEED = 1_000_003
+TRAIN_BATCHES = 384
+"""Batches of stage 2's training data on which the codebook's usage is counted."""
+FIRST_BATCH = 1_000_000
+"""Names the first of them: past any step that was trained on."""
 
 
-def measure_stage(checkpoint: Path, photographs: Path, color_jitter: float) -> dict[str, Any]:
-    """Reconstruction on the held-out photographs, codebook health on training crops, linear probe."""
+def measure_stage(checkpoint: Path, held_out: Path, train: Path, images: TrainingImages) -> dict[str, Any]:
+    """Reconstruction of the held-out photographs, codebook health on training batches, linear probe."""
     model = from_pretrained(checkpoint)
-    tokenizer, size = ReferenceTokenizer(model), model.config.image_size
-    train_files, held_out_files = (image_files(photographs / split) for split in ("train", "held-out"))
-    held_out = np.stack([prepare(path, size, size) for path in held_out_files])
-    crops = CroppedPhotographs(train_files, size, color_jitter).batch(TRAIN_CROPS, [CROPS_SEED])
-    names = [path.stem for path in held_out_files]
-    each = {name: _report(model, held_out[i : i + 1]).psnr_db for i, name in enumerate(names)}
+    tokenizer, size, codes = ReferenceTokenizer(model), model.config.image_size, model.config.quantizer.codebook_size
+    photographs = {path.stem: prepare(path, size, size)[None] for path in image_files(held_out)}
+    each = {name: evaluate(tokenizer, codes, image, name) for name, image in photographs.items()}
+    counts = np.zeros(codes, np.int64)
+    for step in range(TRAIN_BATCHES):
+        batch = uint8_from_pixels(images.pixels(FIRST_BATCH + step)).numpy()
+        counts += np.bincount(tokenizer.encode(batch)[0].ravel(), minlength=codes)
     train_photographs, held_out_photographs = (
-        [open_image(p) for p in files] for files in (train_files, held_out_files)
+        [open_image(path) for path in image_files(folder)] for folder in (train, held_out)
     )
     return {
-        "held_out": _report(model, held_out).model_dump(include={"psnr_db", "ssim"}) | {"psnr_db_each": each},
-        "training_crops": _report(model, crops).model_dump(
-            include={"psnr_db", "tokens", "codebook_usage", "perplexity"}
-        ),
-        "codebook": codebook_figures(model, tokenizer.encode(held_out)[1]),
+        "psnr_db": float(np.mean([report.psnr_db for report in each.values()])),
+        "ssim": float(np.mean([report.ssim for report in each.values()])),
+        "psnr_db_each": {name: report.psnr_db for name, report in each.items()},
+        "tokens_counted": int(counts.sum()),
+        "codebook_usage": float((counts > 0).mean()),
+        "perplexity": exp_entropy(counts),
+        **codebook_figures(model, tokenizer.encode(np.concatenate(list(photographs.values())))[1]),
         "probe": probe_accuracy(tokenizer, train_photographs, held_out_photographs, size),
     }
-
-
-def _report(model: VQRAE, images: np.ndarray[Any, np.dtype[np.uint8]]) -> EvalReport:
-    return evaluate(ReferenceTokenizer(model), model.config.quantizer.codebook_size, images, model.config.name)
 
 
 def training_minutes(run: Path) -> dict[str, float]:
@@ -72,18 +73,18 @@ def training_minutes(run: Path) -> dict[str, float]:
 def write_model_card(run: Path, photographs: Path, preset: str, output: Path) -> None:
     """Copy the run's stage-2 checkpoint to `output`, with `figures.json` and a `README.md` made from it."""
     chosen = recipe(preset)
+    train, held_out = photographs / "train", photographs / "held-out"
+    images = TrainingRun(chosen, train, run).images(chosen.stage2)
     figures = {
         "preset": preset,
         "seed": json.loads((run / RUN_FILE).read_text())["seed"],
-        "photographs": len(image_files(photographs / "train")),
+        "photographs": len(image_files(train)),
         "machine": str(this_machine()),
         "versions": {
             name: version(name) for name in ("vqrae", "torch", "transformers", "scikit-image", "scikit-learn")
         },
         "minutes": training_minutes(run),
-        **{
-            stage: measure_stage(run / stage, photographs, chosen.stage2.color_jitter) for stage in ("stage1", "stage2")
-        },
+        **{stage: measure_stage(run / stage, held_out, train, images) for stage in ("stage1", "stage2")},
     }
     with staged_folder(output, overwrite=True) as staging:
         for file in (run / "stage2").iterdir():
@@ -104,7 +105,7 @@ def card_text(chosen: Recipe, figures: Mapping[str, Any]) -> str:
     )
     rows = "\n".join(f"| {name} | {a} | {b} |" for name, a, b in _compared(first, second))
     chances = ", ".join(f"{1 / classes:.1%} for {name}" for name, classes in ATTRIBUTES.items())
-    each = ", ".join(f"{name} {psnr:.2f} dB" for name, psnr in second["held_out"]["psnr_db_each"].items())
+    each = ", ".join(f"{name} {psnr:.2f} dB" for name, psnr in second["psnr_db_each"].items())
     return f"""# {model.name}
 
 A VQRAE image tokenizer small enough to train on two cores: {model.image_size}×{model.image_size} RGB, {h}×{w} tokens of
@@ -119,16 +120,17 @@ general-purpose tokenizer.
 {rows}
 
 Held-out photographs after stage 2: {each}; whole, after the toolkit's resize rule, never trained on.
-Codebook figures are those of {TRAIN_CROPS} jittered crops of the training photographs. The probe is a linear classifier
-on the mean of the continuous features, trained on {TRAIN_COUNT} scenes over the training photographs and tested on {TEST_COUNT}
-over the held-out ones; chance is {chances}. Stage 1 freezes the encoder, so its column is also the
-pretrained encoder's.
+Usage and perplexity are counted on {second["tokens_counted"]} tokens of stage 2's training data. The probe is a linear
+classifier on the mean of the continuous features, trained on {TRAIN_COUNT} scenes over the training photographs and
+tested on {TEST_COUNT} over the held-out ones; chance is {chances}. Stage 1 freezes the encoder, so its column is also
+the pretrained encoder's.
 
 ## Data
 
 Photographs inside scikit-image and scikit-learn, split by photograph (`vqrae photographs`), and procedural scenes over
 them. The encoder was first trained on the scenes' labels (shape, color, position, count, and the shape of each patch),
-with a linear reconstruction of the pixels beside; then came stage 1 and stage 2.
+with a linear reconstruction of the pixels beside; then came stage 1 and stage 2, and last the codes were placed by
+k-means once more.
 
 | phase | steps | batch | minutes |
 |-|-:|-:|-:|
@@ -151,12 +153,11 @@ Apache-2.0, like the project. Limits: faces, text and fine texture; anything unl
 def _compared(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Rows of the figures' table: name, stage 1, stage 2."""
     figures: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
-        ("held-out PSNR", lambda stage: f"{stage['held_out']['psnr_db']:.2f} dB"),
-        ("held-out SSIM", lambda stage: f"{stage['held_out']['ssim']:.3f}"),
-        ("training-crop PSNR", lambda stage: f"{stage['training_crops']['psnr_db']:.2f} dB"),
-        ("codebook usage", lambda stage: f"{stage['training_crops']['codebook_usage']:.1%}"),
-        ("codebook perplexity", lambda stage: f"{stage['training_crops']['perplexity']:.0f}"),
-        ("effective rank of the codes", lambda stage: f"{stage['codebook']['effective_rank']:.0f}"),
+        ("held-out PSNR", lambda stage: f"{stage['psnr_db']:.2f} dB"),
+        ("held-out SSIM", lambda stage: f"{stage['ssim']:.3f}"),
+        ("codebook usage", lambda stage: f"{stage['codebook_usage']:.1%}"),
+        ("codebook perplexity", lambda stage: f"{stage['perplexity']:.0f}"),
+        ("effective rank of the codes", lambda stage: f"{stage['effective_rank']:.0f}"),
     ]
     rows = [(name, written(first), written(second)) for name, written in figures]
     probes = [(f"probe, {name}", first["probe"][name], second["probe"][name]) for name in first["probe"]]

@@ -18,7 +18,7 @@ from vqrae.reference import ArrayTokenizer
 from vqrae.training.scenes import ATTRIBUTES, SceneBatch, Scenes
 
 CHUNK_IMAGES = 64
-TRAIN_COUNT, TEST_COUNT = 1200, 600
+TRAIN_COUNT, TEST_COUNT = 600, 300
 TRAIN_SEED, TEST_SEED = 1_000_001, 1_000_002
 
 

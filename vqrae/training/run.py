@@ -49,6 +49,11 @@ class TrainingRun:
         pretrained = self.encoder_source is not None or self.recipe.pretrain is None
         return ["stage1", "stage2"] if pretrained else ["pretrain", "stage1", "stage2"]
 
+    def images(self, config: PhaseConfig) -> TrainingImages:
+        """The batches of stage 1 or 2."""
+        crops = CroppedPhotographs(self.paths, self.recipe.model.image_size, config.color_jitter)
+        return TrainingImages(crops, self._textures() if config.scene_fraction else [], config, self.seed)
+
     def run(self, phase: PhaseName) -> Path:
         """Run or resume one phase; returns the folder of its result, at once if that is there already.
 
@@ -99,7 +104,7 @@ class TrainingRun:
         encoder = self._encoder()
         torch.manual_seed(self.seed)
         model = VQRAE(self.recipe.model.model_copy(update={"encoder": encoder.config}), encoder)
-        phase = Stage1(model, self.recipe.stage1, self._images(self.recipe.stage1))
+        phase = Stage1(model, self.recipe.stage1, self.images(self.recipe.stage1))
         if not (self._state("stage1") / STATE_FILE).exists():
             phase.init_codebook(self.seed)
         train(phase, self._state("stage1"), "stage 1")
@@ -109,8 +114,9 @@ class TrainingRun:
         stage1 = self.folder / "stage1"
         if not stage1.exists():
             raise UsageError(str(stage1), got="no stage-1 checkpoint", expected="one", remedy="run stage 1 first")
-        phase = Stage2(from_pretrained(stage1), self.recipe.stage2, self._images(self.recipe.stage2))
+        phase = Stage2(from_pretrained(stage1), self.recipe.stage2, self.images(self.recipe.stage2))
         train(phase, self._state("stage2"), "stage 2")
+        phase.refit_codebook(self.seed)
         save_pretrained(phase.module, result)
 
     def _encoder(self) -> Encoder:
@@ -127,7 +133,3 @@ class TrainingRun:
 
     def _textures(self) -> Sequence[Image.Image]:
         return [open_image(path) for path in self.paths[:MAX_SCENE_PHOTOGRAPHS]]
-
-    def _images(self, config: PhaseConfig) -> TrainingImages:
-        crops = CroppedPhotographs(self.paths, self.recipe.model.image_size, config.color_jitter)
-        return TrainingImages(crops, self._textures() if config.scene_fraction else [], config, self.seed)

@@ -50,6 +50,28 @@ class TrainingImages:
         return pixels_from_uint8(torch.from_numpy(images))
 
 
+@torch.inference_mode()
+def place_codes(model: VQRAE, images: TrainingImages, first_step: int, seed: int) -> None:
+    """Make the codes the centroids of the projected features of some batches, and the quantizer's map the identity.
+
+    SimVQ moves all codes together, so how they lie relative to each other is decided here.
+
+    Args:
+        model: changed in place.
+        images: where the batches come from.
+        first_step: names the first batch; past a stage's last step lie images that it does not train on.
+        seed: of the features that k-means starts from.
+    """
+    size = model.config.quantizer.codebook_size
+    projected: list[Tensor] = []
+    while sum(len(chunk) for chunk in projected) < INIT_TOKENS_PER_CODE * size:
+        pixels = images.pixels(first_step + len(projected))
+        projected.append(model.in_projection(model.encoder(pixels)).flatten(0, 1))
+    clusters = KMeans(size, init="random", n_init=1, max_iter=INIT_ITERATIONS, random_state=seed)
+    clusters.fit(torch.cat(projected).numpy())
+    model.quantizer.set_codes(torch.from_numpy(clusters.cluster_centers_))
+
+
 class Stage1(Phase):
     """Pixel and quantizer loss; no gradient reaches the encoder."""
 
@@ -63,21 +85,8 @@ class Stage1(Phase):
 
     def init_codebook(self, seed: int) -> None:
         """Put the codes where the features are, if the configuration asks for it. Call once, before the first step."""
-        quantizer = self.module.config.quantizer
-        if quantizer.init != "features":
-            return
-        wanted = INIT_TOKENS_PER_CODE * quantizer.codebook_size
-        projected: list[Tensor] = []
-        with torch.inference_mode():
-            while sum(len(chunk) for chunk in projected) < wanted:
-                # Batches of steps past the last one: images that the stage itself will not train on.
-                pixels = self.images.pixels(self.config.steps + len(projected))
-                projected.append(self.module.in_projection(self.module.encoder(pixels)).flatten(0, 1))
-        # SimVQ moves all codes together, so how they lie relative to each other is decided here. Of raw patches, drawn
-        # codes keep a decibel less than centroids.
-        clusters = KMeans(quantizer.codebook_size, init="random", n_init=1, max_iter=INIT_ITERATIONS, random_state=seed)
-        clusters.fit(torch.cat(projected).numpy())
-        self.module.quantizer.set_codes(torch.from_numpy(clusters.cluster_centers_))
+        if self.module.config.quantizer.init == "features":
+            place_codes(self.module, self.images, self.config.steps, seed)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Everything but the encoder."""
@@ -103,6 +112,11 @@ class Stage2(Phase):
         self.images = images
         self.teacher = copy.deepcopy(model.encoder).requires_grad_(False)
         model.encoder.unfreeze()
+
+    def refit_codebook(self, seed: int) -> None:
+        """Put the codes where the features are by now, if the phase asks for it. Call once, after the last step."""
+        if self.config.refit_codebook:
+            place_codes(self.module, self.images, self.config.steps, seed)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The encoder at its own rate, and the rest."""
