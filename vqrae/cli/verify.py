@@ -79,7 +79,7 @@ def print_rows(rows: Sequence[VerifyRow]) -> None:
 
 
 def _cells(row: VerifyRow) -> tuple[str, ...]:
-    identity = (Path(row.bundle).name, f"{row.runtime} {row.runtime_version}", row.precision, row.gate)
+    identity = (Path(row.bundle).name, row.gate)
     if row.excess_distortion is None or row.token_agreement is None:
         return (*identity, "", "", "", "", "")
     return (

@@ -147,6 +147,7 @@ python -m vqrae.training.model_card runs/{figures["preset"]} --photographs photo
 ```
 
 Apache-2.0, like the project. Limits: faces, text and fine texture; anything unlike the photographs it was trained on.
+Of the semantics, colors and positions are read well, shapes hardly.
 """
 
 
