@@ -64,18 +64,8 @@ def print_rows(rows: Sequence[VerifyRow]) -> None:
     """The verdicts as a table."""
     from vqrae.cli.output import print_table
 
-    columns = (
-        "bundle",
-        "runtime",
-        "precision",
-        "gate",
-        "excess distortion",
-        "tokens",
-        "unexplained",
-        "decode",
-        "ΔPSNR",
-    )
-    print_table("Parity against PyTorch FP32", columns, (_cells(row) for row in rows))
+    columns = ("bundle", "gate", "excess", "tokens", "unexplained", "decode", "ΔPSNR")
+    print_table("Parity against PyTorch FP32; excess is excess distortion", columns, (_cells(row) for row in rows))
 
 
 def _cells(row: VerifyRow) -> tuple[str, ...]:
