@@ -137,3 +137,13 @@ def test_a_parent_that_is_a_file_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"got (Not a directory|File exists)"), staged_file(tmp_path / "file" / "x"):
         pass
+
+
+def test_the_current_folder_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    monkeypatch.chdir(inner)
+    for target in (inner, tmp_path, Path()):
+        with pytest.raises(UsageError, match="or one above it"), staged_folder(target, overwrite=True):
+            pass
+    assert inner.is_dir()

@@ -461,7 +461,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(folder: Path, tmp_path: Path, v
         return terms | ({"quantizer": terms["quantizer"] * value} if step == 3 else {})
 
     phase.losses = broken
-    with pytest.raises(VqraeError, match=rf"^step 3: got quantizer loss {value}; expected a finite loss; .*kept$"):
+    with pytest.raises(VqraeError, match=rf"^step 3: got quantizer loss {value}; expected finite numbers; .*kept$"):
         train(phase, tmp_path, "test")
     state = load_file(tmp_path / STATE_FILE)
     assert all(tensor.isfinite().all() for tensor in state.values())
@@ -470,6 +470,22 @@ def test_a_loss_that_is_not_finite_stops_the_run(folder: Path, tmp_path: Path, v
     whole = stage2(folder, save_every=2)
     train(whole, tmp_path / "whole", "test")
     assert same(snapshot(resumed.module), snapshot(whole.module)), "it had stopped at step 2, unharmed"
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(folder: Path, tmp_path: Path) -> None:
+    """A finite loss may have a gradient that is not: it must not reach a weight, nor the saved state."""
+    phase = stage2(folder, save_every=1)
+    losses = phase.losses
+
+    def broken(step: int) -> dict[str, Tensor]:
+        terms = losses(step)
+        root = (phase.module.in_projection.weight.sum() * 0).sqrt()  # 0, with an infinite slope
+        return terms | ({"quantizer": terms["quantizer"] + root} if step == 2 else {})
+
+    phase.losses = broken
+    with pytest.raises(VqraeError, match=r"^step 2: got gradient norm nan; expected finite numbers"):
+        train(phase, tmp_path, "test")
+    assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / STATE_FILE).values())
 
 
 # --- a whole run ---
@@ -559,7 +575,7 @@ def test_a_given_encoder_takes_the_place_of_pretraining(folder: Path, tmp_path: 
 def test_an_encoder_that_does_not_fit(folder: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
     tiny_model().encoder.network.save_pretrained(tmp_path / "given")
     run = TrainingRun(tiny_recipe(**change), folder, tmp_path / "run", encoder=str(tmp_path / "given"))
-    with pytest.raises(UsageError, match=f"^encoder {message} as in the preset"):
+    with pytest.raises(UsageError, match=f"^encoder {message}, as the decoder of"):
         run.run("stage1")
 
 
@@ -615,3 +631,22 @@ def test_the_papers_recipes(name: str) -> None:
 def test_an_unknown_recipe_suggests_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"got 'tiney'; .*did you mean tiny\?"):
         recipe("tiney")
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [({"seed": 1}, "seed"), ({"recipe": tiny_recipe(name="other")}, "model"), ({"encoder": "elsewhere"}, "encoder")],
+)
+def test_a_run_folder_belongs_to_one_run(folder: Path, tmp_path: Path, changed: dict[str, Any], named: str) -> None:
+    arguments: dict[str, Any] = {"recipe": tiny_recipe(), "data": folder, "folder": tmp_path / "run"}
+    TrainingRun(**arguments).run("pretrain")
+    with pytest.raises(UsageError, match=f"got another {named}; expected those of run.json"):
+        TrainingRun(**{**arguments, **changed}).run("pretrain")
+
+
+def test_stage2_refits_the_codebook_where_asked_for(folder: Path) -> None:
+    for asked in (False, True):
+        phase = stage2(folder, refit_codebook=asked)
+        before = phase.module.quantizer.codes().detach().clone()
+        phase.refit_codebook(0)
+        assert torch.equal(phase.module.quantizer.codes().detach(), before) != asked
