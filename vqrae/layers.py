@@ -1,4 +1,6 @@
-"""The transformer block of the decoder, shaped as SigLIP's: pre-norm, tanh-GELU MLP, biases everywhere.
+"""What the networks are built of: transformer block, position embeddings, patches, and pixels to bytes and back.
+
+The block is shaped as SigLIP's: pre-norm, tanh-GELU MLP, biases everywhere.
 
 Shape suffixes: B batch, N tokens, C feature width, H heads, D width of a head.
 """

@@ -56,7 +56,7 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
 
 
 def learning_rate_factor(step: int, config: PhaseConfig) -> float:
-    """Linear warm-up to 1, then cosine to `end_factor` at the last step."""
+    """Linear warm-up to 1, then cosine towards `end_factor`, which the step after the last one would have."""
     if step < config.warmup:
         return (step + 1) / config.warmup
     progress = (step - config.warmup) / max(1, config.steps - config.warmup)
