@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from vqrae.config import EncoderFamily
 from vqrae.decoder import Decoder
+from vqrae.export.dtypes import GraphDtypes
 from vqrae.export.folding import Affine, affine_from_linear, joined, scaled
+from vqrae.layers import resampled_positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,52 +41,66 @@ class BlockParts:
     """Where the MLP is gated: activation(gate) · up."""
 
 
+class DeployedNorm(nn.Module):
+    """A norm computed in the kept dtype, whatever comes in."""
+
+    def __init__(self, norm: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.norm = copy.deepcopy(norm).to(dtype).requires_grad_(False)
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, C) of any float dtype -> (…, C) in the kept dtype."""
+        return self.norm(x.to(self.dtype))
+
+
 class DeployedBlock(nn.Module):
     """One transformer block in its deployed form."""
 
-    def __init__(self, parts: BlockParts, dtype: torch.dtype) -> None:
+    def __init__(self, parts: BlockParts, dtypes: GraphDtypes) -> None:
         super().__init__()
         self.heads = parts.heads
-        self.attention_norm = _copy(parts.attention_norm, dtype)
+        self.dtypes = dtypes
+        self.attention_norm = DeployedNorm(parts.attention_norm, dtypes.kept)
         scale = (parts.query.weight.shape[0] // parts.heads) ** -0.5
         query = parts.query
         if parts.query_norm is None:
             query = scaled(query, scale)
         # A norm on the queries would undo a scale in front of it, so there the scale comes after.
         self.scale_after_norm = scale
-        self.query_norm = _copy(parts.query_norm, dtype)
-        self.key_norm = _copy(parts.key_norm, dtype)
-        self.query_key_value = joined(query, parts.key, parts.value).as_linear(dtype)
-        self.out = parts.out.as_linear(dtype)
-        self.mlp_norm = _copy(parts.mlp_norm, dtype)
-        self.gate = None if parts.gate is None else parts.gate.as_linear(dtype)
-        self.up = parts.up.as_linear(dtype)
+        self.query_norm = None if parts.query_norm is None else DeployedNorm(parts.query_norm, dtypes.kept)
+        self.key_norm = None if parts.key_norm is None else DeployedNorm(parts.key_norm, dtypes.kept)
+        self.query_key_value = joined(query, parts.key, parts.value).as_linear(dtypes.compute)
+        self.out = parts.out.as_linear(dtypes.compute)
+        self.mlp_norm = DeployedNorm(parts.mlp_norm, dtypes.kept)
+        self.gate = None if parts.gate is None else parts.gate.as_linear(dtypes.compute)
+        self.up = parts.up.as_linear(dtypes.compute)
         self.activation = parts.activation
-        self.down = parts.down.as_linear(dtype)
+        self.down = parts.down.as_linear(dtypes.compute)
 
     def forward(self, x_BNC: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
-        x_BNC = x_BNC + self.out(self._attend(self.attention_norm(x_BNC)))
-        hidden = self.mlp_norm(x_BNC)
+        attended = self.out(self._attend(self.attention_norm(x_BNC).to(self.dtypes.compute)))
+        x_BNC = x_BNC + attended.to(self.dtypes.residual)
+        hidden = self.mlp_norm(x_BNC).to(self.dtypes.compute)
         up = self.up(hidden)
-        return x_BNC + self.down(self.activation(up) if self.gate is None else self.activation(self.gate(hidden)) * up)
+        wide = self.activation(up) if self.gate is None else self.activation(self.gate(hidden)) * up
+        return x_BNC + self.down(wide).to(self.dtypes.residual)
 
     def _attend(self, x_BNC: Tensor) -> Tensor:
+        compute = self.dtypes.compute
         query, key, value = self.query_key_value(x_BNC).chunk(3, dim=-1)
         if self.query_norm is not None and self.key_norm is not None:
-            query, key = self.query_norm(query) * self.scale_after_norm, self.key_norm(key)
+            query = (self.query_norm(query) * self.scale_after_norm).to(compute)
+            key = self.key_norm(key).to(compute)
         q_BHND, k_BHND, v_BHND = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
-        weights_BHNN = (q_BHND @ k_BHND.transpose(-1, -2)).softmax(-1)
+        weights_BHNN = (q_BHND @ k_BHND.transpose(-1, -2)).to(self.dtypes.kept).softmax(-1).to(compute)
         return (weights_BHNN @ v_BHND).transpose(1, 2).flatten(2)
 
 
-def deployed_blocks(parts: Iterable[BlockParts], dtype: torch.dtype) -> nn.Sequential:
+def deployed_blocks(parts: Iterable[BlockParts], dtypes: GraphDtypes) -> nn.Sequential:
     """A stack of deployed blocks."""
-    return nn.Sequential(*(DeployedBlock(part, dtype) for part in parts))
-
-
-def _copy(module: nn.Module | None, dtype: torch.dtype) -> Any:
-    return None if module is None else copy.deepcopy(module).to(dtype).requires_grad_(False)
+    return nn.Sequential(*(DeployedBlock(part, dtypes) for part in parts))
 
 
 def decoder_parts(decoder: Decoder) -> list[BlockParts]:
@@ -175,36 +191,40 @@ class EncoderParts:
     norm: nn.Module
 
 
-def _siglip_encoder(network: Any) -> EncoderParts:
+Grid = tuple[int, int]
+
+
+def _siglip_encoder(network: Any, grid: Grid) -> EncoderParts:
     embeddings = network.embeddings
     positions = embeddings.position_embedding.weight.detach()
     return EncoderParts(
         convolution=embeddings.patch_embedding,
         prefix_1TC=positions[None, :0],
-        positions_NC=positions,
+        positions_NC=resampled_positions(positions, grid),
         blocks=tuple(_siglip_parts(layer) for layer in network.encoder.layers),
         norm=network.post_layernorm,
     )
 
 
-def _class_token_encoder(network: Any, part: Callable[[Any], BlockParts]) -> EncoderParts:
+def _class_token_encoder(network: Any, grid: Grid, part: Callable[[Any], BlockParts]) -> EncoderParts:
     embeddings = network.embeddings
     positions = embeddings.position_embeddings
     cls_token = embeddings.cls_token.detach()
     # Where the network has none: one zero row for the class token, one that broadcasts over the patch tokens.
-    positions = cls_token.new_zeros(1, 2, cls_token.shape[-1]) if positions is None else positions.detach()
+    none = cls_token.new_zeros(1, 1, cls_token.shape[-1])
+    class_position = none if positions is None else positions.detach()[:, :1]
     return EncoderParts(
         convolution=embeddings.patch_embeddings.projection,
-        prefix_1TC=cls_token + positions[:, :1],
-        positions_NC=positions[0, 1:],
+        prefix_1TC=cls_token + class_position,
+        positions_NC=none[0] if positions is None else resampled_positions(positions.detach()[0, 1:], grid),
         blocks=tuple(part(layer) for layer in network.encoder.layer),
         norm=network.layernorm,
     )
 
 
-ENCODER_PARTS: dict[EncoderFamily, Callable[[Any], EncoderParts]] = {
+ENCODER_PARTS: dict[EncoderFamily, Callable[[Any, Grid], EncoderParts]] = {
     "siglip_vision_model": _siglip_encoder,
-    "dinov2": lambda network: _class_token_encoder(network, _dinov2_parts),
-    "internvl_vision": lambda network: _class_token_encoder(network, _internvl_parts),
+    "dinov2": lambda network, grid: _class_token_encoder(network, grid, _dinov2_parts),
+    "internvl_vision": lambda network, grid: _class_token_encoder(network, grid, _internvl_parts),
 }
-"""How each encoder family of `vqrae.encoder` comes apart."""
+"""How each encoder family of `vqrae.encoder` comes apart, its position embeddings resampled to a token grid."""

@@ -5,20 +5,23 @@
 
 Scaling, layout and rounding are inside. Weights come from `folding`; there is no convolution, no distance matrix and no
 code width left at run time.
+
+One form serves every runtime. Bytes become numbers first and numbers become bytes last, because TensorRT takes uint8
+only at the edge of a graph. Patches are cut and joined with four axes, because Core ML takes no more than five. The
+precision of every value is in the graph (`GraphDtypes`), because TensorRT's networks are strongly typed.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from vqrae.config import VQRAEConfig
 from vqrae.export import folding
-from vqrae.export.blocks import ENCODER_PARTS, decoder_parts, deployed_blocks
+from vqrae.export.blocks import ENCODER_PARTS, DeployedNorm, decoder_parts, deployed_blocks
+from vqrae.export.dtypes import FP32, GraphDtypes
 from vqrae.model import VQRAE
 from vqrae.runtimes.manifest import TensorSpec
 
@@ -29,25 +32,24 @@ class EncoderGraph(nn.Module):
     prefix_1TC: Tensor
     positions_NC: Tensor
 
-    def __init__(self, model: VQRAE, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: VQRAE, dtypes: GraphDtypes = FP32) -> None:
         super().__init__()
         encoder = model.encoder
-        parts = ENCODER_PARTS[encoder.config.family](encoder.network)
-        self.grid = model.config.grid
+        parts = ENCODER_PARTS[encoder.config.family](encoder.network, model.grid)
+        self.grid = model.grid
         self.patch_size = model.config.decoder.patch_size
         self.prefix_tokens = encoder.prefix_tokens
-        self.patch_embedding = folding.patch_embedding(encoder, parts.convolution).as_linear(dtype)
-        self.register_buffer("prefix_1TC", parts.prefix_1TC.to(dtype))
-        self.register_buffer("positions_NC", parts.positions_NC.to(dtype))
-        self.blocks = deployed_blocks(parts.blocks, dtype)
-        self.norm = copy.deepcopy(parts.norm).to(dtype)
+        self.dtypes = dtypes
+        self.patch_embedding = folding.patch_embedding(encoder, parts.convolution).as_linear(dtypes.compute)
+        self.register_buffer("prefix_1TC", parts.prefix_1TC.to(dtypes.residual))
+        self.register_buffer("positions_NC", parts.positions_NC.to(dtypes.residual))
+        self.blocks = deployed_blocks(parts.blocks, dtypes)
+        self.norm = DeployedNorm(parts.norm, dtypes.kept)
 
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
-        (h, w), p = self.grid, self.patch_size
-        # Bytes are rearranged before they become four times as large.
-        bytes_BNP = images.reshape(-1, h, p, w, p, 3).transpose(2, 3).reshape(-1, h * w, 3 * p * p)
-        x_BNC = self.patch_embedding(bytes_BNP.to(self.positions_NC.dtype)) + self.positions_NC
+        patches_BNP = patches_from_images(images.to(self.dtypes.compute), self.grid, self.patch_size)
+        x_BNC = self.patch_embedding(patches_BNP).to(self.dtypes.residual) + self.positions_NC
         if self.prefix_tokens:
             x_BNC = torch.cat([self.prefix_1TC.expand(x_BNC.shape[0], -1, -1), x_BNC], dim=1)
         x_BNC = self.norm(self.blocks(x_BNC))
@@ -57,10 +59,10 @@ class EncoderGraph(nn.Module):
 class QuantizerGraph(nn.Module):
     """Features (B, h·w, C) -> indices int32 (B, h, w): one GEMM and an argmax."""
 
-    def __init__(self, model: VQRAE, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: VQRAE, dtypes: GraphDtypes = FP32) -> None:
         super().__init__()
-        self.grid = model.config.grid
-        self.scores = folding.search(model).as_linear(dtype)
+        self.grid = model.grid
+        self.scores = folding.search(model).as_linear(dtypes.kept)
 
     def forward(self, features: Tensor) -> Tensor:
         """See the class."""
@@ -72,14 +74,15 @@ class CodebookGraph(nn.Module):
 
     table_KC: Tensor
 
-    def __init__(self, model: VQRAE, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: VQRAE, dtypes: GraphDtypes = FP32) -> None:
         super().__init__()
-        self.tokens = model.config.grid[0] * model.config.grid[1]
-        self.register_buffer("table_KC", folding.lookup_table(model).to(dtype))
+        self.tokens = model.grid[0] * model.grid[1]
+        self.dtypes = dtypes
+        self.register_buffer("table_KC", folding.lookup_table(model).to(dtypes.compute))
 
     def forward(self, indices: Tensor) -> Tensor:
         """See the class."""
-        return nn.functional.embedding(indices.reshape(-1, self.tokens), self.table_KC)
+        return nn.functional.embedding(indices.reshape(-1, self.tokens), self.table_KC).to(self.dtypes.kept)
 
 
 class DecoderGraph(nn.Module):
@@ -87,31 +90,32 @@ class DecoderGraph(nn.Module):
 
     positions_NC: Tensor
 
-    def __init__(self, model: VQRAE, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: VQRAE, dtypes: GraphDtypes = FP32) -> None:
         super().__init__()
         decoder = model.decoder
         self.grid = decoder.grid
         self.patch_size = decoder.patch_size
-        self.register_buffer("positions_NC", decoder.position_embedding.detach().to(dtype))
-        self.blocks = deployed_blocks(decoder_parts(decoder), dtype)
-        self.norm = copy.deepcopy(decoder.norm).to(dtype)
-        self.head = folding.pixel_head(decoder.head).as_linear(dtype)
+        self.dtypes = dtypes
+        self.image_dtype = torch.uint8
+        self.register_buffer("positions_NC", decoder.position_embedding.detach().to(dtypes.residual))
+        self.blocks = deployed_blocks(decoder_parts(decoder), dtypes)
+        self.norm = DeployedNorm(decoder.norm, dtypes.kept)
+        self.head = folding.pixel_head(decoder.head).as_linear(dtypes.compute)
 
     def forward(self, quantized_features: Tensor) -> Tensor:
         """See the class."""
-        (h, w), p = self.grid, self.patch_size
-        patches_BNP = self.head(self.norm(self.blocks(quantized_features + self.positions_NC)))
-        bytes_BNP = patches_BNP.round().clamp(0, 255).to(torch.uint8)
-        return bytes_BNP.reshape(-1, h, w, p, p, 3).transpose(2, 3).reshape(-1, h * p, w * p, 3)
+        x_BNC = self.norm(self.blocks(quantized_features.to(self.dtypes.residual) + self.positions_NC))
+        pixels_BHW3 = images_from_patches(self.head(x_BNC.to(self.dtypes.compute)), self.grid, self.patch_size)
+        return pixels_BHW3.round().clamp(0, 255).to(self.image_dtype)
 
 
 class EncodeGraph(nn.Module):
     """Images uint8 (B, H, W, 3) -> indices int32 (B, h, w) and features (B, h·w, C)."""
 
-    def __init__(self, model: VQRAE, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: VQRAE, dtypes: GraphDtypes = FP32) -> None:
         super().__init__()
-        self.encoder = EncoderGraph(model, dtype)
-        self.quantizer = QuantizerGraph(model, dtype)
+        self.encoder = EncoderGraph(model, dtypes)
+        self.quantizer = QuantizerGraph(model, dtypes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
@@ -122,14 +126,31 @@ class EncodeGraph(nn.Module):
 class DecodeGraph(nn.Module):
     """Indices int32 (B, h, w) -> images uint8 (B, H, W, 3)."""
 
-    def __init__(self, model: VQRAE, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: VQRAE, dtypes: GraphDtypes = FP32) -> None:
         super().__init__()
-        self.codebook = CodebookGraph(model, dtype)
-        self.decoder = DecoderGraph(model, dtype)
+        self.codebook = CodebookGraph(model, dtypes)
+        self.decoder = DecoderGraph(model, dtypes)
 
     def forward(self, indices: Tensor) -> Tensor:
         """See the class."""
         return self.decoder(self.codebook(indices))
+
+
+def patches_from_images(images_BHW3: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
+    """Images (B, h·p, w·p, 3) -> (B, h·w, p·p·3), each patch row-major in (y, x, channel), in four axes."""
+    (h, w), p = grid, patch_size
+    rows = images_BHW3.reshape(-1, p, w, p * 3).transpose(1, 2)  # (B·h, w, p, p·3)
+    return rows.reshape(-1, h * w, p * p * 3)
+
+
+def images_from_patches(patches_BNP: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
+    """Inverse of `patches_from_images`."""
+    (h, w), p = grid, patch_size
+    rows = patches_BNP.reshape(-1, w, p, p * 3).transpose(1, 2)  # (B·h, p, w, p·3)
+    return rows.reshape(-1, h * p, w * p, 3)
+
+
+TRACED_BATCH = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,18 +158,28 @@ class GraphPlan:
     """What a graph is called, how its module is made, and its signature."""
 
     name: str
-    make: Callable[[VQRAE], nn.Module]
+    make: Callable[[VQRAE, GraphDtypes], nn.Module]
     input: TensorSpec
     outputs: tuple[TensorSpec, ...]
 
+    def example(self) -> Tensor:
+        """An input to trace with. A dynamic batch is traced at 2, since 1 may be inferred to be a constant."""
+        shape = [TRACED_BATCH if isinstance(side, str) else side for side in self.input.shape]
+        return torch.zeros(shape, dtype=getattr(torch, self.input.dtype))
 
-def graph_plans(config: VQRAEConfig, *, split: bool) -> list[GraphPlan]:
-    """The graphs of a bundle: `encode` and `decode`, and with `split` also the four parts."""
-    (h, w), c, side = config.grid, config.feature_width, config.image_size
-    images = TensorSpec(name="images", dtype="uint8", shape=("batch", side, side, 3))
-    indices = TensorSpec(name="indices", dtype="int32", shape=("batch", h, w))
-    features = TensorSpec(name="features", dtype="float32", shape=("batch", h * w, c))
-    quantized = TensorSpec(name="quantized_features", dtype="float32", shape=("batch", h * w, c))
+    def dynamic_shapes(self) -> tuple[dict[int, torch.export.Dim]] | None:
+        """What `torch.export` is told of the input; None where the batch is fixed."""
+        axis = self.input.shape[0]
+        return ({0: torch.export.Dim(axis)},) if isinstance(axis, str) else None
+
+
+def graph_plans(model: VQRAE, *, split: bool, batch: int | str = "batch") -> list[GraphPlan]:
+    """The graphs of a bundle: `encode` and `decode`, with `split` also the four parts; `batch` is a size or a name."""
+    (height, width), (h, w), c = model.size, model.grid, model.config.feature_width
+    images = TensorSpec(name="images", dtype="uint8", shape=(batch, height, width, 3))
+    indices = TensorSpec(name="indices", dtype="int32", shape=(batch, h, w))
+    features = TensorSpec(name="features", dtype="float32", shape=(batch, h * w, c))
+    quantized = TensorSpec(name="quantized_features", dtype="float32", shape=(batch, h * w, c))
     wholes = [
         GraphPlan(name="encode", make=EncodeGraph, input=images, outputs=(indices, features)),
         GraphPlan(name="decode", make=DecodeGraph, input=indices, outputs=(images,)),

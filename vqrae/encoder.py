@@ -53,9 +53,16 @@ class Encoder(nn.Module):
         self.register_buffer("image_std", torch.tensor(config.image_std).view(3, 1, 1), persistent=False)
 
     def forward(self, pixels_B3HW: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) in [-1, 1] -> features (B, h·w, C)."""
+        """Pixels (B, 3, H, W) in [-1, 1] -> features (B, h·w, C).
+
+        For another size than the network's own, its position embeddings are interpolated, as its library does it.
+        """
         normalized = ((pixels_B3HW + 1) / 2 - self.image_mean) / self.image_std
-        features: Tensor = self.network(normalized).last_hidden_state
+        options = {}
+        if self.config.family == "siglip_vision_model":  # the others look at the size on their own
+            side = self.network.config.image_size
+            options["interpolate_pos_encoding"] = pixels_B3HW.shape[-2:] != (side, side)
+        features: Tensor = self.network(normalized, **options).last_hidden_state
         return features[:, self.prefix_tokens :]
 
     def unfreeze(self) -> None:

@@ -7,6 +7,8 @@ Shape suffixes: B batch, N tokens, C feature width, H heads, D width of a head.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -95,6 +97,18 @@ def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
     y, x = torch.meshgrid(*(torch.arange(side, dtype=torch.float32) for side in grid), indexing="ij")
     angles = torch.cat([axis.reshape(-1, 1) * frequencies for axis in (y, x)], dim=1)
     return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def resampled_positions(positions_NC: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Position embeddings of a square token grid (n·n, C), for another grid: (h·w, C); unchanged if it is the same.
+
+    Bicubic, as the encoders' own library does it for an image of another size than it was trained with.
+    """
+    side = math.isqrt(len(positions_NC))
+    if grid == (side, side):
+        return positions_NC
+    square_1Cnn = positions_NC.T.reshape(1, -1, side, side)
+    return F.interpolate(square_1Cnn, size=grid, mode="bicubic", align_corners=False)[0].flatten(1).T
 
 
 def uint8_from_pixels(pixels_B3HW: Tensor) -> Tensor:

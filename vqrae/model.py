@@ -36,20 +36,27 @@ class Reconstruction(NamedTuple):
 class VQRAE(nn.Module):
     """Encoder, projection in, SimVQ, projection out, decoder (paper §3)."""
 
-    def __init__(self, config: VQRAEConfig, encoder: Encoder | None = None) -> None:
+    def __init__(
+        self, config: VQRAEConfig, encoder: Encoder | None = None, size: tuple[int, int] | None = None
+    ) -> None:
         """Build with random weights; `encoder` puts a pretrained one in place.
+
+        `size` (H, W), in pixels, is another image size than the configuration's, which the weights are trained at; see
+        `vqrae.resize`.
 
         Raises:
             UsageError: the encoder's width, patch or image size is not the decoder's.
         """
         super().__init__()
         self.config = config
+        self.size = size or (config.image_size, config.image_size)
+        self.grid = (self.size[0] // config.decoder.patch_size, self.size[1] // config.decoder.patch_size)
         self.encoder = encoder if encoder is not None else Encoder(config.encoder)
         _check_fit(self.encoder, config)
         self.in_projection = nn.Linear(config.feature_width, config.quantizer.code_width)
         self.quantizer = SimVQ(config.quantizer)
         self.out_projection = nn.Linear(config.quantizer.code_width, config.feature_width)
-        self.decoder = Decoder(config.decoder, config.grid)
+        self.decoder = Decoder(config.decoder, self.grid)
 
     def forward(self, pixels_B3HW: Tensor) -> Reconstruction:
         """Pixels (B, 3, H, W) in [-1, 1] through the whole autoencoder, with gradients."""
@@ -67,7 +74,7 @@ class VQRAE(nn.Module):
         features_BNC = self.encoder(pixels_from_uint8(images_BHW3))
         projected_ME = self.in_projection(features_BNC).flatten(0, 1)
         indices_M = nearest_codes(projected_ME, self.quantizer.codes() if codes_KE is None else codes_KE)
-        return indices_M.to(torch.int32).view(-1, *self.config.grid), features_BNC
+        return indices_M.to(torch.int32).view(-1, *self.grid), features_BNC
 
     @torch.inference_mode()
     def decode_indices(self, indices_Bhw: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from tiny_models import NETWORKS, random_images, tiny_model
 
 from vqrae.export import folding
+from vqrae.export.dtypes import FP64
 from vqrae.export.graphs import CodebookGraph, DecodeGraph, DecoderGraph, EncodeGraph, EncoderGraph, QuantizerGraph
 from vqrae.layers import pixels_from_uint8
 from vqrae.model import VQRAE
@@ -32,14 +33,14 @@ def nearest(model: VQRAE, features: torch.Tensor) -> torch.Tensor:
 def test_encoder_features(model: VQRAE) -> None:
     images = random_images()
     with torch.inference_mode():
-        folded = EncoderGraph(model, torch.float64)(images)
+        folded = EncoderGraph(model, FP64)(images)
     assert (folded - features_of(model, images)).abs().max() < TOLERANCE
 
 
 def test_search_finds_the_nearest_code(model: VQRAE) -> None:
     features = features_of(model, random_images(16))
     with torch.inference_mode():
-        indices = QuantizerGraph(model, torch.float64)(features)
+        indices = QuantizerGraph(model, FP64)(features)
     assert indices.dtype == torch.int32
     assert torch.equal(indices.flatten(1).long(), nearest(model, features))
 
@@ -66,13 +67,13 @@ def test_lookup_table(model: VQRAE) -> None:
     indices = torch.arange(32, dtype=torch.int32).reshape(2, 4, 4)
     with torch.inference_mode():
         expected = model.out_projection(model.quantizer.codes()[indices.flatten(1).long()])
-        assert (CodebookGraph(model, torch.float64)(indices) - expected).abs().max() < TOLERANCE
+        assert (CodebookGraph(model, FP64)(indices) - expected).abs().max() < TOLERANCE
 
 
 def test_decoded_bytes(model: VQRAE) -> None:
     indices = torch.randint(0, 64, (3, 4, 4), generator=torch.Generator().manual_seed(1)).int()
     with torch.inference_mode():
-        assert torch.equal(DecodeGraph(model, torch.float64)(indices), model.decode_indices(indices))
+        assert torch.equal(DecodeGraph(model, FP64)(indices), model.decode_indices(indices))
 
 
 def test_wholes_are_the_parts_composed() -> None:

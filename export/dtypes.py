@@ -1,0 +1,38 @@
+"""The precision of every value in a deployed graph, decided before it is traced."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from vqrae.runtimes.manifest import KeptFloat, PrecisionName
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphDtypes:
+    """The dtypes of a graph."""
+
+    compute: torch.dtype
+    """GEMMs, their weights, and what lies between them."""
+    residual: torch.dtype
+    """The stream that every block adds to."""
+    kept: torch.dtype
+    """LayerNorm, softmax, the scores of the codes, and what leaves the graph."""
+
+
+FP32 = GraphDtypes(compute=torch.float32, residual=torch.float32, kept=torch.float32)
+FP64 = GraphDtypes(compute=torch.float64, residual=torch.float64, kept=torch.float64)
+"""Not deployed: the foldings are proven in it."""
+FP16 = GraphDtypes(compute=torch.float16, residual=torch.float32, kept=torch.float32)
+
+DTYPES: dict[PrecisionName, GraphDtypes] = {"fp32": FP32, "fp16": FP16}
+"""Precision of a bundle -> dtypes that its graphs are traced in."""
+
+KEPT_IN_FP16 = (
+    KeptFloat(layer="scores", reason="neighboring codes differ by less than FP16 resolves"),
+    KeptFloat(layer="LayerNorm", reason="sums of squares overflow FP16 in large networks"),
+    KeptFloat(layer="softmax", reason="sums of exponentials lose their small terms in FP16"),
+    KeptFloat(layer="residual stream", reason="every block's rounding would add up in it"),
+)
+"""What `FP16` keeps in FP32, for the manifest."""
