@@ -3,150 +3,120 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from vqrae.checkpoint import Checkpoint
-from vqrae.export.bundle_writer import listed_files, utc_now, with_evidence, write_golden, write_manifest
+from vqrae.export.bundle_graphs import GraphRequest, GraphWriter, WrittenGraphs
+from vqrae.export.bundle_writer import utc_now, with_evidence, write_golden
+from vqrae.export.formats import Target
+from vqrae.export.onnx_graph import TracedOnnx
 from vqrae.export.parity_images import ParityImages
 from vqrae.export.reference import reference_from_model
-from vqrae.export.verify import VerifyRow, gather_evidence, verify_row
-from vqrae.model import VQRAE
-from vqrae.runtimes.errors import GateFailure, unknown_name
-from vqrae.runtimes.manifest import (
-    Evidence,
-    GraphSpec,
-    Manifest,
-    Precision,
-    PrecisionName,
-    Preprocessing,
-    RuntimeInfo,
-    Tokens,
-)
+from vqrae.export.verify import VerifyRow, gather_evidence, source_evidence, verify_row
+from vqrae.runtimes.bundle import Bundle, listed_files, write_manifest
+from vqrae.runtimes.closing import Closing
+from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable
+from vqrae.runtimes.manifest import Evidence, Manifest, Preprocessing, Tokens
 from vqrae.runtimes.parity import Reference
 from vqrae.runtimes.registry import session_class
 from vqrae.runtimes.staging import staged_folder
 from vqrae.runtimes.tokenizer import Tokenizer
 
 
-class GraphWriter(Protocol):
-    """Writes a model's graphs into a folder."""
-
-    def __call__(self, model: VQRAE, folder: Path, *, split: bool) -> dict[str, GraphSpec]:
-        """Write `encode` and `decode`, and with `split` the four parts; returns their specs by name."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Format:
-    """One thing to export to."""
-
-    runtime: str
-    """The runtime that executes it."""
-    precisions: tuple[PrecisionName, ...]
-    graphs: str
-    """`module:function` of its GraphWriter."""
-    info: str
-    """`module:function` that describes the runtime to the manifest."""
-
-
-FORMATS: dict[str, Format] = {
-    "onnx": Format(
-        runtime="onnxruntime",
-        precisions=("fp32",),
-        graphs="vqrae.export.onnx_graph:onnx_graphs",
-        info="vqrae.export.onnx_graph:onnxruntime_info",
-    ),
-}
-"""Format name -> how it is made; modules are imported when they are needed."""
-
-
-def check_format(name: str, precision: str) -> tuple[Format, PrecisionName]:
-    """Look a format up before any heavy work.
+def check_target(target: Target) -> None:
+    """Import what building and verifying a target needs, before any heavy work.
 
     Raises:
-        UsageError: no such format, nearest suggested, or not in that precision.
-        RuntimeUnavailable: the runtime that would verify it is not installed.
+        RuntimeUnavailable: the runtime that would build or verify it is not installed.
     """
-    if name not in FORMATS:
-        raise unknown_name("format", name, FORMATS)
-    entry = FORMATS[name]
-    known = [candidate for candidate in entry.precisions if candidate == precision]
-    if not known:
-        raise unknown_name(f"precision of {name}", precision, entry.precisions)
-    _imported(entry.graphs)
-    session_class(entry.runtime)
-    return entry, known[0]
+    session_class(target.format.runtime)
+    _imported(target.format.writer)
 
 
-class BundleBuilder:
-    """Builds bundles of one checkpoint; the reference runs once for all of them."""
+class BundleBuilder(Closing):
+    """Builds bundles of one checkpoint; the reference runs once for all of them, and so does each tracing."""
 
     def __init__(self, checkpoint: Checkpoint, images: ParityImages, report: Callable[[str], None]) -> None:
-        """`report` is told of each step as it begins."""
+        """The model is taken at the size that it has (`vqrae.resize`). `report` is told of each step as it begins."""
         self.checkpoint = checkpoint
         self.images = images
         self.report = report
         report("running the PyTorch reference")
         self.reference: Reference = reference_from_model(checkpoint.model, images.images)
+        self._onnx = TracedOnnx(checkpoint.model)
+
+    def close(self) -> None:
+        """Delete the graphs that were traced for several formats."""
+        self._onnx.close()
+
+    def name(self, target: Target) -> str:
+        """What the bundle is called: the tokenizer, its size where it is not the trained one, format, precision."""
+        model = self.checkpoint.model
+        trained = model.size == (model.config.image_size, model.config.image_size)
+        size = [] if trained else [f"{model.size[0]}x{model.size[1]}"]
+        return "-".join([self.checkpoint.identity.name, *size, target.format_name, target.precision])
 
     def build(
-        self,
-        format_name: str,
-        precision: str,
-        folder: Path,
-        *,
-        split: bool = False,
-        allow_gate_failure: bool = False,
-        overwrite: bool = False,
+        self, target: Target, folder: Path, *, allow_gate_failure: bool = False, overwrite: bool = False
     ) -> VerifyRow:
-        """Write one bundle as `folder/<name>-<format>-<precision>`.
+        """Write one bundle into `folder`, named as `name` says.
 
         Raises:
             GateFailure: it misses its parity gate; nothing is written, unless `allow_gate_failure`.
+            RuntimeUnavailable: the format cannot express the model, or the runtime failed.
         """
-        entry, known_precision = check_format(format_name, precision)
-        target = folder / f"{self.checkpoint.identity.name}-{format_name}-{precision}"
-        with staged_folder(target, overwrite=overwrite) as staging:
-            self.report(f"{target.name}: folding and tracing")
-            writer: GraphWriter = _imported(entry.graphs)
-            graphs = writer(self.checkpoint.model, staging, split=split)
-            write_golden(staging, self.checkpoint.model, self.images.photographs)
-            manifest = self._manifest(target.name, entry, known_precision, graphs, staging)
+        path = folder / self.name(target)
+        with staged_folder(path, overwrite=overwrite) as staging:
+            self.report(f"{path.name}: folding and tracing")
+            writer: GraphWriter = _imported(target.format.writer)
+            model = self.checkpoint.model
+            written = writer(GraphRequest(model=model, onnx=self._onnx, target=target, folder=staging))
+            write_golden(staging, model, self.images.photographs)
+            manifest = self._manifest(path.name, written, staging)
             write_manifest(staging, manifest)
-            self.report(f"{target.name}: verifying on {len(self.images.images)} photographs")
-            with Tokenizer.load(staging) as tokenizer:
-                evidence = gather_evidence(tokenizer, self.reference)
-            row = verify_row(target, manifest, evidence)
-            if row.gate == "fail":
+            self.report(f"{path.name}: verifying on {len(self.images.images)} photographs")
+            evidence = self._evidence(staging, target)
+            row = verify_row(path, manifest, evidence)
+            if row.misses:
                 if not allow_gate_failure:
                     raise GateFailure(
-                        target.name, got="; ".join(row.misses), remedy="pass --allow-gate-failure to write it, marked"
+                        path.name, got="; ".join(row.misses), remedy="pass --allow-gate-failure to write it, marked"
                     )
                 evidence = evidence.model_copy(update={"gate_failure_allowed": True})
             write_manifest(staging, with_evidence(manifest, evidence))
         return row
 
-    def _manifest(
-        self, name: str, entry: Format, precision: PrecisionName, graphs: dict[str, GraphSpec], folder: Path
-    ) -> Manifest:
-        config = self.checkpoint.model.config
-        info: RuntimeInfo = _imported(entry.info)()
+    def _evidence(self, folder: Path, target: Target) -> Evidence:
+        """What the bundle did; of an engine that this machine cannot run, what its source graphs did."""
+        try:
+            with Tokenizer.load(folder) as tokenizer:
+                return gather_evidence(tokenizer, self.reference)
+        except RuntimeUnavailable as error:
+            if not target.format.needs_gpu:
+                raise
+            source = source_evidence(Bundle.open(folder), self.reference)
+            return Evidence(executed=False, reason=str(error), gate="not-executed", source=source)
+
+    def _manifest(self, name: str, written: WrittenGraphs, folder: Path) -> Manifest:
+        model = self.checkpoint.model
+        height, width = model.size
         return Manifest(
             name=name,
             created=utc_now(),
-            created_with={"vqrae": version("vqrae"), **info.built_with},
+            created_with={"vqrae": version("vqrae"), **written.runtime.built_with},
             checkpoint=self.checkpoint.identity,
-            graphs=graphs,
-            preprocessing=Preprocessing(height=config.image_size, width=config.image_size),
+            graphs=written.graphs,
+            preprocessing=Preprocessing(height=height, width=width),
             tokens=Tokens(
-                grid=config.grid, codebook_size=config.quantizer.codebook_size, feature_width=config.feature_width
+                grid=model.grid,
+                codebook_size=model.config.quantizer.codebook_size,
+                feature_width=model.config.feature_width,
             ),
-            precision=Precision(name=precision),
-            runtime=info,
+            precision=written.precision,
+            runtime=written.runtime,
             evidence=Evidence(executed=False, reason="not verified yet", gate="not-executed"),
             files=listed_files(folder),
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import gc
 import logging
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -14,60 +16,83 @@ import onnx
 import torch
 from torch import nn
 
+from vqrae.export.dtypes import DTYPES, FP32, KEPT_IN_FP16, GraphDtypes
 from vqrae.export.graphs import GraphPlan, graph_plans
 from vqrae.model import VQRAE
-from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo
+from vqrae.runtimes.closing import Closing
+from vqrae.runtimes.manifest import GraphSpec, Precision, PrecisionName
 
 OPSET = 20
-TRACED_BATCH = 2
-"""A batch of 1 may be inferred to be a constant."""
 SINGLE_FILE_LIMIT = 1_900_000_000
 """Bytes of weights up to which a graph is one file; protobuf ends at 2³¹."""
-KEPT_METADATA = "pkg.torch.onnx.name_scopes"
+LAYER_METADATA = "pkg.torch.onnx.name_scopes"
 """Names a node's layer. Other notes of the exporter hold paths of this machine."""
 
 
-def onnx_graphs(model: VQRAE, folder: Path, *, split: bool) -> dict[str, GraphSpec]:
-    """Write `encode.onnx` and `decode.onnx`, and with `split` the four parts, one at a time in memory."""
-    specs = {}
-    for plan in graph_plans(model.config, split=split):
-        specs[plan.name] = graph_from_plan(plan, model, folder)
-        gc.collect()  # traced graphs refer to themselves, and a large one must be gone before the next
-    return specs
+def traced_precision(name: PrecisionName) -> Precision:
+    """The precision of graphs whose dtypes are as they were traced."""
+    return Precision(name=name, kept_float=KEPT_IN_FP16 if name == "fp16" else ())
 
 
-def onnxruntime_info() -> RuntimeInfo:
-    """The runtime that these graphs are for, and what made them."""
-    packages = ("torch", "onnx", "onnxscript")
-    return RuntimeInfo(
-        name="onnxruntime", built_with={name: version(name) for name in packages}, options={"opset": OPSET}
-    )
+def tracer_versions() -> dict[str, str]:
+    """What made the ONNX graphs."""
+    return {name: version(name) for name in ("torch", "onnx", "onnxscript")}
 
 
-def graph_from_plan(plan: GraphPlan, model: VQRAE, folder: Path) -> GraphSpec:
+class TracedOnnx(Closing):
+    """The ONNX graphs of one model, each variant traced when it is first asked for, and kept until this is closed."""
+
+    def __init__(self, model: VQRAE) -> None:
+        self._model = model
+        self._temporary = tempfile.TemporaryDirectory(prefix="vqrae-onnx-")
+        self._traced: dict[str, dict[str, GraphSpec]] = {}
+
+    def graphs(self, precision: PrecisionName, batch: int | str, *, split: bool) -> tuple[Path, dict[str, GraphSpec]]:
+        """A folder with the graphs, and their specs by name.
+
+        Args:
+            precision: `fp32` or `fp16`.
+            batch: a fixed size, or the name of the dynamic axis.
+            split: also the four parts.
+        """
+        variant = f"{precision}-{batch}"
+        folder = Path(self._temporary.name) / variant
+        folder.mkdir(exist_ok=True)
+        traced = self._traced.setdefault(variant, {})
+        plans = graph_plans(self._model, split=split, batch=batch)
+        for plan in plans:
+            if plan.name not in traced:
+                traced[plan.name] = graph_from_plan(plan, self._model, folder, DTYPES[precision])
+                gc.collect()  # traced graphs refer to themselves, and a large one must be gone before the next
+        return folder, {plan.name: traced[plan.name] for plan in plans}
+
+    def close(self) -> None:
+        """Delete the graphs."""
+        self._temporary.cleanup()
+
+
+def graph_from_plan(plan: GraphPlan, model: VQRAE, folder: Path, dtypes: GraphDtypes = FP32) -> GraphSpec:
     """Fold, trace, check and write one graph; its file is `<name>.onnx`."""
-    module = plan.make(model).eval()
+    module = plan.make(model, dtypes).eval()
     path = folder / f"{plan.name}.onnx"
     external = _weight_bytes(module) > SINGLE_FILE_LIMIT
-    with _quiet_exporter():
-        shape = [TRACED_BATCH, *(int(side) for side in plan.input.shape[1:])]
-        example = torch.zeros(shape, dtype=getattr(torch, plan.input.dtype))
+    with quiet_exporter():
         program = torch.onnx.export(
             module,
-            (example,),
+            (plan.example(),),
             dynamo=True,
             opset_version=OPSET,
             input_names=[plan.input.name],
             output_names=[output.name for output in plan.outputs],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=plan.dynamic_shapes(),
             verbose=False,
         )
         assert program is not None, "only the old exporter returns nothing"  # noqa: S101
         for node in program.model.graph.all_nodes():
-            scopes = node.metadata_props.get(KEPT_METADATA)
+            scopes = node.metadata_props.get(LAYER_METADATA)
             node.metadata_props.clear()
             if scopes is not None:
-                node.metadata_props[KEPT_METADATA] = scopes
+                node.metadata_props[LAYER_METADATA] = scopes
         program.model.producer_name = "vqrae"
         program.save(str(path), external_data=external)
     onnx.checker.check_model(str(path), full_check=True)
@@ -75,12 +100,23 @@ def graph_from_plan(plan: GraphPlan, model: VQRAE, folder: Path) -> GraphSpec:
     return GraphSpec(file=path.name, extra_files=extra_files, inputs=(plan.input,), outputs=plan.outputs)
 
 
+def origin_of_node(path: Path, is_it: Callable[[onnx.NodeProto], bool]) -> str:
+    """Where the first such node of an ONNX file came from: its name, and the model's layer where that is known."""
+    for node in onnx.load(path, load_external_data=False).graph.node:
+        if is_it(node):
+            scopes = next((prop.value for prop in node.metadata_props if prop.key == LAYER_METADATA), "['']")
+            *modules, _ = ast.literal_eval(scopes)  # the last one is the operation itself
+            layer = f" of the layer {modules[-1]}" if modules and modules[-1] else ""
+            return f"node {node.name}{layer}"
+    return "a node that is not in the graph"
+
+
 def _weight_bytes(module: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
 
 
 @contextmanager
-def _quiet_exporter() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Without the exporter's notes about torchvision, which nothing here uses, and about its own deprecated calls."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level

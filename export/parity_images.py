@@ -27,11 +27,13 @@ class ParityImages:
     names: tuple[str, ...]
     photographs: tuple[Image.Image, ...]
     images: NDArray[np.uint8]
-    """(B, S, S, 3)."""
+    """(B, H, W, 3)."""
 
 
-def parity_images(folder: Path | None, size: int, count: int = DEFAULT_COUNT) -> ParityImages:
+def parity_images(folder: Path | None, size: tuple[int, int], count: int = DEFAULT_COUNT) -> ParityImages:
     """The first `count` images of a folder, or the held-out photographs, whole and then in seeded crops.
+
+    `size` is (H, W) in pixels.
 
     Raises:
         UsageError: `count` is not positive.
@@ -48,8 +50,8 @@ def parity_images(folder: Path | None, size: int, count: int = DEFAULT_COUNT) ->
     return ParityImages(names=names, photographs=sources, images=_prepared(sources, size))
 
 
-def _prepared(sources: Sequence[Image.Image], size: int) -> NDArray[np.uint8]:
-    return np.stack([prepare(source, size, size) for source in sources])
+def _prepared(sources: Sequence[Image.Image], size: tuple[int, int]) -> NDArray[np.uint8]:
+    return np.stack([prepare(source, *size) for source in sources])
 
 
 def _held_out(count: int) -> list[tuple[str, Image.Image]]:
@@ -65,7 +67,8 @@ def _held_out(count: int) -> list[tuple[str, Image.Image]]:
     return found
 
 
-def golden_source(photograph: Image.Image, size: int) -> Image.Image:
-    """The photograph with a shorter side of `GOLDEN_SCALE` × `size` pixels at most, to be saved losslessly."""
-    scale = min(1.0, GOLDEN_SCALE * size / min(photograph.size))
+def golden_source(photograph: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The photograph, shrunk to what covers `GOLDEN_SCALE` × `size` (H, W) pixels, to be saved losslessly."""
+    height, width = size
+    scale = min(1.0, GOLDEN_SCALE * max(height / photograph.height, width / photograph.width))
     return photograph.resize((round(photograph.width * scale), round(photograph.height * scale)))

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from vqrae.checkpoint import WEIGHTS_FILE, Checkpoint, open_checkpoint
+from vqrae.checkpoint import WEIGHTS_FILE, Checkpoint
 from vqrae.export.bundle_writer import utc_now
 from vqrae.export.reference import sample_from_tokenizer
-from vqrae.runtimes.bundle import sha256_file
-from vqrae.runtimes.errors import CheckpointError, RuntimeUnavailable, UsageError
+from vqrae.resize import open_at_size
+from vqrae.runtimes.bundle import Bundle, sha256_file
+from vqrae.runtimes.errors import CheckpointError, UsageError
 from vqrae.runtimes.machine import this_machine
-from vqrae.runtimes.manifest import Evidence, GateVerdict, Manifest, ParityFigures, PrecisionName
-from vqrae.runtimes.parity import GATES, Reference, judge, measure
+from vqrae.runtimes.manifest import (
+    Evidence,
+    GateVerdict,
+    GraphSpec,
+    Manifest,
+    ParityFigures,
+    PrecisionName,
+    RuntimeInfo,
+    SourceEvidence,
+)
+from vqrae.runtimes.parity import GATES, Reference, Sample, judge, measure
+from vqrae.runtimes.registry import session_class
+from vqrae.runtimes.session import SessionOptions
 from vqrae.runtimes.tokenizer import Tokenizer
+
+SOURCE_RUNTIME = "onnxruntime"
+"""What runs the graphs that an engine was built from, where the engine itself cannot run."""
 
 
 class VerifyRow(BaseModel):
@@ -31,9 +46,17 @@ class VerifyRow(BaseModel):
     executed: bool
     reason: str | None
     """Why it was not executed."""
+    means: Literal["runtime", "evaluator"]
+    """Who executed it: see `manifest.Evidence`."""
     gate: GateVerdict
     misses: tuple[str, ...]
-    """The limits of the gate that were missed, each with both numbers."""
+    """The limits of the gate that were missed, each with both numbers; of a bundle that was not executed, those that
+    its source graphs missed elsewhere."""
+    interchange: dict[str, float] | None = None
+    """Encoder's bundle -> what is lost when this bundle decodes its tokens: the reference's PSNR to the source images
+    minus the pair's, in dB. None where one bundle was verified alone."""
+    source_gate: Literal["pass", "fail"] | None = None
+    """Of a bundle that was not executed: the verdict on the graphs that it was built from, by another runtime."""
     images: int | None = None
     tokens: int | None = None
     excess_distortion: float | None = None
@@ -50,32 +73,57 @@ class VerifyRow(BaseModel):
 
 def gather_evidence(tokenizer: Tokenizer, reference: Reference) -> Evidence:
     """Execute a tokenizer on the reference's images and record what came out."""
-    figures = measure(reference, sample_from_tokenizer(tokenizer, reference))
+    return evidence_of(sample_from_tokenizer(tokenizer, reference), tokenizer, reference)
+
+
+def evidence_of(sample: Sample, tokenizer: Tokenizer, reference: Reference) -> Evidence:
+    """Judge what a tokenizer made of the reference's images."""
+    figures = measure(reference, sample)
     execution = tokenizer.execution["encode"]
     missed = judge(figures, GATES[tokenizer.manifest.precision.name])
     return Evidence(
         executed=True,
+        means=execution.means,
         gate="fail" if missed else "pass",
         runtime_version=execution.runtime_version,
         device=execution.device,
+        precision=execution.precision,
         machine=str(this_machine()),
         date=utc_now(),
         figures=figures,
     )
 
 
-def fresh_evidence(bundle: Path, reference: Reference, *, device: str, threads: int | None) -> Evidence:
-    """Evidence of a bundle here and now; where its runtime is not available, evidence that it was not executed."""
-    try:
-        with Tokenizer.load(bundle, device=device, threads=threads) as tokenizer:
-            return gather_evidence(tokenizer, reference)
-    except RuntimeUnavailable as error:
-        return Evidence(executed=False, reason=str(error), gate="not-executed")
+def source_evidence(bundle: Bundle, reference: Reference) -> SourceEvidence | None:
+    """Run the ONNX graphs that a bundle's artifacts were built from on ONNX Runtime; None if it does not hold them.
+
+    Raises:
+        RuntimeUnavailable: ONNX Runtime is not installed.
+    """
+    manifest = bundle.manifest
+    if any(graph.source is None for graph in manifest.graphs.values()):
+        return None
+    sources = {
+        name: GraphSpec(file=graph.source or "", inputs=graph.inputs, outputs=graph.outputs)
+        for name, graph in manifest.graphs.items()
+    }
+    changes = {"graphs": sources, "runtime": RuntimeInfo(name=SOURCE_RUNTIME, built_with={})}
+    stand_in = Bundle(bundle.path, manifest.model_copy(update=changes))
+    with Tokenizer(stand_in, session_class(SOURCE_RUNTIME), SessionOptions()) as tokenizer:
+        evidence = gather_evidence(tokenizer, reference)
+    assert evidence.figures is not None, "it was executed"  # noqa: S101
+    return SourceEvidence(
+        runtime=SOURCE_RUNTIME,
+        runtime_version=evidence.runtime_version or "",
+        gate="fail" if evidence.gate == "fail" else "pass",
+        figures=evidence.figures,
+    )
 
 
 def verify_row(bundle: Path, manifest: Manifest, evidence: Evidence) -> VerifyRow:
     """Flatten evidence into a row."""
-    figures = evidence.figures
+    figures, source = evidence.figures, evidence.source
+    judged = source.figures if source else figures
     return VerifyRow(
         bundle=str(bundle),
         runtime=manifest.runtime.name,
@@ -84,8 +132,10 @@ def verify_row(bundle: Path, manifest: Manifest, evidence: Evidence) -> VerifyRo
         device=evidence.device,
         executed=evidence.executed,
         reason=evidence.reason,
+        means=evidence.means,
         gate=evidence.gate,
-        misses=tuple(judge(figures, GATES[manifest.precision.name])) if figures else (),
+        misses=tuple(judge(judged, GATES[manifest.precision.name])) if judged else (),
+        source_gate=source.gate if source else None,
         **_shared_fields(figures),
     )
 
@@ -118,8 +168,12 @@ def reference_source(manifest: Manifest, source: str | None) -> str:
 
 
 def reference_checkpoint(manifest: Manifest, source: str | None) -> Checkpoint:
-    """Open the checkpoint that a bundle was made of; arguments and errors as for `reference_source`."""
-    checkpoint = open_checkpoint(reference_source(manifest, source))
+    """Open the checkpoint that a bundle was made of, its model at the bundle's image size.
+
+    Arguments and errors as for `reference_source`.
+    """
+    size = (manifest.preprocessing.height, manifest.preprocessing.width)
+    checkpoint = open_at_size(reference_source(manifest, source), size)
     named, found = manifest.checkpoint, checkpoint.identity
     _compare_hashes(found.source, found.weights_sha256, named.name, named.weights_sha256)
     _compare_hashes(found.source, found.config_sha256, named.name, named.config_sha256)

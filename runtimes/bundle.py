@@ -90,6 +90,20 @@ def sha256_file(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def listed_files(folder: Path) -> tuple[FileEntry, ...]:
+    """Every file below the folder but the manifest, in path order, with size and SHA-256."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST_FILE)
+    return tuple(
+        FileEntry(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=sha256_file(path))
+        for path in paths
+    )
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json`; the folder is still a staging one, so nothing reads it half-written."""
+    (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
+
+
 def _check_regular(root: Path, relative: str) -> None:
     """Neither the file nor a folder on the way to it may be a link; the file must be a file."""
     path = root / relative

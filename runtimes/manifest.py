@@ -31,7 +31,7 @@ from pydantic_core import ErrorDetails
 from vqrae.runtimes.errors import BundleError
 
 FORMAT_NAME: Literal["vqrae-bundle"] = "vqrae-bundle"
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 4 * 2**20
 """A larger manifest is refused before it is parsed."""
@@ -75,13 +75,75 @@ class TensorSpec(Record):
         return f"{self.name} {self.dtype} ({', '.join(map(str, self.shape))})"
 
 
+class BatchLimits(Record):
+    """The sizes that a dynamic batch axis takes: all from `least` to `most`, or of these the ones in `only`."""
+
+    least: PositiveInt = 1
+    best: PositiveInt | None = None
+    """The size that the artifact was tuned for, where it was tuned for one."""
+    most: PositiveInt
+    only: tuple[PositiveInt, ...] = ()
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.least <= (self.best or self.least) <= self.most:
+            raise ValueError("least <= best <= most")
+        if self.only and (list(self.only) != sorted(set(self.only)) or (self.only[0], self.only[-1]) != self._ends):
+            raise ValueError("ascending sizes in `only`, from `least` to `most`")
+        return self
+
+    @property
+    def _ends(self) -> tuple[int, int]:
+        return self.least, self.most
+
+    def fitting(self, count: int) -> int | None:
+        """The smallest size that holds `count` images; None if there is none."""
+        return next((size for size in self.only or (max(count, self.least),) if count <= size <= self.most), None)
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.only)) if self.only else f"{self.least} to {self.most}"
+
+
 class GraphSpec(Record):
     """One graph: its file, the files that it reads besides, and its signature."""
 
     file: BundlePath
+    """A file, or the folder of an artifact that is a folder (a Core ML package)."""
     extra_files: tuple[BundlePath, ...] = ()
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    carriers: Annotated[dict[str, Literal["float32", "int32", "image"]], AfterValidator(_by_key)] = {}
+    """Tensor -> what carries it in the artifact, where the runtime has no such dtype at a graph's edge: Core ML takes
+    bytes as whole float32 numbers, or as an image. A session converts; a client without vqrae has to."""
+    batch_limits: BatchLimits | None = None
+    """What a dynamic batch axis takes; None where it takes any size, or is fixed."""
+    source: BundlePath | None = None
+    """The ONNX graph that the artifact was built from, where the bundle holds it."""
+    layers: BundlePath | None = None
+    """What the builder says of each layer, as JSON, where it says something."""
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The batch size, where it is fixed."""
+        axis = self.inputs[0].shape[0]
+        return axis if isinstance(axis, int) else None
+
+    def fitting_batch(self, count: int) -> int:
+        """The smallest batch size that it takes and that holds `count` images.
+
+        Raises:
+            ValueError: there is none.
+        """
+        limits = BatchLimits(least=size, most=size) if (size := self.fixed_batch) else self.batch_limits
+        fitting = count if limits is None else limits.fitting(count)
+        if fitting is None:
+            raise ValueError(f"{count} images in a graph that takes {limits}")
+        return fitting
+
+    @property
+    def all_files(self) -> tuple[str, ...]:
+        """Every file or folder that the graph names."""
+        return (self.file, *self.extra_files, *(path for path in (self.source, self.layers) if path is not None))
 
 
 class CheckpointIdentity(Record):
@@ -124,6 +186,21 @@ class Precision(Record):
     kept_float: tuple[KeptFloat, ...] = ()
 
 
+class EngineTies(Record):
+    """What a compiled engine is tied to: it loads elsewhere only as far as these say."""
+
+    version: str
+    """The library's version that built it."""
+    any_newer_version: bool
+    """Whether later versions of the same major load it too."""
+    platform: str
+    """Operating system and architecture, such as `linux-x86_64`; `any` where the engine is portable."""
+    compute_capabilities: tuple[str, ...]
+    """Those of the GPUs that it was compiled for, such as `8.6`."""
+    newer_hardware: bool
+    """Whether GPUs of a higher compute capability than the least of these load it too."""
+
+
 class RuntimeInfo(Record):
     """The runtime that the graphs are for; `hardware` names what they are tied to, None if to nothing."""
 
@@ -131,6 +208,8 @@ class RuntimeInfo(Record):
     built_with: Versions
     options: Annotated[dict[str, str | int | bool], AfterValidator(_by_key)] = {}
     hardware: str | None = None
+    engine: EngineTies | None = None
+    """For engines: what is compared on load."""
 
 
 class Calibration(Record):
@@ -191,10 +270,22 @@ class ParityFigures(Record):
     margin_histogram: MarginHistogram | None = None
 
 
+class SourceEvidence(Record):
+    """The graphs that an artifact was built from, executed by another runtime: less than evidence of the artifact."""
+
+    runtime: str
+    runtime_version: str
+    gate: Literal["pass", "fail"]
+    figures: ParityFigures
+
+
 class Evidence(Record):
     """Whether and where the bundle was executed, what was measured, and the gate's verdict."""
 
     executed: bool
+    means: Literal["runtime", "evaluator"] = "runtime"
+    """Who executed it: the runtime itself, or an evaluator that repeats the artifact's operations one by one, by their
+    reference semantics, on a machine that the runtime does not exist for."""
     reason: str | None = None
     """Why it was not executed; required then."""
     gate: GateVerdict
@@ -202,10 +293,14 @@ class Evidence(Record):
     """Written although the gate was missed, because the user asked for it."""
     runtime_version: str | None = None
     device: str | None = None
+    precision: str | None = None
+    """The precision that ran, as the runtime tells it."""
     machine: str | None = None
     date: str | None = None
     """ISO 8601, UTC."""
     figures: ParityFigures | None = None
+    source: SourceEvidence | None = None
+    """Of a bundle that was not executed: what its source graphs did elsewhere."""
 
     @model_validator(mode="after")
     def _says_where_it_comes_from(self) -> Self:
@@ -250,9 +345,10 @@ class Manifest(Record):
             raise ValueError("each file listed once")
         if MANIFEST_FILE in paths:
             raise ValueError(f"{MANIFEST_FILE} not among its own files")
-        needed = {path for graph in self.graphs.values() for path in (graph.file, *graph.extra_files)}
-        if needed - set(paths):
-            raise ValueError(f"the graphs' file {min(needed - set(paths))} among the files")
+        folders = {str(folder) for path in paths for folder in PurePosixPath(path).parents}
+        absent = {path for graph in self.graphs.values() for path in graph.all_files} - set(paths) - folders
+        if absent:
+            raise ValueError(f"the graphs' file {min(absent)} among the files")
         return self
 
     @model_validator(mode="after")

@@ -34,6 +34,30 @@ RUNTIMES: Mapping[str, RuntimeEntry] = MappingProxyType(
             extra="onnxruntime",
             distributions=("onnxruntime", "onnxruntime-gpu"),
         ),
+        "openvino": RuntimeEntry(
+            backend="vqrae.runtimes.backends.openvino:OpenVinoSession",
+            module="openvino",
+            extra="openvino",
+            distributions=("openvino",),
+        ),
+        "coreml": RuntimeEntry(
+            backend="vqrae.runtimes.backends.coreml:CoreMLSession",
+            module="coremltools",
+            extra="coreml",
+            distributions=("coremltools",),
+        ),
+        "tensorrt": RuntimeEntry(
+            backend="vqrae.runtimes.backends.tensorrt:TensorRTSession",
+            module="tensorrt",
+            extra="tensorrt",
+            distributions=("tensorrt",),
+        ),
+        "tensorrt-rtx": RuntimeEntry(
+            backend="vqrae.runtimes.backends.tensorrt_rtx:TensorRTRTXSession",
+            module="tensorrt_rtx",
+            extra="tensorrt-rtx",
+            distributions=("tensorrt-rtx", "tensorrt_rtx"),
+        ),
     }
 )
 """Runtime name -> where it lives."""

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from numpy.typing import NDArray
 
 from vqrae.runtimes.closing import Closing
-from vqrae.runtimes.manifest import GraphSpec
+from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
+from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo, TensorSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class SessionOptions:
     """Where and how a graph is to run."""
 
-    device: str = "cpu"
-    """`cpu` or `cuda`, where the runtime has it; never replaced by another one silently."""
+    device: str | None = None
+    """By the name that the backend knows it by; never replaced by another one silently. None is the backend's first."""
     threads: int | None = None
-    """CPU threads within an operator; None leaves it to the runtime."""
+    """CPU threads; None leaves it to the runtime."""
+    streams: int = 1
+    """Calls of `run` that are to go on at once: one for the least latency, more for throughput."""
+    cache: Path | None = None
+    """Folder where a runtime that compiles on load may keep what it compiled; None keeps nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +36,10 @@ class Execution:
     runtime: str
     runtime_version: str
     device: str
-    precision_note: str
-    """Where the arithmetic's precision is decided."""
+    precision: str
+    """The arithmetic's precision, asked of the runtime where it can tell."""
+    means: Literal["runtime", "evaluator"] = "runtime"
+    """Who computes: see `manifest.Evidence`."""
 
 
 class Session(Closing):
@@ -40,18 +47,29 @@ class Session(Closing):
 
     @classmethod
     @abstractmethod
-    def open(cls, path: Path, graph: GraphSpec, options: SessionOptions) -> Self:
+    def open(cls, path: Path, graph: GraphSpec, options: SessionOptions, runtime: RuntimeInfo) -> Self:
         """Load a graph.
 
         Args:
-            path: the graph's file, already verified; its extra files lie where it expects them.
+            path: the graph's file or folder, already verified; its extra files lie where it expects them.
             graph: what the manifest says of it; the loaded graph must have the same signature.
             options: where and how to run.
+            runtime: what the manifest says of the runtime: what the graph was built with and is tied to.
 
         Raises:
             BundleError: the runtime refuses the file, or its signature differs from the manifest's.
-            RuntimeUnavailable: the device is not there, or the runtime would fall back to another one.
+            RuntimeUnavailable: the device is not there, the runtime would fall back to another one, or the graph was
+                built for another machine.
             UsageError: the runtime knows no such device.
+        """
+
+    @classmethod
+    @abstractmethod
+    def probe(cls) -> str:
+        """Load and run a tiny graph of the runtime's own; says what ran, for `vqrae doctor`.
+
+        Raises:
+            RuntimeUnavailable: the runtime does not work on this machine.
         """
 
     @abstractmethod
@@ -72,3 +90,30 @@ class Session(Closing):
     @abstractmethod
     def execution(self) -> Execution:
         """What really runs."""
+
+
+def closed_session(runtime: str) -> UsageError:
+    """What `run` raises after `close`, which may come from another thread."""
+    return UsageError(f"{runtime} session", got="a run after close", expected="an open session")
+
+
+def failed_run(runtime: str, error: Exception) -> RuntimeUnavailable:
+    """What `run` raises when the runtime itself fails."""
+    return RuntimeUnavailable(runtime, got=f"a failed run ({error})")
+
+
+def refused_graph(path: Path, title: str, error: Exception) -> BundleError:
+    """What `open` raises when the runtime, by its makers' name and version, refuses the file."""
+    return BundleError(str(path), got=f"{title} refuses it ({error})", expected="a graph that it can load")
+
+
+def check_signature(path: Path, kind: str, found: Iterable[str], wanted: Iterable[TensorSpec]) -> None:
+    """Compare what the loaded graph takes or gives, in the words of `TensorSpec`, with the manifest.
+
+    Raises:
+        BundleError: they differ.
+    """
+    got, expected = ", ".join(found), ", ".join(map(str, wanted))
+    if got != expected:
+        remedy = "export it again"
+        raise BundleError(f"{path} {kind}", got=got, expected=f"{expected}, as the manifest says", remedy=remedy)

@@ -12,6 +12,7 @@ from tiny_models import tiny_model
 
 from vqrae.checkpoint import open_checkpoint, save_pretrained
 from vqrae.export.build import BundleBuilder
+from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
 
 
@@ -36,13 +37,15 @@ def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def builder(checkpoint_folder: Path) -> BundleBuilder:
+def builder(checkpoint_folder: Path) -> Iterator[BundleBuilder]:
     """Builds its bundles, with the reference run on eight photographs."""
-    return BundleBuilder(open_checkpoint(str(checkpoint_folder)), parity_images(None, 32, 8), lambda _: None)
+    opened = open_checkpoint(str(checkpoint_folder))
+    with BundleBuilder(opened, parity_images(None, (32, 32), 8), lambda _: None) as builder:
+        yield builder
 
 
 @pytest.fixture(scope="session")
 def exported(builder: BundleBuilder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its ONNX FP32 bundle; not to be changed."""
     folder = tmp_path_factory.mktemp("bundles")
-    return Path(builder.build("onnx", "fp32", folder).bundle)
+    return Path(builder.build(target("onnx"), folder).bundle)

@@ -1,21 +1,44 @@
-"""ONNX Runtime, on the CPU or through CUDA."""
+"""ONNX Runtime, on the CPU or through another execution provider."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
-from vqrae.runtimes.manifest import GraphSpec
-from vqrae.runtimes.session import Execution, Session, SessionOptions
+from vqrae.runtimes.errors import RuntimeUnavailable, unknown_name
+from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo
+from vqrae.runtimes.session import (
+    Execution,
+    Session,
+    SessionOptions,
+    check_signature,
+    closed_session,
+    failed_run,
+    refused_graph,
+)
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-"""Device -> the execution provider that must really run the graph."""
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+}
+"""Device -> the execution provider that must really run the graph. The first is the default."""
+
+REMEDIES = {
+    "cuda": "`pip uninstall onnxruntime && pip install 'vqrae[onnxruntime-gpu]'`",
+    "tensorrt": "`pip uninstall onnxruntime && pip install 'vqrae[onnxruntime-gpu]'`, with TensorRT's libraries",
+    "openvino": "`pip uninstall onnxruntime && pip install onnxruntime-openvino`, or export with --format openvino",
+    "coreml": "use ONNX Runtime on macOS, or export with --format coreml",
+}
+"""Device -> what brings its provider."""
 
 _ERRORS = (
     ort_errors.EPFail,
@@ -29,6 +52,11 @@ _ERRORS = (
     ort_errors.RuntimeException,
 )  # ONNX Runtime's exceptions have no base of their own
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(int32)": "int32", "tensor(float)": "float32"}
+_PROBE = bytes.fromhex(
+    "080a3a390a0e0a01780a01781201792203416464120570726f62655a0f0a0178120a0a08080112040a020802620f0a0179120a0a08080112"
+    "040a02080242040a001014"
+)
+"""An ONNX file: y = x + x, on two floats."""
 
 
 class OnnxRuntimeSession(Session):
@@ -40,34 +68,41 @@ class OnnxRuntimeSession(Session):
         self._device = device
 
     @classmethod
-    def open(cls, path: Path, graph: GraphSpec, options: SessionOptions) -> Self:  # noqa: D102 - documented by Session
-        provider = _provider(options.device)
+    def open(cls, path: Path, graph: GraphSpec, options: SessionOptions, runtime: RuntimeInfo) -> Self:  # noqa: D102 - documented by Session
+        device = options.device or next(iter(PROVIDERS))
+        provider = _provider(device)
         try:
             session = onnxruntime.InferenceSession(path, _session_options(options), providers=[provider])
         except _ERRORS as error:
-            got = f"ONNX Runtime {onnxruntime.__version__} refuses it ({error})"
-            raise BundleError(str(path), got=got, expected="a graph that it can load") from error
+            raise refused_graph(path, f"ONNX Runtime {onnxruntime.__version__}", error) from error
         session.disable_fallback()
-        running = session.get_providers()[0]
-        if running != provider:
-            raise RuntimeUnavailable(
-                f"onnxruntime on {options.device}",
-                got=running,
-                expected=provider,
-                remedy="check the CUDA and cuDNN libraries, or choose --device cpu",
-            )
-        _check_signature(path, "inputs", session.get_inputs(), graph.inputs)
-        _check_signature(path, "outputs", session.get_outputs(), graph.outputs)
-        return cls(session, options.device)
+        _check_provider(device, session.get_providers())
+        check_signature(path, "inputs", _described(session.get_inputs()), graph.inputs)
+        check_signature(path, "outputs", _described(session.get_outputs()), graph.outputs)
+        return cls(session, device)
+
+    @classmethod
+    def probe(cls) -> str:  # noqa: D102 - documented by Session
+        try:
+            session = onnxruntime.InferenceSession(_PROBE, providers=["CPUExecutionProvider"])
+            (doubled,) = session.run(None, {"x": np.array([1, 2], np.float32)})
+        except _ERRORS as error:
+            raise failed_run("onnxruntime", error) from error
+        if not np.array_equal(doubled, [2, 4]):
+            raise RuntimeUnavailable("onnxruntime", got=f"[1, 2] doubled to {doubled}", expected="[2, 4]")
+        available = onnxruntime.get_available_providers()
+        return "ran on cpu; providers: " + ", ".join(
+            device for device, provider in PROVIDERS.items() if provider in available
+        )
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:  # noqa: D102 - documented by Session
-        session = self._session  # `close` may come from another thread
+        session = self._session
         if session is None:
-            raise UsageError("onnxruntime session", got="a run after close", expected="an open session")
+            raise closed_session("onnxruntime")
         try:
             results = session.run(self._outputs, dict(feeds))
         except _ERRORS as error:
-            raise RuntimeUnavailable("onnxruntime", got=f"a failed run ({error})") from error
+            raise failed_run("onnxruntime", error) from error
         return dict(zip(self._outputs, results, strict=True))
 
     def close(self) -> None:  # noqa: D102 - documented by Session
@@ -79,22 +114,33 @@ class OnnxRuntimeSession(Session):
             runtime="onnxruntime",
             runtime_version=onnxruntime.__version__,
             device=self._device,
-            precision_note="as the graph says",
+            precision="as the graph says",
         )
 
 
 def _provider(device: str) -> str:
     if device not in PROVIDERS:
-        raise UsageError("device", got=repr(device), expected=f"one of {', '.join(PROVIDERS)}")
+        raise unknown_name("device", device, PROVIDERS)
     available = onnxruntime.get_available_providers()
     if PROVIDERS[device] not in available:
         raise RuntimeUnavailable(
             f"onnxruntime on {device}",
             got=", ".join(available),
             expected=PROVIDERS[device],
-            remedy="`pip uninstall onnxruntime && pip install 'vqrae[onnxruntime-gpu]'`",
+            remedy=REMEDIES.get(device),
         )
     return PROVIDERS[device]
+
+
+def _check_provider(device: str, running: list[str]) -> None:
+    """A provider whose libraries or hardware are missing leaves its place to the CPU with no more than a warning."""
+    if running[0] != PROVIDERS[device]:
+        raise RuntimeUnavailable(
+            f"onnxruntime on {device}",
+            got=", ".join(running),
+            expected=f"{PROVIDERS[device]} first",
+            remedy=f"check the driver and the libraries of {device}, or choose --device cpu",
+        )
 
 
 def _session_options(options: SessionOptions) -> onnxruntime.SessionOptions:
@@ -108,9 +154,5 @@ def _session_options(options: SessionOptions) -> onnxruntime.SessionOptions:
     return native
 
 
-def _check_signature(path: Path, kind: str, found: Any, wanted: Any) -> None:
-    got = ", ".join(f"{t.name} {_DTYPES.get(t.type, t.type)} ({', '.join(map(str, t.shape))})" for t in found)
-    expected = ", ".join(map(str, wanted))
-    if got != expected:
-        remedy = "export it again"
-        raise BundleError(f"{path} {kind}", got=got, expected=f"{expected}, as the manifest says", remedy=remedy)
+def _described(tensors: Iterable[Any]) -> list[str]:
+    return [f"{t.name} {_DTYPES.get(t.type, t.type)} ({', '.join(map(str, t.shape))})" for t in tensors]

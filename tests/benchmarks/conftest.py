@@ -10,6 +10,7 @@ from tiny_models import tiny_model
 from vqrae.benchmarks.rows import BenchResult, BenchRow
 from vqrae.checkpoint import open_checkpoint, save_pretrained
 from vqrae.export.build import BundleBuilder
+from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.machine import Machine
@@ -25,8 +26,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def bundle(checkpoint: Path) -> Path:
-    builder = BundleBuilder(open_checkpoint(str(checkpoint)), parity_images(None, 32, 2), lambda step: None)
-    builder.build("onnx", "fp32", checkpoint.parent)
+    opened = open_checkpoint(str(checkpoint))
+    with BundleBuilder(opened, parity_images(None, (32, 32), 2), lambda step: None) as builder:
+        builder.build(target("onnx"), checkpoint.parent)
     return checkpoint.parent / "test-siglip-onnx-fp32"
 
 

@@ -13,7 +13,8 @@ from PIL import Image
 from tiny_models import tiny_model
 
 from vqrae.checkpoint import save_pretrained
-from vqrae.export.build import BundleBuilder, check_format
+from vqrae.export.build import BundleBuilder
+from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
 from vqrae.export.reference import reference_from_model, sample_from_tokenizer
 from vqrae.export.verify import gather_evidence, reference_checkpoint
@@ -71,14 +72,14 @@ def test_a_missed_gate_writes_nothing(builder: BundleBuilder, tmp_path: Path, mo
     spoiled = np.roll(builder.reference.indices, 1, axis=1)
     monkeypatch.setattr(builder, "reference", replace(builder.reference, indices=spoiled))
     with pytest.raises(GateFailure, match=r"token agreement .*, gate >= 99.9%; .*--allow-gate-failure"):
-        builder.build("onnx", "fp32", tmp_path / "out")
+        builder.build(target("onnx"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_allowed_miss_is_marked(builder: BundleBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoiled = np.roll(builder.reference.indices, 1, axis=1)
     monkeypatch.setattr(builder, "reference", replace(builder.reference, indices=spoiled))
-    row = builder.build("onnx", "fp32", tmp_path, allow_gate_failure=True)
+    row = builder.build(target("onnx"), tmp_path, allow_gate_failure=True)
     assert row.gate == "fail"
     with load(tmp_path / NAME) as tokenizer:
         evidence = tokenizer.manifest.evidence
@@ -87,7 +88,7 @@ def test_an_allowed_miss_is_marked(builder: BundleBuilder, tmp_path: Path, monke
 
 def test_an_existing_bundle_is_not_replaced_unasked(builder: BundleBuilder, exported: Path) -> None:
     with pytest.raises(UsageError, match=r"a folder that exists.*--overwrite"):
-        builder.build("onnx", "fp32", exported.parent)
+        builder.build(target("onnx"), exported.parent)
 
 
 def test_the_reference_is_found_and_its_hash_checked(exported: Path, checkpoint_folder: Path, tmp_path: Path) -> None:
@@ -105,26 +106,14 @@ def test_the_reference_is_found_and_its_hash_checked(exported: Path, checkpoint_
         reference_checkpoint(gone, None)
 
 
-@pytest.mark.parametrize(
-    ("name", "precision", "words"),
-    [
-        ("onxx", "fp32", "format: got 'onxx'; expected one of .*; did you mean onnx"),
-        ("onnx", "int3", "precision of onnx: got 'int3'; expected one of fp32"),
-    ],
-)
-def test_a_wrong_format_or_precision_is_refused_early(name: str, precision: str, words: str) -> None:
-    with pytest.raises(UsageError, match=words):
-        check_format(name, precision)
-
-
 def test_parity_images_come_from_a_folder_or_the_held_out_photographs(tmp_path: Path) -> None:
     for number in range(3):
         Image.new("RGB", (50, 40), (number * 40, 90, 120)).save(tmp_path / f"{number}.png")
-    chosen = parity_images(tmp_path, 32, 2)
+    chosen = parity_images(tmp_path, (32, 32), 2)
     assert chosen.names == ("0", "1")
     assert chosen.images.shape == (2, 32, 32, 3)
-    held_out = parity_images(None, 32, 5)
+    held_out = parity_images(None, (32, 32), 5)
     assert held_out.names[:4] == ("astronaut", "cat", "coffee", "astronaut crop 3")
-    np.testing.assert_array_equal(held_out.images, parity_images(None, 32, 5).images)
+    np.testing.assert_array_equal(held_out.images, parity_images(None, (32, 32), 5).images)
     with pytest.raises(UsageError, match="number of images: got 0"):
-        parity_images(None, 32, 0)
+        parity_images(None, (32, 32), 0)

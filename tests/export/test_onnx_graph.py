@@ -12,13 +12,19 @@ import torch
 from tiny_models import NETWORKS, random_images, tiny_model
 
 from vqrae.export import onnx_graph
+from vqrae.export.graphs import graph_plans
+from vqrae.model import VQRAE
 from vqrae.runtimes.manifest import GraphSpec
+
+
+def traced(model: VQRAE, folder: Path, *, split: bool = False) -> dict[str, GraphSpec]:
+    return {plan.name: onnx_graph.graph_from_plan(plan, model, folder) for plan in graph_plans(model, split=split)}
 
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, GraphSpec]]:
     folder = tmp_path_factory.mktemp("graphs")
-    return folder, onnx_graph.onnx_graphs(tiny_model(), folder, split=True)
+    return folder, traced(tiny_model(), folder, split=True)
 
 
 def run(folder: Path, spec: GraphSpec, feed: np.ndarray) -> list[np.ndarray]:
@@ -92,7 +98,7 @@ def test_polygraphy_inspects_it(split: tuple[Path, dict[str, GraphSpec]]) -> Non
 @pytest.mark.parametrize("network", sorted(set(NETWORKS) - {"siglip"}))
 def test_every_encoder_family_traces(network: str, tmp_path: Path) -> None:
     model, images = tiny_model(network), random_images(3)
-    specs = onnx_graph.onnx_graphs(model, tmp_path, split=False)
+    specs = traced(model, tmp_path)
     indices, features = run(tmp_path, specs["encode"], images.numpy())
     expected_indices, expected_features = model.encode_images(images)
     np.testing.assert_allclose(features, expected_features, atol=1e-4, rtol=1e-4)
@@ -102,7 +108,7 @@ def test_every_encoder_family_traces(network: str, tmp_path: Path) -> None:
 def test_large_weights_go_to_a_file_beside_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_graph, "SINGLE_FILE_LIMIT", 0)
     model, images = tiny_model(), random_images(2)
-    specs = onnx_graph.onnx_graphs(model, tmp_path, split=False)
+    specs = traced(model, tmp_path)
     assert specs["encode"].extra_files == ("encode.onnx.data",)
     assert (tmp_path / "encode.onnx.data").stat().st_size > (tmp_path / "encode.onnx").stat().st_size
     indices, _ = run(tmp_path, specs["encode"], images.numpy())

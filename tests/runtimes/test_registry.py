@@ -2,23 +2,31 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
+from importlib.util import find_spec
 
 import pytest
 
-from vqrae.runtimes.backends.onnxruntime import OnnxRuntimeSession
 from vqrae.runtimes.errors import RuntimeUnavailable, UsageError
 from vqrae.runtimes.registry import RUNTIMES, runtime_version, session_class
+from vqrae.runtimes.session import Session
 
 
-def test_every_runtime_of_the_table_has_a_session() -> None:
-    assert {name: session_class(name) for name in RUNTIMES} == {"onnxruntime": OnnxRuntimeSession}
+@pytest.mark.parametrize("name", sorted(RUNTIMES))
+def test_every_runtime_of_the_table_has_a_session_or_says_how_to_install_it(name: str) -> None:
+    if find_spec(RUNTIMES[name].module) is None:
+        with pytest.raises(RuntimeUnavailable, match=rf"{name} is not installed: .*`pip install 'vqrae\[{name}\]'`"):
+            session_class(name)
+    else:
+        assert issubclass(session_class(name), Session)
 
 
 def test_an_unknown_runtime_gets_the_nearest_name() -> None:
-    message = "runtime: got 'onnx-runtime'; expected one of onnxruntime; did you mean onnxruntime\\?$"
+    message = "runtime: got 'onnx-runtime'; expected one of onnxruntime, .*; did you mean onnxruntime\\?$"
     with pytest.raises(UsageError, match=message):
         session_class("onnx-runtime")
-    with pytest.raises(UsageError, match=r"got 'x'; expected one of onnxruntime$"):
+    with pytest.raises(
+        UsageError, match=r"got 'x'; expected one of onnxruntime, openvino, coreml, tensorrt, tensorrt-rtx$"
+    ):
         runtime_version("x")
 
 

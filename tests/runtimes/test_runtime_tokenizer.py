@@ -180,7 +180,9 @@ def test_another_preprocessing_rule_is_refused(bundle: Path) -> None:
 def test_an_unknown_runtime_is_refused(bundle: Path) -> None:
     path = bundle / "manifest.json"
     path.write_text(path.read_text().replace('"name": "onnxruntime"', '"name": "onyxruntime"'))
-    with pytest.raises(UsageError, match="got 'onyxruntime'; expected one of onnxruntime; did you mean onnxruntime"):
+    with pytest.raises(
+        UsageError, match=r"got 'onyxruntime'; expected one of onnxruntime, .*; did you mean onnxruntime"
+    ):
         vqrae.load(bundle)
 
 

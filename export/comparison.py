@@ -1,0 +1,87 @@
+"""Several bundles of one checkpoint on the same photographs: each against the reference, and every pair of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqrae.export.reference import sample_from_tokenizer
+from vqrae.export.verify import VerifyRow, evidence_of, source_evidence, verify_row
+from vqrae.runtimes.bundle import Bundle
+from vqrae.runtimes.errors import RuntimeUnavailable
+from vqrae.runtimes.manifest import Evidence
+from vqrae.runtimes.parity import GATES, Reference, mean_psnr_db
+from vqrae.runtimes.session import SessionOptions
+from vqrae.runtimes.tokenizer import Tokenizer
+
+Indices = dict[str, NDArray[np.int32]]
+"""Bundle's path -> the indices (B, h, w) that it made of the reference's images."""
+
+
+def verify_bundles(
+    bundles: Sequence[Bundle], reference: Reference, options: SessionOptions, report: Callable[[str], None]
+) -> list[VerifyRow]:
+    """A row for each bundle; where two or more can run here, it also tells how each decodes the others' tokens.
+
+    One bundle at a time is loaded. A pair that loses more than the laxer of both gates is a miss of the decoder's row.
+
+    Raises:
+        BundleError: a bundle is of another preprocessing rule, or its runtime refuses it.
+        UsageError: a runtime does not know the device.
+    """
+    rows: list[VerifyRow] = []
+    indices: Indices = {}
+    for bundle in bundles:
+        report(f"verifying {bundle.path}")
+        evidence = _examined(bundle, reference, options, indices)
+        rows.append(verify_row(bundle.path, bundle.manifest, evidence))
+    if len(indices) < 2:
+        return rows
+    limits = {str(bundle.path): _psnr_limit(bundle) for bundle in bundles}
+    for number, bundle in enumerate(bundles):
+        if str(bundle.path) in indices:
+            report(f"decoding all tokens with {bundle.path}")
+            with Tokenizer.from_bundle(bundle, options) as tokenizer:
+                rows[number] = _with_interchange(rows[number], interchange(tokenizer, indices, reference), limits)
+    return rows
+
+
+def interchange(decoder: Tokenizer, indices: Indices, reference: Reference) -> dict[str, float]:
+    """What is lost when one bundle decodes the tokens that others made.
+
+    Returns:
+        Encoder's path -> the reference's PSNR to the source images minus the pair's, in dB.
+
+    Raises:
+        RuntimeUnavailable: the decoder's runtime failed.
+    """
+    whole = mean_psnr_db(reference.images, reference.reconstructed)
+    return {path: whole - mean_psnr_db(reference.images, decoder.decode(made)) for path, made in indices.items()}
+
+
+def _examined(bundle: Bundle, reference: Reference, options: SessionOptions, indices: Indices) -> Evidence:
+    """Evidence here and now, its indices added to `indices`; where the runtime is not here, evidence of the sources."""
+    try:
+        with Tokenizer.from_bundle(bundle, options) as tokenizer:
+            sample = sample_from_tokenizer(tokenizer, reference)
+            indices[str(bundle.path)] = sample.indices
+            return evidence_of(sample, tokenizer, reference)
+    except RuntimeUnavailable as error:
+        source = source_evidence(bundle, reference)
+        return Evidence(executed=False, reason=str(error), gate="not-executed", source=source)
+
+
+def _psnr_limit(bundle: Bundle) -> float:
+    return GATES[bundle.manifest.precision.name].max_source_psnr_drop_db
+
+
+def _with_interchange(row: VerifyRow, drops: dict[str, float], limits: dict[str, float]) -> VerifyRow:
+    misses = list(row.misses)
+    for path, drop in drops.items():
+        limit = max(limits[path], limits[row.bundle])
+        if path != row.bundle and not drop <= limit:  # not "drop > limit": NaN misses too
+            misses.append(f"PSNR drop to source with tokens of {path} {drop:.6g} dB, gate <= {limit:.6g} dB")
+    gate = "fail" if misses else row.gate
+    return row.model_copy(update={"interchange": drops, "misses": tuple(misses), "gate": gate})

@@ -1,0 +1,268 @@
+"""What a checkpoint can be exported to, and the options that each format has. Light: nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from pydantic import ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from vqrae.config import StrictConfig
+from vqrae.runtimes.errors import UsageError, unknown_name
+from vqrae.runtimes.manifest import BatchLimits, PrecisionName
+
+BatchKind = Literal["dynamic", "fixed", "range", "enumerated"]
+
+
+class Batch(StrictConfig):
+    """The batch axis: `dynamic`, fixed `4`, a range `1:8:32` (least, best, most), or enumerated `1,2,4`."""
+
+    kind: BatchKind = "dynamic"
+    sizes: tuple[PositiveInt, ...] = ()
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Batch:
+        if list(self.sizes) != sorted(self.sizes) or (self.kind == "enumerated" and len({*self.sizes}) < 2):
+            raise ValueError("ascending sizes")
+        return self
+
+    @classmethod
+    def parse(cls, text: str) -> Batch:
+        """Read one of the forms above.
+
+        Raises:
+            UsageError: none of them.
+        """
+        kinds: tuple[tuple[str, BatchKind], ...] = (
+            (r"dynamic", "dynamic"),
+            (r"\d+", "fixed"),
+            (r"\d+:\d+:\d+", "range"),
+            (r"\d+(,\d+)+", "enumerated"),
+        )
+        for pattern, kind in kinds:
+            if re.fullmatch(pattern, text):
+                try:
+                    return cls(kind=kind, sizes=tuple(map(int, re.findall(r"\d+", text))))
+                except ValidationError:
+                    break
+        expected = "dynamic, a number, LEAST:BEST:MOST, or SIZE,SIZE,… in ascending order"
+        raise UsageError("batch", got=repr(text), expected=expected)
+
+    @property
+    def axis(self) -> int | str:
+        """The axis in a signature: a fixed size, or `batch`."""
+        return self.sizes[0] if self.kind == "fixed" else "batch"
+
+    def limits(self, default: BatchLimits | None = None) -> BatchLimits | None:
+        """What the axis takes, for the manifest; `default` is the format's own meaning of `dynamic`."""
+        match self.kind:
+            case "range":
+                least, best, most = self.sizes
+                return BatchLimits(least=least, best=best, most=most)
+            case "enumerated":
+                return BatchLimits(least=self.sizes[0], most=self.sizes[-1], only=self.sizes)
+            case "dynamic":
+                return default
+            case _:
+                return None
+
+
+DYNAMIC = Batch()
+
+
+class FormatOptions(StrictConfig):
+    """Base of the options of one format; a format without options of its own uses it as it is."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+NO_OPTIONS = FormatOptions()
+
+
+class CoreMLOptions(FormatOptions):
+    """Options of Core ML packages."""
+
+    inputs: Literal["tensor", "image"] = "tensor"
+    """`tensor`: images are arrays of whole numbers. `image`: they are Core ML images, for a batch fixed at 1."""
+    target: Literal["ios17", "ios18"] = "ios17"
+    """Least system that loads it; `ios17` means macOS 14 too, `ios18` macOS 15."""
+    author: str = "exported by vqrae"
+    """Shown by Xcode."""
+    license: str = ""
+    """Shown by Xcode: the license of the weights."""
+
+
+class EngineOptions(FormatOptions):
+    """Options that TensorRT and TensorRT-RTX share."""
+
+    workspace_mb: int = Field(4096, gt=0)
+    """Most scratch memory that an engine may use, in MiB."""
+    include_onnx: bool = True
+    """Keep the ONNX graphs in the bundle, so that the engine can be rebuilt where it does not fit."""
+
+
+class TensorRTOptions(EngineOptions):
+    """Options of TensorRT engines."""
+
+    version_compatible: bool = False
+    """Load under later versions of the same major, somewhat slower."""
+    hardware_compatible: Literal["none", "ampere-plus", "same-compute-capability"] = "none"
+    """Load on other GPUs than the one it was built on, somewhat slower."""
+    timing_cache: Path | None = None
+    """File of measured kernels, read if it exists and written anew: a second build takes a fraction of the time."""
+
+
+class TensorRTRTXOptions(EngineOptions):
+    """Options of TensorRT-RTX engines."""
+
+    compute_capabilities: tuple[str, ...] = ("8.0", "8.6", "8.9", "12.0")
+    """GPUs to compile for, comma-separated: 7.5, 8.0, 8.6, 8.9, 12.0, 12.1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """One thing to export to."""
+
+    runtime: str
+    """The runtime that executes it."""
+    precisions: tuple[PrecisionName, ...]
+    batches: tuple[BatchKind, ...]
+    """The kinds of batch axis that it can have."""
+    writer: str
+    """`module:function` of its `bundle_graphs.GraphWriter`."""
+    options: type[FormatOptions] = FormatOptions
+    needs_gpu: bool = False
+    """It may be built on a machine that cannot run it: its bundle is written, and says that it was not executed."""
+
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        "onnx": Format(
+            runtime="onnxruntime",
+            precisions=("fp32", "fp16"),
+            batches=("dynamic", "fixed"),
+            writer="vqrae.export.onnx_writer:write_onnx",
+        ),
+        "openvino": Format(
+            runtime="openvino",
+            precisions=("fp32", "fp16"),
+            batches=("dynamic", "fixed"),
+            writer="vqrae.export.openvino_ir:write_openvino",
+        ),
+        "coreml": Format(
+            runtime="coreml",
+            precisions=("fp32", "fp16"),
+            batches=("dynamic", "fixed", "range", "enumerated"),
+            writer="vqrae.export.coreml_package:write_coreml",
+            options=CoreMLOptions,
+        ),
+        "tensorrt": Format(
+            runtime="tensorrt",
+            precisions=("fp32", "fp16"),
+            batches=("dynamic", "fixed", "range"),
+            writer="vqrae.export.tensorrt_engine:write_tensorrt",
+            options=TensorRTOptions,
+            needs_gpu=True,
+        ),
+        "tensorrt-rtx": Format(
+            runtime="tensorrt-rtx",
+            precisions=("fp32", "fp16"),
+            batches=("dynamic", "fixed", "range"),
+            writer="vqrae.export.tensorrt_engine:write_tensorrt_rtx",
+            options=TensorRTRTXOptions,
+            needs_gpu=True,
+        ),
+    }
+)
+"""Format name -> how it is made; modules are imported when they are needed."""
+
+ALIASES = {"ort": "onnx", "ov": "openvino", "mlpackage": "coreml", "engine": "tensorrt", "trt": "tensorrt"}
+"""What users of other exporters type."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One bundle to build; make one with `target`."""
+
+    format_name: str
+    precision: PrecisionName
+    batch: Batch = DYNAMIC
+    options: FormatOptions = NO_OPTIONS
+    split: bool = False
+    """Also write encoder, quantizer, codebook and decoder."""
+
+    @property
+    def format(self) -> Format:
+        """Its entry in the table."""
+        return FORMATS[self.format_name]
+
+
+def format_key(name: str) -> str:
+    """The key in `FORMATS` that a name or an alias stands for.
+
+    Raises:
+        UsageError: no such format; the nearest name is suggested.
+    """
+    key = ALIASES.get(name, name)
+    if key not in FORMATS:
+        raise unknown_name("format", name, FORMATS)
+    return key
+
+
+def target(
+    format_name: str,
+    precision: str = "fp32",
+    *,
+    batch: Batch = DYNAMIC,
+    options: Mapping[str, str] = MappingProxyType({}),
+    split: bool = False,
+) -> Target:
+    """Check a request by the tables alone, before anything heavy is imported.
+
+    Args:
+        format_name: a key of `FORMATS` or `ALIASES`.
+        precision: one that the format has.
+        batch: of a kind that the format has.
+        options: names and values as typed on a command line.
+        split: also write the parts.
+
+    Raises:
+        UsageError: no such format, precision or option (the nearest is suggested), or not for this format.
+    """
+    name = format_key(format_name)
+    entry = FORMATS[name]
+    known = [candidate for candidate in entry.precisions if candidate == precision]
+    if not known:
+        raise unknown_name(f"precision of {name}", precision, entry.precisions)
+    if batch.kind not in entry.batches:
+        raise UsageError(f"batch of {name}", got=f"a batch that is {batch.kind}", expected=" or ".join(entry.batches))
+    return Target(
+        format_name=name, precision=known[0], batch=batch, options=_options(name, entry, options), split=split
+    )
+
+
+def _options(name: str, entry: Format, values: Mapping[str, str]) -> FormatOptions:
+    fields = entry.options.model_fields
+    parsed: dict[str, object] = {}
+    for typed, value in values.items():
+        field = typed.replace("-", "_")
+        if field not in fields:
+            known = [known.replace("_", "-") for known in fields]
+            near = get_close_matches(typed, known, n=1)
+            remedy = f"did you mean {near[0]}?" if near else None
+            expected = f"one of {', '.join(known)}" if known else "none: it has no options of its own"
+            raise UsageError(f"option of {name}", got=repr(typed), expected=expected, remedy=remedy)
+        several = isinstance(fields[field].get_default(), tuple)
+        parsed[field] = tuple(value.split(",")) if several else value
+    try:
+        return entry.options.model_validate(parsed)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        typed = str(first["loc"][0]).replace("_", "-")
+        expected = first["msg"].removeprefix("Input should be ")
+        raise UsageError(f"option {typed} of {name}", got=repr(first["input"]), expected=expected) from error

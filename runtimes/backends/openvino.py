@@ -1,0 +1,161 @@
+"""OpenVINO, on any of its devices."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Self
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+from openvino import opset13 as ops
+
+from vqrae.runtimes.errors import RuntimeUnavailable, unknown_name
+from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo
+from vqrae.runtimes.session import (
+    Execution,
+    Session,
+    SessionOptions,
+    check_signature,
+    closed_session,
+    failed_run,
+    refused_graph,
+)
+
+VERSION = version("openvino")
+DEFAULT_DEVICE = "cpu"
+AS_THE_GRAPH_SAYS = {"INFERENCE_PRECISION_HINT": "dynamic", "EXECUTION_MODE_HINT": "ACCURACY"}
+"""OpenVINO's default takes the fastest precision of the device, and asking for f16 where there is none gives bf16: both
+silently. With these the graph's own types decide; where a device has no f16, they are computed in f32."""
+FAITHFUL = ("f32", "f16", "i8", "u8")
+"""Precisions that matrix products may be computed in: those that a graph can ask for."""
+_DTYPES = {"u8": "uint8", "i32": "int32", "f32": "float32"}
+_PRODUCTS = ("FullyConnected", "MatMul", "Gemm", "Convolution", "ScaledDotProductAttention")
+
+
+class OpenVinoSession(Session):
+    """A model compiled by OpenVINO, with one infer request for each call that goes on at once."""
+
+    def __init__(self, compiled: openvino.CompiledModel, device: str) -> None:
+        self._compiled: openvino.CompiledModel | None = compiled
+        self._device = device
+        self._precision = _precision_that_runs(compiled)
+        self._outputs = [output.get_any_name() for output in compiled.outputs]
+        self._idle: SimpleQueue[openvino.InferRequest] = SimpleQueue()
+        for _ in range(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")):
+            self._idle.put(compiled.create_infer_request())
+
+    @classmethod
+    def open(cls, path: Path, graph: GraphSpec, options: SessionOptions, runtime: RuntimeInfo) -> Self:  # noqa: D102 - documented by Session
+        core = openvino.Core()
+        device = options.device or DEFAULT_DEVICE
+        try:
+            compiled = core.compile_model(path, _native_device(core, device), _properties(options))
+        except RuntimeError as error:
+            raise refused_graph(path, f"OpenVINO {VERSION}", error) from error
+        check_signature(path, "inputs", _described(compiled.inputs), graph.inputs)
+        check_signature(path, "outputs", _described(compiled.outputs), graph.outputs)
+        return cls(compiled, device)
+
+    @classmethod
+    def probe(cls) -> str:  # noqa: D102 - documented by Session
+        x = ops.parameter([2], np.float32, name="x")
+        try:
+            core = openvino.Core()
+            compiled = core.compile_model(openvino.Model([ops.add(x, x)], [x], "probe"), "CPU")
+            doubled = compiled(np.array([1, 2], np.float32))[0]
+        except RuntimeError as error:
+            raise failed_run("openvino", error) from error
+        if not np.array_equal(doubled, [2, 4]):
+            raise RuntimeUnavailable("openvino", got=f"[1, 2] doubled to {doubled}", expected="[2, 4]")
+        return "ran on cpu; devices: " + ", ".join(_devices(core))
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:  # noqa: D102 - documented by Session
+        if self._compiled is None:
+            raise closed_session("openvino")
+        request = self._idle.get()  # waits while as many calls go on as there are requests
+        try:
+            request.start_async(dict(feeds), share_inputs=True)
+            request.wait()
+            return {name: request.get_tensor(name).data.copy() for name in self._outputs}
+        except RuntimeError as error:
+            raise failed_run("openvino", error) from error
+        finally:
+            self._idle.put(request)
+
+    def close(self) -> None:  # noqa: D102 - documented by Session
+        self._compiled = None
+        while not self._idle.empty():
+            self._idle.get()
+
+    @property
+    def execution(self) -> Execution:  # noqa: D102 - documented by Session
+        return Execution(
+            runtime="openvino",
+            runtime_version=VERSION,
+            device=self._device,
+            precision=self._precision,
+        )
+
+
+def _devices(core: openvino.Core) -> list[str]:
+    """Names as users type them: `cpu`, `gpu`, `gpu.1`, `npu`."""
+    return [name.lower() for name in core.available_devices]
+
+
+def _native_device(core: openvino.Core, device: str) -> str:
+    if device in _devices(core):
+        return device.upper()
+    if device.partition(".")[0] in ("cpu", "gpu", "npu"):
+        raise RuntimeUnavailable(
+            f"openvino on {device}",
+            got=f"the devices {', '.join(_devices(core))}",
+            expected=device,
+            remedy="install the driver of the device, or choose another --device",
+        )
+    raise unknown_name("device", device, _devices(core))
+
+
+def _properties(options: SessionOptions) -> dict[str, Any]:
+    properties: dict[str, Any] = {
+        **AS_THE_GRAPH_SAYS,
+        "PERFORMANCE_HINT": "LATENCY" if options.streams == 1 else "THROUGHPUT",
+        "NUM_STREAMS": options.streams,
+    }
+    if options.threads is not None:
+        properties["INFERENCE_NUM_THREADS"] = options.threads
+    if options.cache is not None:
+        properties["CACHE_DIR"] = str(options.cache)
+    return properties
+
+
+def _precision_that_runs(compiled: openvino.CompiledModel) -> str:
+    """In which precision the matrix products are computed, such as `f32 ×20`, asked of the compiled model.
+
+    Raises:
+        RuntimeUnavailable: in one that no graph asked for.
+    """
+    counts: Counter[str] = Counter()
+    for operation in compiled.get_runtime_model().get_ops():
+        info = operation.get_rt_info()
+        if info["layerType"].value in _PRODUCTS:
+            counts[info["runtimePrecision"].value] += 1
+    unasked = [precision for precision in counts if precision not in FAITHFUL]
+    if unasked:
+        expected, remedy = f"only {', '.join(FAITHFUL)}", "report it: the graph's own types were asked for"
+        raise RuntimeUnavailable("openvino", got=f"matrix products in {unasked[0]}", expected=expected, remedy=remedy)
+    return ", ".join(f"{precision} ×{count}" for precision, count in sorted(counts.items())) or "no matrix products"
+
+
+def _described(tensors: Iterable[Any]) -> list[str]:
+    """In the words of `TensorSpec`; the only dynamic axis of a graph is its batch."""
+    texts = []
+    for tensor in tensors:
+        dtype = tensor.get_element_type().get_type_name()
+        axes = ("batch" if axis.is_dynamic else str(axis) for axis in tensor.get_partial_shape())
+        texts.append(f"{tensor.get_any_name()} {_DTYPES.get(dtype, dtype)} ({', '.join(axes)})")
+    return texts
