@@ -21,7 +21,18 @@ from vqrae.runtimes.machine import this_machine
 Progress = Callable[[str, int, int], None]
 """Called with what is being measured, the steps done and the steps in all."""
 
-PACKAGES = ("vqrae", "numpy", "torch", "transformers", "onnxruntime", "onnxruntime-gpu")
+PACKAGES = (
+    "vqrae",
+    "numpy",
+    "torch",
+    "transformers",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "coremltools",
+    "tensorrt",
+    "tensorrt-rtx",
+)
 """Packages whose versions matter to a latency."""
 
 
@@ -39,10 +50,10 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Absent:
-    """A bundle whose runtime is not here: it gets rows that say so."""
+    """A bundle that has no latency here: it gets rows that say why."""
 
     bundle: Bundle
-    error: RuntimeUnavailable
+    reason: str
 
 
 def run_benchmark(
@@ -139,15 +150,47 @@ def _open(
     if checkpoint is not None:
         from vqrae.benchmarks.pytorch import PyTorchCandidate  # brings torch
 
-        candidates.append(stack.enter_context(PyTorchCandidate(checkpoint, threads=threads)))
+        candidates.append(stack.enter_context(PyTorchCandidate(checkpoint, threads=threads, size=_image_size(bundles))))
     for path in bundles:
         try:
-            candidates.append(stack.enter_context(BundleCandidate(path, threads=threads)))
+            candidates.append(stack.enter_context(_timeable(path, threads)))
         except RuntimeUnavailable as error:
-            absent.append(Absent(bundle=Bundle.open(path), error=error))
+            absent.append(Absent(bundle=Bundle.open(path), reason=str(error)))
     if not candidates:
-        raise absent[0].error
+        raise RuntimeUnavailable("benchmark", got="nothing that runs here", expected=absent[0].reason)
     return candidates, absent
+
+
+def _image_size(bundles: Sequence[Path | str]) -> tuple[int, int] | None:
+    """The size (H, W) that the bundles were exported for, which PyTorch is then measured at; None without a bundle.
+
+    Raises:
+        UsageError: they are of several sizes.
+    """
+    rules = [Bundle.open(path).manifest.preprocessing for path in bundles]
+    sizes = {(rule.height, rule.width) for rule in rules}
+    if len(sizes) > 1:
+        expected = "bundles of one size"
+        raise UsageError("bundles", got=f"the image sizes {sorted(sizes)}", expected=expected, remedy="benchmark apart")
+    return next(iter(sizes), None)
+
+
+def _timeable(path: Path | str, threads: int) -> BundleCandidate:
+    """A bundle that runs here, on its runtime itself.
+
+    Raises:
+        RuntimeUnavailable: it does not, or an evaluator stands in for the runtime: parity is real then, latency is not.
+    """
+    candidate = BundleCandidate(path, threads=threads)
+    try:
+        means = candidate.execution("encode").means
+    except BaseException:
+        candidate.close()
+        raise
+    if means == "evaluator":
+        candidate.close()
+        raise RuntimeUnavailable("evaluated operation by operation on this machine, not timed")
+    return candidate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +255,7 @@ class _Run:
         return BenchRow(
             **asdict(bundle_subject(absent.bundle, None)),
             executed=False,
-            reason=str(absent.error),
+            reason=absent.reason,
             graph=graph,
             batch=batch,
             threads=self.plan.threads,

@@ -86,8 +86,9 @@ class BundleCandidate(Candidate):
         graphs = self._tokenizer.manifest.graphs
         if graph not in graphs:
             return False
-        axis = graphs[graph].inputs[0].shape[0]
-        return isinstance(axis, str) or axis == batch
+        spec = graphs[graph]
+        limits = spec.batch_limits
+        return spec.fixed_batch in (None, batch) and (limits is None or limits.fitting(batch) == batch)
 
     def call(self, graph: Graph, batch: int) -> Callable[[], object]:  # noqa: D102 - documented by Candidate
         tokenizer = self._tokenizer
@@ -98,8 +99,12 @@ class BundleCandidate(Candidate):
         feeds = {tokenizer.manifest.graphs[graph].inputs[0].name: values}
         return lambda: session.run(feeds)
 
+    def execution(self, graph: Graph) -> Execution:
+        """What really runs a graph; loads it."""
+        return self._tokenizer.session(graph).execution
+
     def subject(self, graph: Graph) -> Subject:  # noqa: D102 - documented by Candidate
-        return bundle_subject(self._tokenizer.bundle, self._tokenizer.session(graph).execution)
+        return bundle_subject(self._tokenizer.bundle, self.execution(graph))
 
     @property
     def launch(self) -> tuple[str, ...] | None:  # noqa: D102 - documented by Candidate

@@ -10,13 +10,16 @@ import torch
 from vqrae.benchmarks.candidates import Candidate, Graph, Subject, sample_input
 from vqrae.checkpoint import from_pretrained, open_checkpoint
 from vqrae.model import VQRAE
+from vqrae.resize import resized
 
 
 class PyTorchCandidate(Candidate):
     """A checkpoint folder, or a preset's name for one with random weights."""
 
-    def __init__(self, source: Path | str, *, threads: int) -> None:
+    def __init__(self, source: Path | str, *, threads: int, size: tuple[int, int] | None = None) -> None:
         """Load the model. The number of threads is PyTorch's own and holds for the whole process.
+
+        `size` is the image size (H, W); None is the trained one.
 
         Raises:
             CheckpointError: the checkpoint is invalid, or there is none and no such preset.
@@ -24,15 +27,15 @@ class PyTorchCandidate(Candidate):
         self.threads = threads
         torch.set_num_threads(threads)
         self._folder = Path(source) if Path(source).is_dir() else None
-        self._model: VQRAE = from_pretrained(self._folder) if self._folder else open_checkpoint(str(source)).model
+        model = from_pretrained(self._folder) if self._folder else open_checkpoint(str(source)).model
+        self._model: VQRAE = resized(model, size or model.size)
 
     def supports(self, graph: Graph, batch: int) -> bool:  # noqa: D102 - documented by Candidate
         return True
 
     def call(self, graph: Graph, batch: int) -> Callable[[], object]:  # noqa: D102 - documented by Candidate
-        model, config = self._model, self._model.config
-        image_size, codebook_size = (config.image_size, config.image_size), config.quantizer.codebook_size
-        values = torch.from_numpy(sample_input(graph, batch, image_size, grid=config.grid, codebook_size=codebook_size))
+        model, codebook_size = self._model, self._model.config.quantizer.codebook_size
+        values = torch.from_numpy(sample_input(graph, batch, model.size, grid=model.grid, codebook_size=codebook_size))
         if graph == "decode":
             return lambda: model.decode_indices(values)
         with torch.inference_mode():

@@ -27,8 +27,9 @@ class BenchRow(Record):
     device: str | None
     """Where it really ran."""
     executed: bool
+    """Whether it was timed here."""
     reason: str | None = None
-    """Why it was not executed."""
+    """Why it was not."""
     graph: Graph
     batch: int
     """Images per call."""
@@ -135,7 +136,14 @@ class BenchResult(Record):
         return list(groups.items())
 
 
-RUNTIME_TITLES = {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime"}
+RUNTIME_TITLES = {
+    "pytorch": "PyTorch",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "coreml": "Core ML",
+    "tensorrt": "TensorRT",
+    "tensorrt-rtx": "TensorRT-RTX",
+}
 
 
 def runtime_title(runtime: str) -> str:

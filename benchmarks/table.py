@@ -53,14 +53,21 @@ def bench_table(result: BenchResult) -> Group:
     """The result for a terminal of at least 80 columns: latencies, then what a fresh process and a disk pay."""
     speed = _table(SPEED_COLUMNS, result.groups())
     footprint = _table(FOOTPRINT_COLUMNS, result.footprint_groups())
-    return Group(speed, "", footprint, "", Text(caption(result), style="yellow" if result.busy else "dim"))
+    below = [Text(note, style="dim") for note in untimed_notes(result)]
+    return Group(speed, "", footprint, "", *below, Text(caption(result), style="yellow" if result.busy else "dim"))
 
 
 def markdown_table(result: BenchResult) -> str:
     """The same in Markdown. Ends in a newline."""
     speed = _markdown(SPEED_COLUMNS, result.groups())
     footprint = _markdown(FOOTPRINT_COLUMNS, result.footprint_groups())
-    return f"{speed}\n{footprint}\n{caption(result)}\n"
+    notes = "".join(f"{note}  \n" for note in untimed_notes(result))
+    return f"{speed}\n{footprint}\n{notes}{caption(result)}\n"
+
+
+def untimed_notes(result: BenchResult) -> list[str]:
+    """Why a row has no latency, once per candidate."""
+    return list(dict.fromkeys(f"{row.label}: {row.reason}." for row in result.rows if row.reason))
 
 
 def caption(result: BenchResult) -> str:

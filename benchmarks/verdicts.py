@@ -74,7 +74,13 @@ def headline(verdicts: Sequence[Verdict]) -> str:
 
 def _basis(runtime: str, evidence: Evidence) -> str:
     if evidence.figures is None:
-        return f"Not executed: {evidence.reason}" if evidence.reason else "Not executed"
+        source = evidence.source
+        elsewhere = (
+            f"; its source graphs on {runtime_title(source.runtime)} {source.runtime_version}: {source.gate}"
+            if source
+            else ""
+        )
+        return (f"Not executed: {evidence.reason}" if evidence.reason else "Not executed") + elsewhere
     version = f" {evidence.runtime_version}" if evidence.runtime_version else ""
     device = f", {evidence.device}" if evidence.device else ""
     measured = f"{evidence.figures.tokens:,} tokens of {evidence.figures.images:,} images"

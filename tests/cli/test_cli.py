@@ -19,10 +19,11 @@ from tiny_models import tiny_config, tiny_model
 from vqrae.checkpoint import save_pretrained
 from vqrae.cli.app import VERBS, main
 from vqrae.config import PRESETS
-from vqrae.export import onnx_graph
-from vqrae.model import VQRAE
+from vqrae.export.onnx_graph import TracedOnnx
 from vqrae.runtimes import parity, registry
+from vqrae.runtimes.backends.onnxruntime import OnnxRuntimeSession
 from vqrae.runtimes.bundle import Bundle
+from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.runtimes.manifest import GraphSpec
 from vqrae.training.config import PhaseConfig, Recipe
 
@@ -108,12 +109,11 @@ def impossible_gate(monkeypatch: pytest.MonkeyPatch) -> None:
 def traced_before(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Takes the graphs of the bundle that was exported already: tracing is most of an export's time."""
 
-    def copied(model: VQRAE, folder: Path, *, split: bool) -> dict[str, GraphSpec]:
-        for graph in exported.glob("*.onnx"):
-            shutil.copy(graph, folder)
-        return Bundle.open(exported).manifest.graphs
+    def found(self: TracedOnnx, precision: str, batch: int | str, *, split: bool) -> tuple[Path, dict[str, GraphSpec]]:
+        assert (precision, batch, split) == ("fp32", "batch", False)
+        return exported, Bundle.open(exported).manifest.graphs
 
-    monkeypatch.setattr(onnx_graph, "onnx_graphs", copied)
+    monkeypatch.setattr(TracedOnnx, "graphs", found)
 
 
 def flip_a_byte(path: Path) -> None:
@@ -201,7 +201,35 @@ def test_doctor(vqrae: Command) -> None:
     assert runtime["version"]
     assert runtime["add_it"] is None
     assert {row["name"] for row in found["packages"]} >= {"torch", "transformers", "onnx"}
+    assert runtime["ran"].startswith("ran on cpu")
+    assert {row["name"] for row in found["runtimes"]} == set(registry.RUNTIMES)
     assert "onnxruntime" in vqrae.done("doctor").out
+
+
+def test_doctor_shows_commands_as_they_are_typed(vqrae: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vqrae.cli.output.console.width", 200)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert "pip install 'vqrae[onnxruntime]'" in vqrae.done("doctor").out
+
+
+def test_doctor_finds_two_wheels_in_one_folder(vqrae: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vqrae.cli.doctor._version", lambda wheel: "1.0" if "onnxruntime" in wheel else None)
+    (runtime,) = [row for row in vqrae.done("doctor", "--json").json()["runtimes"] if row["name"] == "onnxruntime"]
+    assert not runtime["works"]
+    assert runtime["problem"].startswith("onnxruntime and onnxruntime-gpu share one folder")
+    assert runtime["add_it"].startswith("pip uninstall -y onnxruntime onnxruntime-gpu && pip install")
+
+
+def test_doctor_says_why_a_runtime_that_is_installed_does_not_run(
+    vqrae: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> str:
+        raise RuntimeUnavailable("onnxruntime", got="a failed run", remedy="buy another computer")
+
+    monkeypatch.setattr(OnnxRuntimeSession, "probe", broken)
+    (runtime,) = [row for row in vqrae.done("doctor", "--json").json()["runtimes"] if row["name"] == "onnxruntime"]
+    assert (runtime["works"], runtime["ran"], runtime["add_it"]) == (False, None, "buy another computer")
+    assert "a failed run" in runtime["problem"]
 
 
 def test_doctor_says_how_to_add_a_runtime(vqrae: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,7 +250,49 @@ def test_photographs(vqrae: Command, tmp_path: Path, monkeypatch: pytest.MonkeyP
     vqrae.done("photographs", folder, "--overwrite")
 
 
-# --- export ---
+# --- formats, export ---
+
+
+def test_formats(vqrae: Command) -> None:
+    found = vqrae.done("formats", "--json").json()
+    assert found["onnx"] == {
+        "runtime": "onnxruntime",
+        "precisions": ["fp32", "fp16"],
+        "batch": ["dynamic", "fixed"],
+        "aliases": ["ort"],
+        "options": {},
+    }
+    assert found["tensorrt-rtx"]["options"]["compute-capabilities"]["default"] == "8.0,8.6,8.9,12.0"
+    shown = vqrae.done("formats").out
+    assert "--option inputs" in shown
+    assert "[tensor]" in shown
+
+
+@pytest.mark.slow
+def test_export_of_several_formats_at_another_size(
+    vqrae: Command, checkpoint_folder: Path, photographs: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "bundles"
+    arguments = ("--format", "onnx", "--format", "ov", "--half", "--imgsz", "64x48", "--batch", "2")
+    rows = vqrae.done("export", checkpoint_folder, "-o", output, "--data", photographs, *arguments, "--json").json()
+    assert [(row["gate"], row["precision"], row["runtime"]) for row in rows] == [
+        ("pass", "fp16", "onnxruntime"),
+        ("pass", "fp16", "openvino"),
+    ]
+    names = ["test-siglip-64x48-onnx-fp16", "test-siglip-64x48-openvino-fp16"]
+    assert [Path(row["bundle"]).name for row in rows] == names
+    manifest = Bundle.open(rows[1]["bundle"]).manifest
+    assert (manifest.tokens.grid, manifest.preprocessing.height) == ((8, 6), 64)
+    assert manifest.graphs["encode"].fixed_batch == 2
+    assert {kept.layer for kept in manifest.precision.kept_float} >= {"scores", "LayerNorm", "softmax"}
+    paths = [row["bundle"] for row in rows]
+    shown = vqrae.done("verify", *paths, "--data", photographs).out
+    assert "Interchange" in shown
+    matrix = vqrae.done("verify", *reversed(paths), "--data", photographs, "--json").json()
+    assert [row["bundle"] for row in matrix] == paths[::-1]
+    assert all(set(row["interchange"]) == set(paths) for row in matrix)
+    bench = vqrae.done("bench", *paths, "--batch", "2", "--rounds", "6", "--bundles-only", "--json").json()
+    assert [row["runtime"] for row in bench["rows"]] == ["onnxruntime", "openvino"] * 2
 
 
 @pytest.mark.usefixtures("traced_before")
@@ -260,9 +330,24 @@ def test_export_of_a_preset_says_random_weights(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--format", "onx"], 2, "format: got 'onx'; expected one of onnx; did you mean onnx?"),
-        (["--precision", "fp64"], 2, "precision of onnx: got 'fp64'; expected one of fp32"),
+        (
+            ["--format", "onx"],
+            2,
+            "format: got 'onx'; expected one of onnx, openvino, coreml, tensorrt, tensorrt-rtx; did you mean onnx?",
+        ),
+        (["--precision", "fp64"], 2, "precision of onnx: got 'fp64'; expected one of fp32, fp16"),
         (["--data", "nowhere"], 5, "nowhere: got no such folder; expected a folder with .bmp"),
+        (["--imgsz", "36"], 2, "image height: got 36; expected a multiple of the patch size, 8; the nearest: 32 or 40"),
+        (["--imgsz", "big"], 2, "--imgsz: got 'big'; expected a number, or HEIGHTxWIDTH"),
+        (["--batch", "1:8:32"], 2, "batch of onnx: got a batch that is range; expected dynamic or fixed"),
+        (["--batch", "some"], 2, "batch: got 'some'; expected dynamic, a number"),
+        (["--option", "inputs=image"], 2, "option of onnx: got 'inputs'; expected none"),
+        (["--option", "inputs"], 2, "--option: got 'inputs'; expected NAME=VALUE"),
+        (
+            ["--option", "coreml.inputs=image"],
+            2,
+            "format of --option coreml.inputs: got 'coreml'; expected one of onnx",
+        ),
     ],
 )
 def test_export_refuses(

@@ -14,7 +14,7 @@ def decode(
     bundle: BundlePath,
     tokens: Annotated[Path, typer.Argument(help=".npy with indices (B, h, w), any integer dtype.", metavar="TOKENS")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for 000.png, 001.png, …")],
-    device: Device = "cpu",
+    device: Device = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
 ) -> None:

@@ -44,10 +44,13 @@ def demo(
     with progress_console.status("") as status:
         shown = run_demo(checkpoint, output, rounds=rounds, command=command, report=status.update)
     if as_json:
-        print_json({"verify": shown.verified, "bench": shown.benchmark, "files": [str(file) for file in shown.files]})
+        files = [str(file) for file in shown.files]
+        print_json({"verify": shown.verified, "bench": shown.benchmark, "missing": shown.missing, "files": files})
         return
-    print_rows([shown.verified])
+    print_rows(shown.verified)
     console.print(bench_table(shown.benchmark))
     for path in shown.files:
         console.print(f"  {path}", highlight=False)
-    console.print(f"parity: {shown.verified.gate}", style="bold")
+    for reason in shown.missing:
+        console.print(f"left out: {reason}", highlight=False, soft_wrap=True)
+    console.print(f"parity: {shown.gate}", style="bold")

@@ -6,6 +6,8 @@ from importlib import import_module, metadata
 
 from vqrae.cli.options import AsJson
 
+Row = dict[str, str | bool | None]
+
 PACKAGES = {
     "torch": "export",
     "transformers": "export",
@@ -21,39 +23,52 @@ PACKAGES = {
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Show the runtimes and packages that are installed here, and how to add the others."""
-    from vqrae.cli.output import print_json, print_table
+    """Show the runtimes and packages that are installed here, and how to add the others.
+
+    A runtime works if it has just loaded and run a tiny graph.
+    """
+    from vqrae.cli.output import print_json, print_table, progress_console
     from vqrae.runtimes.machine import this_machine
 
-    runtimes, packages = _runtimes(), _packages()
+    with progress_console.status("running a tiny graph on every runtime"):
+        runtimes, packages = _runtimes(), _packages()
     if as_json:
         print_json({"machine": this_machine(), "runtimes": runtimes, "packages": packages})
         return
-    print_table(
-        f"Machine: {this_machine()}", ("runtime", "version", "works", "why not", "add it"), map(_cells, runtimes)
-    )
-    print_table("", ("package", "version", "works", "why not", "add it"), map(_cells, packages))
+    columns = ("version", "works", "what ran, or why not", "add it")
+    print_table(f"Machine: {this_machine()}", ("runtime", *columns), map(_cells, runtimes))
+    print_table("", ("package", *columns), map(_cells, packages))
 
 
-def _runtimes() -> list[dict[str, str | bool | None]]:
+def _runtimes() -> list[Row]:
+    from vqrae.runtimes.registry import RUNTIMES
+
+    return [_runtime(name) for name in RUNTIMES]
+
+
+def _runtime(name: str) -> Row:
+    """One runtime: installed, importable, alone in its folder, and able to run a tiny graph."""
     from vqrae.runtimes.errors import RuntimeUnavailable
     from vqrae.runtimes.registry import RUNTIMES, runtime_version, session_class
 
-    rows = []
-    for name, entry in RUNTIMES.items():
-        problem = None
+    entry, ran, problem, command = RUNTIMES[name], None, None, None
+    try:
+        session = session_class(name)
+    except RuntimeUnavailable as error:
+        problem, command = str(error), f"pip install 'vqrae[{entry.extra}]'"
+    else:
         try:
-            session_class(name)
+            ran = session.probe()
         except RuntimeUnavailable as error:
-            problem = str(error)
-        installed = [wheel for wheel in entry.distributions if _version(wheel)]
-        if len(installed) > 1:
-            problem = f"{' and '.join(installed)} share one folder: `pip uninstall -y {' '.join(installed)}` first"
-        rows.append(_row(name, runtime_version(name), problem, entry.extra))
-    return rows
+            problem, command = str(error), error.remedy
+    installed = [wheel for wheel in entry.distributions if _version(wheel)]
+    if len(installed) > 1:
+        problem = f"{' and '.join(installed)} share one folder, and which one is imported is a matter of luck"
+        command = f"pip uninstall -y {' '.join(installed)} && pip install 'vqrae[{entry.extra}]'"
+    return _row(name, runtime_version(name), problem, command, ran)
 
 
-def _packages() -> list[dict[str, str | bool | None]]:
+def _packages() -> list[Row]:
     rows = []
     distributions = metadata.packages_distributions()
     for name, extra in PACKAGES.items():
@@ -62,18 +77,20 @@ def _packages() -> list[dict[str, str | bool | None]]:
             import_module(name)
         except ImportError as error:
             problem = str(error)
-        rows.append(_row(name, _version(distributions.get(name, [name])[0]), problem, extra))
+        command = None if problem is None else f"pip install 'vqrae[{extra}]'"
+        rows.append(_row(name, _version(distributions.get(name, [name])[0]), problem, command))
     return rows
 
 
-def _row(name: str, version: str | None, problem: str | None, extra: str) -> dict[str, str | bool | None]:
-    command = None if problem is None else f"pip install 'vqrae[{extra}]'"
-    return {"name": name, "version": version, "works": problem is None, "problem": problem, "add_it": command}
+def _row(name: str, version: str | None, problem: str | None, command: str | None, ran: str | None = None) -> Row:
+    works = problem is None
+    return {"name": name, "version": version, "works": works, "ran": ran, "problem": problem, "add_it": command}
 
 
-def _cells(row: dict[str, str | bool | None]) -> tuple[str, ...]:
+def _cells(row: Row) -> tuple[str, ...]:
     works = "yes" if row["works"] else "no"
-    return tuple(str(cell or "") for cell in (row["name"], row["version"], works, row["problem"], row["add_it"]))
+    cells = (row["name"], row["version"], works, row["problem"] or row["ran"], row["add_it"])
+    return tuple(str(cell or "") for cell in cells)
 
 
 def _version(distribution: str) -> str | None:

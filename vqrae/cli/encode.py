@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vqrae.cli.options import BundlePath, Device, ImagePaths, Threads
+from vqrae.cli.options import BundlePath, Cache, Device, ImagePaths, Streams, Threads
 
 
 def encode(
@@ -18,8 +18,10 @@ def encode(
     features: Annotated[
         Path | None, typer.Option(help="Also write the continuous features here: .npy, float32 (B, h·w, C).")
     ] = None,
-    device: Device = "cpu",
+    device: Device = None,
     threads: Threads = None,
+    streams: Streams = 1,
+    cache: Cache = None,
 ) -> None:
     """Tokenize images with a BUNDLE."""
     import numpy as np
@@ -28,7 +30,7 @@ def encode(
     from vqrae.runtimes.staging import staged_file
     from vqrae.runtimes.tokenizer import load
 
-    with load(bundle, device=device, threads=threads) as tokenizer:
+    with load(bundle, device=device, threads=threads, streams=streams, cache=cache) as tokenizer:
         encoding = tokenizer.encode(images)
     written = {path: array for path, array in ((output, encoding.indices), (features, encoding.features)) if path}
     with ExitStack() as stack:  # both or none

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vqrae.cli.options import AsJson, Overwrite
+
+if TYPE_CHECKING:
+    from vqrae.export.formats import Target
 
 
 def export(
@@ -16,8 +20,28 @@ def export(
         typer.Argument(help="A checkpoint folder, or a preset's name for seeded random weights.", metavar="CHECKPOINT"),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder that the bundles are written into.")],
-    format_: Annotated[list[str] | None, typer.Option("--format", help="What to export to; repeatable.")] = None,
-    precision: Annotated[list[str] | None, typer.Option("--precision", help="fp32; repeatable.")] = None,
+    format_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format", help="onnx, openvino, coreml, tensorrt or tensorrt-rtx; repeatable. onnx if not given."
+        ),
+    ] = None,
+    precision: Annotated[
+        list[str] | None, typer.Option("--precision", help="fp32 or fp16; repeatable. fp32 if not given.")
+    ] = None,
+    half: Annotated[bool, typer.Option("--half", help="The same as --precision fp16.")] = False,
+    imgsz: Annotated[
+        str | None,
+        typer.Option(help="Image size in pixels, 256 or 256x384 (height x width); the trained one if not given."),
+    ] = None,
+    batch: Annotated[
+        str,
+        typer.Option(help="dynamic, a fixed number, LEAST:BEST:MOST (engines, Core ML), or SIZE,SIZE,… (Core ML)."),
+    ] = "dynamic",
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", help="NAME=VALUE, an option of the format, or FORMAT.NAME=VALUE; `vqrae formats`."),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder of photographs to verify on; the held-out ones if not given.")
     ] = None,
@@ -32,24 +56,60 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Export CHECKPOINT: one verified bundle per format and precision, written into the output folder."""
-    pairs = [(name, wanted) for name in format_ or ["onnx"] for wanted in precision or ["fp32"]]
     from vqrae.cli.needs import needing
     from vqrae.cli.output import print_json, progress_console
     from vqrae.cli.verify import print_rows
 
+    # Everything that can be refused without a model is refused first.
+    precisions = [*(precision or []), *(["fp16"] if half else [])] or ["fp32"]
+    targets = _targets(format_ or ["onnx"], precisions, batch, option or [], split=split)
+    size = None if imgsz is None else _size(imgsz)
     with needing("export"):
-        from vqrae.checkpoint import open_checkpoint
-        from vqrae.export.build import BundleBuilder, check_format
+        from vqrae.export.build import BundleBuilder, check_target
         from vqrae.export.parity_images import parity_images
+        from vqrae.resize import open_at_size
 
-    for name, wanted in pairs:  # before any heavy work
-        check_format(name, wanted)
-    opened = open_checkpoint(checkpoint)
-    photographs = parity_images(data, opened.model.config.image_size, images)
-    with progress_console.status("") as status:
-        builder = BundleBuilder(opened, photographs, status.update)
+    for target in targets:
+        check_target(target)
+    opened = open_at_size(checkpoint, size)
+    photographs = parity_images(data, opened.model.size, images)
+    with progress_console.status("") as status, BundleBuilder(opened, photographs, status.update) as builder:
         rows = [
-            builder.build(name, wanted, output, split=split, allow_gate_failure=allow_gate_failure, overwrite=overwrite)
-            for name, wanted in pairs
+            builder.build(target, output, allow_gate_failure=allow_gate_failure, overwrite=overwrite)
+            for target in targets
         ]
     print_json(rows) if as_json else print_rows(rows)
+
+
+def _targets(names: list[str], precisions: list[str], batch: str, options: list[str], *, split: bool) -> list[Target]:
+    """What to build: every precision of every format, duplicates once."""
+    from vqrae.export.formats import Batch, format_key, target
+    from vqrae.runtimes.errors import UsageError, unknown_name
+
+    formats = list(dict.fromkeys(format_key(name) for name in names))
+    chosen: dict[str, dict[str, str]] = {name: {} for name in formats}
+    for text in options:
+        typed, separator, value = text.partition("=")
+        if not separator or not typed:
+            raise UsageError("--option", got=repr(text), expected="NAME=VALUE or FORMAT.NAME=VALUE")
+        owner, dot, name = typed.rpartition(".")
+        if dot and owner not in formats:
+            raise unknown_name(f"format of --option {typed}", owner, formats)
+        for format_name in [owner] if dot else formats:
+            chosen[format_name][name] = value
+    axis = Batch.parse(batch)
+    return [
+        target(name, precision, batch=axis, options=chosen[name], split=split)
+        for name in formats
+        for precision in dict.fromkeys(precisions)
+    ]
+
+
+def _size(text: str) -> tuple[int, int]:
+    """`256` or `256x384` as (H, W)."""
+    from vqrae.runtimes.errors import UsageError
+
+    if not re.fullmatch(r"\d+(x\d+)?", text):
+        raise UsageError("--imgsz", got=repr(text), expected="a number, or HEIGHTxWIDTH")
+    sides = [int(side) for side in text.split("x")]
+    return sides[0], sides[-1]

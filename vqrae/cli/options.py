@@ -9,7 +9,12 @@ import typer
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, progress on standard error.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda; never replaced by another one silently.")]
+Device = Annotated[
+    str | None,
+    typer.Option(help="cpu, cuda, gpu, …: what the bundle's runtime knows; never replaced by another one silently."),
+]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; the runtime's own choice if not given.", min=1)]
+Streams = Annotated[int, typer.Option(help="Chunks of images that go on at once; more for throughput.", min=1)]
+Cache = Annotated[Path | None, typer.Option(help="Folder where a runtime may keep what it compiles on load.")]
 BundlePath = Annotated[Path, typer.Argument(help="A bundle's folder.", metavar="BUNDLE")]
 ImagePaths = Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...")]

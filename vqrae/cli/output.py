@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 console = Console()
@@ -35,7 +36,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))  # `vqrae[export]` is no markup
     console.print(table)
 
 
@@ -44,4 +45,4 @@ def print_fields(title: str, fields: Mapping[str, object]) -> None:
     console.print(title, style="bold")
     width = max(map(len, fields))
     for name, value in fields.items():
-        console.print(f"  {name:<{width}}  {value}", highlight=False, soft_wrap=True)
+        console.print(f"  {name:<{width}}  {value}", highlight=False, markup=False, soft_wrap=True)

@@ -14,7 +14,7 @@ def reconstruct(
     bundle: BundlePath,
     images: ImagePaths,
     output: Annotated[Path, typer.Option("-o", "--output", help="Picture to write: originals above, results below.")],
-    device: Device = "cpu",
+    device: Device = None,
     threads: Threads = None,
 ) -> None:
     """Encode and decode images with a BUNDLE, and put both side by side."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vqrae.cli.options import AsJson, BundlePath, Device, Threads
 
 
-def selftest(bundle: BundlePath, device: Device = "cpu", threads: Threads = None, as_json: AsJson = False) -> None:
+def selftest(bundle: BundlePath, device: Device = None, threads: Threads = None, as_json: AsJson = False) -> None:
     """Prove that BUNDLE does here what the reference did at export."""
     from vqrae.cli.output import print_fields, print_json
     from vqrae.runtimes.errors import GateFailure

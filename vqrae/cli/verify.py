@@ -12,7 +12,7 @@ from vqrae.cli.options import AsJson, Device, Threads
 
 if TYPE_CHECKING:
     from vqrae.export.verify import VerifyRow
-    from vqrae.runtimes.parity import Reference
+    from vqrae.runtimes.bundle import Bundle
 
 
 def verify(
@@ -24,7 +24,7 @@ def verify(
         Path | None, typer.Option(help="Folder of photographs to verify on; the held-out ones if not given.")
     ] = None,
     images: Annotated[int, typer.Option(help="Number of photographs.", min=1)] = 16,
-    device: Device = "cpu",
+    device: Device = None,
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
@@ -33,39 +33,82 @@ def verify(
     from vqrae.cli.output import print_json, progress_console
     from vqrae.runtimes.bundle import Bundle
     from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable
+    from vqrae.runtimes.session import SessionOptions
 
     with needing("export"):
+        from vqrae.export.comparison import verify_bundles
         from vqrae.export.parity_images import parity_images
         from vqrae.export.reference import reference_from_model
-        from vqrae.export.verify import fresh_evidence, reference_checkpoint, verify_row
+        from vqrae.export.verify import reference_checkpoint
 
-    opened = [Bundle.open(path) for path in bundles]
-    references: dict[str, Reference] = {}
-    rows = []
-    for bundle in opened:
-        key = bundle.manifest.checkpoint.weights_sha256
-        with progress_console.status(f"verifying {bundle.path}"):
-            if key not in references:
-                model = reference_checkpoint(bundle.manifest, reference).model
-                photographs = parity_images(data, model.config.image_size, images)
-                references[key] = reference_from_model(model, photographs.images)
-            evidence = fresh_evidence(bundle.path, references[key], device=device, threads=threads)
-        rows.append(verify_row(bundle.path, bundle.manifest, evidence))
+    options = SessionOptions(device=device, threads=threads)
+    rows: list[VerifyRow] = []
+    with progress_console.status("") as status:
+        for alike in _groups([Bundle.open(path) for path in bundles]):
+            status.update(f"running the reference of {alike[0].path}")
+            model = reference_checkpoint(alike[0].manifest, reference).model
+            photographs = parity_images(data, model.size, images)
+            rows += verify_bundles(alike, reference_from_model(model, photographs.images), options, status.update)
+    rows.sort(key=lambda row: bundles.index(Path(row.bundle)))
     print_json(rows) if as_json else print_rows(rows)
     for row in rows:
-        if row.gate == "fail":
+        if row.misses:
             raise GateFailure(row.bundle, got="; ".join(row.misses))
     for row in rows:
         if not row.executed:
             raise RuntimeUnavailable(row.bundle, got=f"not executed ({row.reason})")
 
 
+def _groups(bundles: list[Bundle]) -> list[list[Bundle]]:
+    """Bundles of one checkpoint at one image size, which share a reference and understand each other's tokens."""
+    groups: dict[tuple[str, int, int], list[Bundle]] = {}
+    for bundle in bundles:
+        manifest = bundle.manifest
+        size = manifest.preprocessing
+        groups.setdefault((manifest.checkpoint.weights_sha256, size.height, size.width), []).append(bundle)
+    return list(groups.values())
+
+
 def print_rows(rows: Sequence[VerifyRow]) -> None:
-    """The verdicts as a table."""
+    """The verdicts as a table; below it, for two bundles or more, what each loses with the tokens of each other."""
     from vqrae.cli.output import print_table
 
     columns = ("bundle", "gate", "excess", "tokens", "unexplained", "decode", "ΔPSNR")
     print_table("Parity against PyTorch FP32; excess is excess distortion", columns, (_cells(row) for row in rows))
+    _print_notes(rows)
+    able = [row for row in rows if row.interchange]
+    if able:
+        _print_interchange(able)
+
+
+def _print_notes(rows: Sequence[VerifyRow]) -> None:
+    """How a bundle was executed where not by its runtime, and why one was not."""
+    from vqrae.cli.output import console
+
+    for row in rows:
+        name = Path(row.bundle).name
+        if row.means == "evaluator":
+            console.print(
+                f"  {name}: executed by an evaluator, operation by operation", highlight=False, soft_wrap=True
+            )
+        if not row.executed:
+            source = f"; its source graphs: {row.source_gate} on ONNX Runtime" if row.source_gate else ""
+            console.print(f"  {name}: not executed, {row.reason}{source}", highlight=False, soft_wrap=True)
+
+
+def _print_interchange(rows: Sequence[VerifyRow]) -> None:
+    """The matrix: a line for each encoder, a column for each decoder."""
+    from vqrae.cli.output import print_table
+
+    letters = [chr(ord("A") + number % 26) * (number // 26 + 1) for number in range(len(rows))]
+    names = [f"{letter} {Path(row.bundle).name}" for letter, row in zip(letters, rows, strict=True)]
+    lines = [
+        (name, *(f"{decoder.interchange[encoder.bundle]:+.4f}" for decoder in rows if decoder.interchange))
+        for name, encoder in zip(names, rows, strict=True)
+        if all(decoder.interchange and encoder.bundle in decoder.interchange for decoder in rows)
+    ]
+    title = "Interchange: PSNR to the photographs lost in dB, tokens made by the line, decoded by the column"
+    print_table(title, ("encoded by", *letters), lines)
 
 
 def _cells(row: VerifyRow) -> tuple[str, ...]:
