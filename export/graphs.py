@@ -96,7 +96,7 @@ class DecoderGraph(nn.Module):
         self.grid = decoder.grid
         self.patch_size = decoder.patch_size
         self.dtypes = dtypes
-        self.image_dtype = torch.uint8
+        self.image_dtype = torch.uint8  # float32 for a format that has no bytes at a graph's edge
         self.register_buffer("positions_NC", decoder.position_embedding.detach().to(dtypes.residual))
         self.blocks = deployed_blocks(decoder_parts(decoder), dtypes)
         self.norm = DeployedNorm(decoder.norm, dtypes.kept)

@@ -1,0 +1,189 @@
+"""Core ML packages from the deployed graphs: traced by PyTorch, converted by coremltools, and read back.
+
+Core ML has no bytes at a graph's edge. Images are carried by whole float32 numbers, or with `inputs=image` by Core ML's
+own RGB images; the session converts, and the manifest says how (`GraphSpec.carriers`). The precision of every value is
+traced, as for the other formats, so coremltools' own FP16 pass stays out of it.
+"""
+
+from __future__ import annotations
+
+import gc
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vqrae.export.bundle_graphs import GraphRequest, WrittenGraphs
+from vqrae.export.coreml_metadata import write_metadata
+from vqrae.export.coreml_precision import built_precision
+from vqrae.export.dtypes import DTYPES
+from vqrae.export.formats import Batch, CoreMLOptions, Target
+from vqrae.export.graphs import DecoderGraph, GraphPlan, graph_plans
+from vqrae.export.onnx_graph import quiet_exporter
+from vqrae.model import VQRAE
+from vqrae.runtimes.backends.coreml_spec import read_spec
+from vqrae.runtimes.backends.coreml_tools import TITLE, ct, quiet_coremltools
+from vqrae.runtimes.errors import RuntimeUnavailable
+from vqrae.runtimes.manifest import BatchLimits, GraphSpec, RuntimeInfo, TensorSpec
+
+Carriers = dict[str, Literal["float32", "int32", "image"]]
+
+DYNAMIC_LIMITS = BatchLimits(least=1, best=1, most=32)
+"""What a dynamic batch takes: Core ML wants to know the most."""
+TARGETS = {"ios17": ct.target.iOS17, "ios18": ct.target.iOS18}
+_ELSEWHERE = "export to another format"
+
+torch_frontend = ct.converters.mil.frontend.torch
+
+
+def write_coreml(request: GraphRequest) -> WrittenGraphs:
+    """The `GraphWriter` of the format `coreml`: one `<name>.mlpackage` folder per graph."""
+    target, options = request.target, _options(request.target)
+    graphs = {}
+    for plan in graph_plans(request.model, split=target.split, batch=target.batch.axis):
+        graphs[plan.name] = package_from_plan(plan, request.model, target, request.folder)
+        gc.collect()  # traced graphs refer to themselves, and a large one must be gone before the next
+    built_with = {name: version(name) for name in ("torch", "coremltools")}
+    runtime = RuntimeInfo(
+        name="coreml", built_with=built_with, options={"inputs": options.inputs, "target": options.target}
+    )
+    specs = {graph.file: read_spec(request.folder / graph.file) for graph in graphs.values()}
+    return WrittenGraphs(graphs=graphs, precision=built_precision(target.precision, specs), runtime=runtime)
+
+
+def package_from_plan(plan: GraphPlan, model: VQRAE, target: Target, folder: Path) -> GraphSpec:
+    """Fold, trace, convert and describe one graph; its package is the folder `<name>.mlpackage`.
+
+    Raises:
+        RuntimeUnavailable: coremltools lacks an operator, and then names the node and the model's layer, or fails.
+    """
+    options, path = _options(target), folder / f"{plan.name}.mlpackage"
+    carrier: Literal["float32", "image"] = "image" if options.inputs == "image" else "float32"
+    carriers: Carriers = {tensor.name: carrier for tensor in (plan.input, *plan.outputs) if tensor.dtype == "uint8"}
+    package_from_program(program_from_plan(plan, model, target), path, plan, carriers, target)
+    write_metadata(path, plan, model, options)
+    return GraphSpec(
+        file=path.name,
+        inputs=(plan.input,),
+        outputs=plan.outputs,
+        carriers=carriers,
+        batch_limits=target.batch.limits(DYNAMIC_LIMITS),
+    )
+
+
+class ImageEdges(nn.Module):
+    """A deployed graph whose images are laid out as Core ML's own, (1, 3, H, W)."""
+
+    def __init__(self, graph: nn.Module, plan: GraphPlan) -> None:
+        super().__init__()
+        self.inside = graph  # not `graph`, which is what traced modules call their own
+        self.enters, self.leaves = (tensor.name == "images" for tensor in (plan.input, plan.outputs[0]))
+
+    def forward(self, value: Tensor) -> Any:
+        """What the graph gives."""
+        given = self.inside(value.permute(0, 2, 3, 1) if self.enters else value)
+        return given.permute(0, 3, 1, 2) if self.leaves else given
+
+
+def program_from_plan(plan: GraphPlan, model: VQRAE, target: Target) -> torch.export.ExportedProgram:
+    """Fold and trace one graph; images are float32 at its edges, laid out as the target's options say."""
+    module, example = plan.make(model, DTYPES[target.precision]).eval(), plan.example()
+    for part in module.modules():
+        if isinstance(part, DecoderGraph):
+            part.image_dtype = torch.float32
+    if example.dtype == torch.uint8:
+        example = example.float()
+    if _options(target).inputs == "image":
+        module = ImageEdges(module, plan)
+        example = example.permute(0, 3, 1, 2).contiguous() if module.enters else example
+    with quiet_exporter():
+        program = torch.export.export(module, (example,), dynamic_shapes=plan.dynamic_shapes())
+        return program.run_decompositions({})
+
+
+def package_from_program(
+    program: torch.export.ExportedProgram, path: Path, plan: GraphPlan, carriers: Carriers, target: Target
+) -> None:
+    """Convert a traced graph and write the package as `path`, a folder that ends in `.mlpackage`.
+
+    Args:
+        program: of one input and of the outputs of `plan`.
+        path: where the package goes.
+        plan: names and shapes of what enters and leaves.
+        carriers: what carries those of them that Core ML has no dtype for.
+        target: batch axis and options.
+
+    Raises:
+        RuntimeUnavailable: see `package_from_plan`.
+    """
+    _check_operators(program, path)
+    try:
+        with quiet_exporter(), quiet_coremltools():
+            ct.convert(
+                program,
+                convert_to="mlprogram",
+                inputs=[_input(plan.input, carriers, target.batch)],
+                outputs=[_output(tensor, carriers) for tensor in plan.outputs],
+                minimum_deployment_target=TARGETS[_options(target).target],
+                compute_precision=ct.precision.FLOAT32,  # leaves every dtype as it was traced
+                skip_model_load=True,
+                package_dir=str(path),
+            )
+    except (AssertionError, NotImplementedError, RuntimeError, ValueError) as error:
+        got = f"{TITLE} cannot convert it ({error})"
+        raise RuntimeUnavailable(path.stem, got=got, remedy=_ELSEWHERE) from error
+
+
+@torch_frontend.register_torch_op(override=True)  # type: ignore[untyped-decorator] # coremltools has no types
+def gelu(context: Any, node: Any) -> None:
+    """Convert `aten.gelu`: coremltools 9.0 drops the keyword `approximate`, and makes every tanh form the exact one."""
+    (approximate,) = (node.kwinputs or {}).get("approximate", ("none",))
+    mode = {"none": "EXACT", "tanh": "TANH_APPROXIMATION"}[approximate]
+    context.add(ct.converters.mil.Builder.gelu(x=context[node.inputs[0]], mode=mode, name=node.name))
+
+
+def _check_operators(program: torch.export.ExportedProgram, path: Path) -> None:
+    converter_of = torch_frontend.torch_op_registry._TORCH_OPS_REGISTRY.get_func
+    for node in program.graph.nodes:
+        if node.op == "call_function" and converter_of(node.target.__name__) is None:
+            modules = [name for name, _ in node.meta.get("nn_module_stack", {}).values() if name]
+            layer = f" of the layer {modules[-1]}" if modules else ""
+            raise RuntimeUnavailable(
+                f"{path.stem}, node {node.name}{layer}",
+                got=f"the operator {node.target}",
+                expected="one that coremltools has",
+                remedy=_ELSEWHERE,
+            )
+
+
+def _options(target: Target) -> CoreMLOptions:
+    assert isinstance(target.options, CoreMLOptions), "the format's own, from `target`"  # noqa: S101
+    return target.options
+
+
+def _input(tensor: TensorSpec, carriers: Carriers, batch: Batch) -> Any:
+    axis, *sides = tensor.shape
+    carrier = carriers.get(tensor.name, tensor.dtype)
+    if carrier == "image":
+        height, width, channels = sides
+        layout = (axis, channels, height, width)
+        return ct.ImageType(name=tensor.name, shape=layout, color_layout=ct.colorlayout.RGB)
+    limits = batch.limits(DYNAMIC_LIMITS)
+    shape: Any
+    if limits is None:
+        shape = tensor.shape
+    elif limits.only:
+        shape = ct.EnumeratedShapes([(size, *sides) for size in limits.only])
+    else:
+        shape = (ct.RangeDim(limits.least, limits.most, default=limits.best), *sides)
+    return ct.TensorType(name=tensor.name, shape=shape, dtype=np.dtype(carrier).type)
+
+
+def _output(tensor: TensorSpec, carriers: Carriers) -> Any:
+    carrier = carriers.get(tensor.name, tensor.dtype)
+    if carrier == "image":
+        return ct.ImageType(name=tensor.name, color_layout=ct.colorlayout.RGB)
+    return ct.TensorType(name=tensor.name, dtype=np.dtype(carrier).type)

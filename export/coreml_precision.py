@@ -1,0 +1,60 @@
+"""The precision of Core ML packages, read back from what coremltools has written."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from vqrae.export.dtypes import KEPT_IN_FP16
+from vqrae.runtimes.backends.coreml_spec import PRODUCTS, dtype_name, operands, operations
+from vqrae.runtimes.errors import RuntimeUnavailable
+from vqrae.runtimes.manifest import Precision, PrecisionName
+
+LAYERS = {"layer_norm": "LayerNorm", "reduce_mean": "LayerNorm", "softmax": "softmax", "add": "residual stream"}
+"""Operation type -> the layer of `KEPT_IN_FP16` that it belongs to; an RMS norm comes apart into a mean and more."""
+_DTYPES = {"fp32": "float32", "fp16": "float16"}
+
+
+class BuiltOperation(NamedTuple):
+    """One operation that computes in floats."""
+
+    name: str
+    layer: str
+    """Of `KEPT_IN_FP16`, or `matrix product`."""
+    dtype: str
+
+
+def built_precision(asked: PrecisionName, specs: Mapping[str, Any]) -> Precision:
+    """What was built: the precision that was asked for, and the layers that are in FP32 all the same.
+
+    Args:
+        asked: `fp32` or `fp16`.
+        specs: file -> specification of the package.
+
+    Raises:
+        RuntimeUnavailable: a matrix product, other than the scores, is of another precision.
+    """
+    found: dict[str, set[str]] = defaultdict(set)
+    for file, spec in specs.items():
+        for operation in _built(spec):
+            found[operation.layer].add(operation.dtype)
+            if operation.layer == "matrix product" and operation.dtype != _DTYPES[asked]:
+                got, expected = f"a matrix product in {operation.dtype}", f"{_DTYPES[asked]}, which was asked for"
+                raise RuntimeUnavailable(f"{file}, {operation.name}", got=got, expected=expected, remedy="report it")
+    kept = tuple(layer for layer in KEPT_IN_FP16 if asked == "fp16" and found[layer.layer] == {"float32"})
+    return Precision(name=asked, kept_float=kept)
+
+
+def _built(spec: Any) -> Iterator[BuiltOperation]:
+    """The operations that `LAYERS` and `PRODUCTS` name; the product that an argmax searches is the scores."""
+    searched = {name for op in operations(spec) if op.type == "reduce_argmax" for name in operands(op)}
+    for operation in operations(spec):
+        output = operation.outputs[0]
+        dtype = dtype_name(output.type.tensorType)
+        if not dtype.startswith("float"):
+            continue
+        if operation.type in PRODUCTS:
+            yield BuiltOperation(output.name, "scores" if output.name in searched else "matrix product", dtype)
+        elif operation.type in LAYERS:
+            yield BuiltOperation(output.name, LAYERS[operation.type], dtype)

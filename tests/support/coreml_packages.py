@@ -1,0 +1,112 @@
+"""Core ML packages to test with: of the tiny models, each converted once, and of programs written by hand."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tiny_models import random_images, tiny_model
+from torch import nn
+
+from vqrae.export.build import BundleBuilder, check_target
+from vqrae.export.coreml_package import package_from_plan
+from vqrae.export.formats import Batch, Target, target
+from vqrae.export.graphs import graph_plans
+from vqrae.export.reference import reference_from_model
+from vqrae.model import VQRAE
+from vqrae.runtimes.backends.coreml import CoreMLSession
+from vqrae.runtimes.backends.coreml_tools import ct, quiet_coremltools
+from vqrae.runtimes.manifest import GraphSpec, ParityFigures, RuntimeInfo
+from vqrae.runtimes.parity import Reference, Sample, measure
+from vqrae.runtimes.session import SessionOptions
+
+FOLDER = Path(tempfile.mkdtemp(prefix="vqrae-coreml-tests-"))
+atexit.register(shutil.rmtree, FOLDER)
+DYNAMIC_FP32 = target("coreml")
+ANYWHERE = SessionOptions()
+
+mb = ct.converters.mil.Builder
+
+
+def converted(
+    name: str, precision: str = "fp32", *, batch: str = "dynamic", inputs: str = "tensor"
+) -> tuple[Path, GraphSpec]:
+    """A graph of the tiny SigLIP, converted once: its package, not to be changed, and its spec."""
+    return _converted(name, precision, batch, inputs)
+
+
+@cache
+def _converted(name: str, precision: str, batch: str, inputs: str) -> tuple[Path, GraphSpec]:
+    wanted = target("coreml", precision, batch=Batch.parse(batch), options={"inputs": inputs, "license": "MIT"})
+    folder = FOLDER / f"{precision}-{batch}-{inputs}".replace(":", "-")
+    folder.mkdir(exist_ok=True)
+    return package(name, folder, tiny_model(), wanted)
+
+
+@cache
+def fp16_bundle(builder: BundleBuilder) -> Path:
+    """The FP16 bundle of the tiny SigLIP; not to be changed."""
+    wanted = target("coreml", "fp16")
+    check_target(wanted)
+    return Path(builder.build(wanted, FOLDER).bundle)
+
+
+def package(
+    name: str,
+    folder: Path,
+    model: VQRAE,
+    wanted: Target = DYNAMIC_FP32,
+    change: Callable[[nn.Module], nn.Module] = lambda module: module,
+) -> tuple[Path, GraphSpec]:
+    """One graph's package, its module changed before it is traced."""
+    plan = next(plan for plan in graph_plans(model, split=True, batch=wanted.batch.axis) if plan.name == name)
+    make = plan.make
+    plan = replace(plan, make=lambda model, dtypes: change(make(model, dtypes)))
+    graph = package_from_plan(plan, model, wanted, folder)
+    return folder / graph.file, graph
+
+
+def opened(path: Path, graph: GraphSpec, options: SessionOptions = ANYWHERE) -> CoreMLSession:
+    """A session of one package."""
+    return CoreMLSession.open(path, graph, options, RuntimeInfo(name="coreml", built_with={}))
+
+
+@cache
+def reference() -> Reference:
+    """What the tiny SigLIP itself makes of eight images."""
+    return reference_from_model(tiny_model(), random_images(8).numpy())
+
+
+def figures(encode: tuple[Path, GraphSpec], decode: tuple[Path, GraphSpec]) -> ParityFigures:
+    """What two packages make of the reference's images, measured."""
+    with opened(*encode) as encoding, opened(*decode) as decoding:
+        encoded = encoding.run({"images": reference().images})
+        sample = Sample(
+            indices=encoded["indices"],
+            features=encoded["features"],
+            decoded=decoding.run({"indices": reference().indices})["images"],
+            reconstructed=decoding.run({"indices": encoded["indices"]})["images"],
+        )
+    return measure(reference(), sample)
+
+
+def hand_written(path: Path, body: Callable[..., Any], *shape: int, dtype: Any = None) -> Path:
+    """A package of a function of one tensor `x`, as `mb.program` makes it."""
+    spec = mb.TensorSpec(shape, dtype=dtype)
+    program = mb.program(input_specs=[spec], opset_version=ct.target.iOS17)(body)
+    with quiet_coremltools():
+        ct.convert(
+            program,
+            convert_to="mlprogram",
+            minimum_deployment_target=ct.target.iOS17,
+            compute_precision=ct.precision.FLOAT32,
+            skip_model_load=True,
+            package_dir=str(path),
+        )
+    return path
