@@ -92,7 +92,7 @@ class BundleBuilder(Closing):
     def _evidence(self, folder: Path, target: Target) -> Evidence:
         """What the bundle did; of an engine that this machine cannot run, what its source graphs did."""
         try:
-            with Tokenizer.load(folder) as tokenizer:
+            with Tokenizer.load(folder, trusted=True) as tokenizer:  # it was built just now
                 return gather_evidence(tokenizer, self.reference)
         except RuntimeUnavailable as error:
             if not target.format.needs_gpu:

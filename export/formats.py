@@ -241,9 +241,11 @@ def target(
         raise unknown_name(f"precision of {name}", precision, entry.precisions)
     if batch.kind not in entry.batches:
         raise UsageError(f"batch of {name}", got=f"a batch that is {batch.kind}", expected=" or ".join(entry.batches))
-    return Target(
-        format_name=name, precision=known[0], batch=batch, options=_options(name, entry, options), split=split
-    )
+    checked = _options(name, entry, options)
+    if isinstance(checked, CoreMLOptions) and checked.inputs == "image" and batch.axis != 1:
+        expected = "a batch fixed at 1: Core ML has no batches of images"
+        raise UsageError(f"batch of {name}", got="inputs that are images", expected=expected, remedy="pass --batch 1")
+    return Target(format_name=name, precision=known[0], batch=batch, options=checked, split=split)
 
 
 def _options(name: str, entry: Format, values: Mapping[str, str]) -> FormatOptions:

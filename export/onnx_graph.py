@@ -7,7 +7,7 @@ import gc
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +23,7 @@ from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.manifest import GraphSpec, Precision, PrecisionName
 
 OPSET = 20
-SINGLE_FILE_LIMIT = 1_900_000_000
+SINGLE_FILE_LIMIT = 1_500_000_000
 """Bytes of weights up to which a graph is one file; protobuf ends at 2³¹."""
 LAYER_METADATA = "pkg.torch.onnx.name_scopes"
 """Names a node's layer. Other notes of the exporter hold paths of this machine."""
@@ -100,15 +100,15 @@ def graph_from_plan(plan: GraphPlan, model: VQRAE, folder: Path, dtypes: GraphDt
     return GraphSpec(file=path.name, extra_files=extra_files, inputs=(plan.input,), outputs=plan.outputs)
 
 
-def origin_of_node(path: Path, is_it: Callable[[onnx.NodeProto], bool]) -> str:
-    """Where the first such node of an ONNX file came from: its name, and the model's layer where that is known."""
+def node_layers(path: Path) -> dict[str, str]:
+    """Which layer of the model, such as `encoder.blocks.0.out`, each node of a traced graph came from, where known."""
+    layers = {}
     for node in onnx.load(path, load_external_data=False).graph.node:
-        if is_it(node):
-            scopes = next((prop.value for prop in node.metadata_props if prop.key == LAYER_METADATA), "['']")
-            *modules, _ = ast.literal_eval(scopes)  # the last one is the operation itself
-            layer = f" of the layer {modules[-1]}" if modules and modules[-1] else ""
-            return f"node {node.name}{layer}"
-    return "a node that is not in the graph"
+        scopes = next((prop.value for prop in node.metadata_props if prop.key == LAYER_METADATA), "['']")
+        *modules, _ = ast.literal_eval(scopes)  # the last one is the operation itself
+        if modules and modules[-1]:
+            layers[node.name] = modules[-1]
+    return layers
 
 
 def _weight_bytes(module: nn.Module) -> int:

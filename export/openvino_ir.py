@@ -6,10 +6,11 @@ import re
 from importlib.metadata import version
 from pathlib import Path
 
+import onnx
 import openvino
 
 from vqrae.export.bundle_graphs import GraphRequest, WrittenGraphs
-from vqrae.export.onnx_graph import origin_of_node, traced_precision, tracer_versions
+from vqrae.export.onnx_graph import node_layers, traced_precision, tracer_versions
 from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.runtimes.manifest import RuntimeInfo
 
@@ -57,9 +58,11 @@ def _lacking(source: Path, message: str) -> RuntimeUnavailable:
     if found is None:
         return RuntimeUnavailable(source.name, got=f"a graph that OpenVINO does not read ({message})")
     operator = found.group(1).rpartition(".")[2]
-    origin = origin_of_node(source, lambda node: node.op_type == operator)
+    nodes = onnx.load(source, load_external_data=False).graph.node
+    name = next(node.name for node in nodes if node.op_type == operator)
+    layer = node_layers(source).get(name)
     return RuntimeUnavailable(
-        f"{source.name}, {origin}",
+        f"{source.name}, node {name}" + (f" of the layer {layer}" if layer else ""),
         got=f"the operator {operator}",
         expected="one that OpenVINO has",
         remedy="export to another format",

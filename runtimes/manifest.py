@@ -6,7 +6,8 @@
 3. Every path MUST be relative, in POSIX form, and MUST NOT leave the bundle's folder.
 4. `files` MUST list every file of the bundle but `manifest.json`, once each, with its size and SHA-256.
 5. The graphs `encode` and `decode` MUST have the signatures that `signature` gives.
-6. No file of a bundle may need code to be executed to read it: no pickle.
+6. No file of a bundle may need code to be executed to read it: no pickle. The one exception, an engine whose ties allow
+   any newer version, brings code; a reader MUST NOT load it unless it was told that the bundle's origin is trusted.
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ class SelftestReport(BaseModel):
     """Fraction of tokens with the reference's index."""
     mismatches: int
     unexplained_mismatches: int
-    """Mismatches whose reference margin exceeds the noise that the bundle's evidence recorded (0 if it has none)."""
+    """Mismatches whose reference margin exceeds the noise that the bundle's evidence recorded (of its source graphs, if
+    it was not executed; 0 if there is none)."""
     decode_psnr_db: float
     gate: Literal["pass", "fail"]
     misses: tuple[str, ...]
@@ -93,8 +94,9 @@ def _report(tokenizer: Tokenizer, started: float) -> SelftestReport:
 
 
 def _noise(tokenizer: Tokenizer) -> float:
-    figures = tokenizer.manifest.evidence.figures
-    return figures.noise if figures else 0.0
+    evidence = tokenizer.manifest.evidence
+    measured = evidence.figures or (evidence.source.figures if evidence.source else None)
+    return measured.noise if measured else 0.0
 
 
 def _misses(precision: PrecisionName, equal: bool, agreement: float, unexplained: int, psnr: float) -> tuple[str, ...]:

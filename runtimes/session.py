@@ -27,6 +27,8 @@ class SessionOptions:
     """Calls of `run` that are to go on at once: one for the least latency, more for throughput."""
     cache: Path | None = None
     """Folder where a runtime that compiles on load may keep what it compiled; None keeps nothing."""
+    trusted: bool = False
+    """Whether code that a bundle brings may be executed: an engine of TensorRT that later versions load brings some."""
 
 
 @dataclass(frozen=True, kw_only=True)

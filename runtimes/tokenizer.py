@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -12,14 +13,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.closing import Closing
-from vqrae.runtimes.errors import BundleError, ImageError, IndicesError, UsageError
-from vqrae.runtimes.manifest import Manifest
+from vqrae.runtimes.errors import BundleError, EngineMismatch, ImageError, IndicesError, UsageError
+from vqrae.runtimes.manifest import GraphSpec, Manifest
 from vqrae.runtimes.preprocess import RULE, ImageLike, prepare
+from vqrae.runtimes.rebuild import rebuild as rebuilt
 from vqrae.runtimes.registry import session_class
 from vqrae.runtimes.session import Execution, Session, SessionOptions
 
 BATCH_SIZE = 32
-"""Images that run at once, unless the graph's batch is fixed."""
+"""Images that run at once, unless the graph takes fewer or its batch is fixed."""
 
 Images = ImageLike | Sequence[ImageLike]
 """One image, a list of them, or a batch uint8 (B, H, W, 3)."""
@@ -49,27 +51,57 @@ class Tokenizer(Closing):
         self._closed = False
 
     @classmethod
-    def load(cls, path: Path | str, *, device: str = "cpu", threads: int | None = None) -> Self:
+    def load(
+        cls,
+        path: Path | str,
+        *,
+        device: str | None = None,
+        threads: int | None = None,
+        streams: int = 1,
+        cache: Path | str | None = None,
+        rebuild: bool = False,
+        trusted: bool = False,
+    ) -> Self:
         """Verify a bundle and make its tokenizer.
 
         Args:
             path: the bundle's folder.
-            device: `cpu` or `cuda`; never replaced by another one silently.
+            device: one that the bundle's runtime knows, such as `cpu` or `cuda`; never replaced by another one
+                silently. None is the runtime's own first choice.
             threads: CPU threads to use; None leaves it to the runtime.
+            streams: chunks of a large batch that go on at once: 1 for the least latency, more for throughput.
+            cache: folder where a runtime that compiles on load may keep what it compiled.
+            rebuild: load a graph at once, and where its engine was built for another machine, replace the bundle by one
+                that is built for this one, from the ONNX graphs that it holds.
+            trusted: whether code that the bundle brings may be executed; only engines that later versions of TensorRT
+                load bring any.
 
         Raises:
             BundleError: the bundle is incomplete or changed, or asks for another preprocessing rule.
-            RuntimeUnavailable: its runtime is not installed.
-            UsageError: its runtime is unknown to this version, or `threads` is not positive.
+            RuntimeUnavailable: its runtime is not installed, or cannot rebuild it.
+            UsageError: its runtime is unknown to this version, or `threads` or `streams` is not positive.
         """
-        if threads is not None and threads < 1:
-            raise UsageError("threads", got=str(threads), expected="at least 1")
-        bundle = Bundle.open(path)
+        for name, number in (("threads", threads), ("streams", streams)):
+            if number is not None and number < 1:
+                raise UsageError(name, got=str(number), expected="at least 1")
+        folder = None if cache is None else Path(cache)
+        options = SessionOptions(device=device, threads=threads, streams=streams, cache=folder, trusted=trusted)
+        tokenizer = cls.from_bundle(Bundle.open(path), options)
+        if rebuild:
+            try:
+                tokenizer.session(next(iter(tokenizer.manifest.graphs)))
+            except EngineMismatch:
+                return cls.from_bundle(rebuilt(path), options)
+        return tokenizer
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, options: SessionOptions) -> Self:
+        """The tokenizer of a bundle that was verified already; errors as for `load`."""
         rule = bundle.manifest.preprocessing.rule
         if rule != RULE:
-            raise BundleError(f"{path} preprocessing rule", got=repr(rule), expected=repr(RULE), remedy="upgrade vqrae")
-        session = session_class(bundle.manifest.runtime.name)
-        return cls(bundle, session, SessionOptions(device=device, threads=threads))
+            subject = f"{bundle.path} preprocessing rule"
+            raise BundleError(subject, got=repr(rule), expected=repr(RULE), remedy="upgrade vqrae")
+        return cls(bundle, session_class(bundle.manifest.runtime.name), options)
 
     @property
     def bundle(self) -> Bundle:
@@ -102,46 +134,50 @@ class Tokenizer(Closing):
         with self._lock:
             return {name: session.execution for name, session in sorted(self._sessions.items())}
 
-    def encode(self, images: Images, *, batch_size: int = BATCH_SIZE) -> Encoding:
+    def encode(self, images: Images, *, batch_size: int | None = None) -> Encoding:
         """Tokenize images.
 
         Args:
             images: one image, a list of images (paths, Pillow images, uint8 arrays (H, W, 3)), or a batch uint8
                 (B, H, W, 3). An array of exactly `image_size` is taken as it is; the rest is resized by the rule.
-            batch_size: images that run at once; a graph with a fixed batch uses its own.
+            batch_size: images that run at once; None is `BATCH_SIZE`, or what the graph takes at most. A graph with a
+                fixed batch uses its own.
 
         Returns:
             Indices int32 (B, h, w) and features float32 (B, h·w, C); one image is a batch of one.
 
         Raises:
             ImageError: an image cannot be read or is of no supported kind, or there is none.
+            UsageError: `batch_size` is more than the graph takes.
             RuntimeUnavailable: the device is not there, or the runtime failed.
         """
         sources = _image_list(images)
-        size = self._chunk_size("encode", batch_size)
-        parts = [self._run("encode", self._prepared(chunk)) for chunk in _chunks(sources, size)]
+        chunks = _chunks(sources, self._chunk_size("encode", batch_size))
+        parts = self._at_once(lambda chunk: self._run("encode", self._prepared(chunk)), chunks)
         indices, features = (np.concatenate([part[name] for part in parts]) for name in ("indices", "features"))
         return Encoding(indices, features)
 
-    def decode(self, indices: ArrayLike, *, batch_size: int = BATCH_SIZE) -> NDArray[np.uint8]:
+    def decode(self, indices: ArrayLike, *, batch_size: int | None = None) -> NDArray[np.uint8]:
         """Turn indices back into images.
 
         Args:
             indices: integers (h, w) or (B, h, w), each in [0, codebook size).
-            batch_size: images that run at once; a graph with a fixed batch uses its own.
+            batch_size: images that run at once; None is `BATCH_SIZE`, or what the graph takes at most. A graph with a
+                fixed batch uses its own.
 
         Returns:
             uint8 (B, H, W, 3), RGB; one grid is a batch of one.
 
         Raises:
             IndicesError: wrong dtype, shape or range.
+            UsageError: `batch_size` is more than the graph takes.
             RuntimeUnavailable: the device is not there, or the runtime failed.
         """
         checked = self._checked_indices(indices)
-        size = self._chunk_size("decode", batch_size)
-        return np.concatenate([self._run("decode", chunk)["images"] for chunk in _chunks(checked, size)])
+        chunks = _chunks(checked, self._chunk_size("decode", batch_size))
+        return np.concatenate(self._at_once(lambda chunk: self._run("decode", chunk)["images"], chunks))
 
-    def reconstruct(self, images: Images, *, batch_size: int = BATCH_SIZE) -> NDArray[np.uint8]:
+    def reconstruct(self, images: Images, *, batch_size: int | None = None) -> NDArray[np.uint8]:
         """Encode and decode: what the tokenizer keeps of images. Arguments and errors as for `encode`.
 
         Returns:
@@ -161,7 +197,8 @@ class Tokenizer(Closing):
                 raise UsageError(str(self._bundle.path), got="a closed tokenizer", expected="an open one")
             if graph not in self._sessions:
                 spec = self._graph(graph)
-                self._sessions[graph] = self._session_class.open(self._bundle.file(spec.file), spec, self._options)
+                path, runtime = self._bundle.path / spec.file, self.manifest.runtime
+                self._sessions[graph] = self._session_class.open(path, spec, self._options, runtime)
             return self._sessions[graph]
 
     def close(self) -> None:
@@ -171,21 +208,34 @@ class Tokenizer(Closing):
             while self._sessions:
                 self._sessions.popitem()[1].close()
 
-    def _graph(self, name: str) -> Any:
+    def _graph(self, name: str) -> GraphSpec:
         graphs = self.manifest.graphs
         if name not in graphs:
             got = f"graphs {', '.join(graphs)}"
             raise BundleError(str(self._bundle.path), got=got, expected=f"a graph {name}", remedy="export it again")
         return graphs[name]
 
-    def _fixed_batch(self, graph: str) -> int | None:
-        batch = self._graph(graph).inputs[0].shape[0]
-        return batch if isinstance(batch, int) else None
-
-    def _chunk_size(self, graph: str, batch_size: int) -> int:
-        if batch_size < 1:
+    def _chunk_size(self, name: str, batch_size: int | None) -> int:
+        """Images that run at once, of those that the graph takes."""
+        if batch_size is not None and batch_size < 1:
             raise UsageError("batch_size", got=str(batch_size), expected="at least 1")
-        return self._fixed_batch(graph) or batch_size
+        graph = self._graph(name)
+        if graph.fixed_batch is not None:
+            return graph.fixed_batch
+        limits = graph.batch_limits
+        if limits is None:
+            return batch_size or BATCH_SIZE
+        if batch_size is not None and batch_size > limits.most:
+            expected, remedy = f"at most {limits.most}, which {name} was built for", "export it with a larger --batch"
+            raise UsageError("batch_size", got=str(batch_size), expected=expected, remedy=remedy)
+        return batch_size or min(BATCH_SIZE, limits.most)
+
+    def _at_once(self, work: Callable[[Any], Any], chunks: Iterable[Any]) -> list[Any]:
+        """Do the work on every chunk, `streams` chunks at a time; results in order."""
+        if self._options.streams == 1:
+            return [work(chunk) for chunk in chunks]
+        with ThreadPoolExecutor(self._options.streams) as pool:
+            return list(pool.map(work, chunks))
 
     def _prepared(self, images: Sequence[ImageLike] | NDArray[Any]) -> NDArray[np.uint8]:
         """One chunk as uint8 (B, H, W, 3)."""
@@ -194,11 +244,11 @@ class Tokenizer(Closing):
         return np.stack([prepare(image, *self.image_size) for image in images])
 
     def _run(self, graph: str, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Run one chunk; a graph with a fixed batch gets zeros to fill it, whose results are dropped."""
-        session = self.session(graph)
-        missing = (self._fixed_batch(graph) or len(batch)) - len(batch)
+        """Run one chunk; a graph that takes certain sizes gets zeros to fill the next, whose results are dropped."""
+        session, spec = self.session(graph), self._graph(graph)
+        missing = spec.fitting_batch(len(batch)) - len(batch)
         filled = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), batch.dtype)]) if missing else batch
-        outputs = session.run({self._graph(graph).inputs[0].name: np.ascontiguousarray(filled)})
+        outputs = session.run({spec.inputs[0].name: np.ascontiguousarray(filled)})
         return {name: array[: len(batch)] for name, array in outputs.items()}
 
     def _checked_indices(self, indices: ArrayLike) -> NDArray[np.int32]:
@@ -219,9 +269,20 @@ class Tokenizer(Closing):
         return array.astype(np.int32).reshape(-1, h, w)
 
 
-def load(path: Path | str, *, device: str = "cpu", threads: int | None = None) -> Tokenizer:
+def load(
+    path: Path | str,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    streams: int = 1,
+    cache: Path | str | None = None,
+    rebuild: bool = False,
+    trusted: bool = False,
+) -> Tokenizer:
     """Load a bundle's tokenizer; see `Tokenizer.load`."""
-    return Tokenizer.load(path, device=device, threads=threads)
+    return Tokenizer.load(
+        path, device=device, threads=threads, streams=streams, cache=cache, rebuild=rebuild, trusted=trusted
+    )
 
 
 def _image_list(images: Images) -> Sequence[ImageLike] | NDArray[Any]:

@@ -1,0 +1,77 @@
+"""Engines of TensorRT and TensorRT-RTX from the traced ONNX graphs."""
+
+from __future__ import annotations
+
+import shutil
+
+from vqrae.export.bundle_graphs import GraphRequest, WrittenGraphs
+from vqrae.export.formats import EngineOptions, TensorRTOptions, TensorRTRTXOptions
+from vqrae.export.onnx_graph import node_layers, traced_precision, tracer_versions
+from vqrae.runtimes.engines.api import EngineApi
+from vqrae.runtimes.engines.builder import EngineBuilder
+from vqrae.runtimes.engines.recipe import EngineRecipe
+from vqrae.runtimes.engines.timings import TimingCache
+from vqrae.runtimes.manifest import BatchLimits, GraphSpec
+
+DYNAMIC_LIMITS = BatchLimits(least=1, best=8, most=32)
+"""What a dynamic batch axis takes: an engine is tuned for one size, and has memory for the largest."""
+
+
+def write_tensorrt(request: GraphRequest) -> WrittenGraphs:
+    """The `GraphWriter` of the format `tensorrt`; needs a GPU, and builds for it."""
+    from vqrae.runtimes.backends.tensorrt import API  # where it is not installed, the other format still is
+
+    options = request.target.options
+    assert isinstance(options, TensorRTOptions)  # noqa: S101 - by the table of formats
+    recipe = EngineRecipe(
+        workspace_mb=options.workspace_mb,
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+    )
+    timings = None if options.timing_cache is None else TimingCache(options.timing_cache)
+    return _written(request, options, API, recipe, timings)
+
+
+def write_tensorrt_rtx(request: GraphRequest) -> WrittenGraphs:
+    """The `GraphWriter` of the format `tensorrt-rtx`; needs no GPU, and builds for several."""
+    from vqrae.runtimes.backends.tensorrt_rtx import API  # where it is not installed, the other format still is
+
+    options = request.target.options
+    assert isinstance(options, TensorRTRTXOptions)  # noqa: S101 - by the table of formats
+    recipe = EngineRecipe(workspace_mb=options.workspace_mb, compute_capabilities=options.compute_capabilities)
+    return _written(request, options, API, recipe)
+
+
+def _written(
+    request: GraphRequest,
+    options: EngineOptions,
+    api: EngineApi,
+    recipe: EngineRecipe,
+    timings: TimingCache | None = None,
+) -> WrittenGraphs:
+    target = request.target
+    precision = traced_precision(target.precision)
+    builder = EngineBuilder(api, recipe, precision, timings)  # before the tracing, which takes longer to fail
+    folder, traced = request.onnx.graphs(target.precision, target.batch.axis, split=target.split)
+    limits = target.batch.limits(DYNAMIC_LIMITS)
+    graphs = {}
+    for name, spec in traced.items():
+        graphs[name] = _engine_spec(name, spec, limits, keep_onnx=options.include_onnx)
+        builder.build(folder / spec.file, request.folder, graphs[name], node_layers(folder / spec.file))
+        if options.include_onnx:
+            for file in (spec.file, *spec.extra_files):
+                shutil.copyfile(folder / file, request.folder / file)
+    return WrittenGraphs(graphs=graphs, precision=precision, runtime=builder.runtime(tracer_versions()))
+
+
+def _engine_spec(name: str, traced: GraphSpec, limits: BatchLimits | None, *, keep_onnx: bool) -> GraphSpec:
+    """The traced graph's signature, with the engine's files."""
+    return GraphSpec(
+        file=f"{name}.engine",
+        extra_files=traced.extra_files if keep_onnx else (),
+        inputs=traced.inputs,
+        outputs=traced.outputs,
+        batch_limits=limits,
+        source=traced.file if keep_onnx else None,
+        layers=f"{name}.layers.json",
+    )
