@@ -20,8 +20,9 @@ figures: demo
 	cp demo/reconstruction.png docs/
 	sed -i -e '/<!-- figures/,/<!-- end of figures/{//!d}' -e '/<!-- figures/r demo/benchmark.md' README.md
 
+# A file's tests stay together, since they share what was built for them.
 test: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 # The floors lie side by side in the tree and nest inside `vqrae` when imported (pyproject.toml, package-dir). mypy and
 # import-linter read paths, not import hooks, so they are given the nested view, made of links.

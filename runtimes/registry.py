@@ -56,7 +56,7 @@ RUNTIMES: Mapping[str, RuntimeEntry] = MappingProxyType(
             backend="vqrae.runtimes.backends.tensorrt_rtx:TensorRTRTXSession",
             module="tensorrt_rtx",
             extra="tensorrt-rtx",
-            distributions=("tensorrt-rtx", "tensorrt_rtx"),
+            distributions=("tensorrt-rtx",),
         ),
     }
 )

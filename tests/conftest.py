@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import huggingface_hub
@@ -14,6 +15,14 @@ from vqrae.checkpoint import open_checkpoint, save_pretrained
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
+
+ENGINES = ["runtimes/test_engines_*.py", "runtimes/test_rebuild.py", "export/test_tensorrt_engine.py"]
+collect_ignore_glob = [] if find_spec("tensorrt_rtx") else ENGINES
+
+
+def pytest_report_header() -> str | None:
+    """What is left out must be seen."""
+    return f"left out, because tensorrt-rtx is not installed: {', '.join(ENGINES)}" if collect_ignore_glob else None
 
 
 @pytest.fixture(scope="session", autouse=True)

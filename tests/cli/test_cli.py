@@ -291,6 +291,10 @@ def test_export_of_several_formats_at_another_size(
     matrix = vqrae.done("verify", *reversed(paths), "--data", photographs, "--json").json()
     assert [row["bundle"] for row in matrix] == paths[::-1]
     assert all(set(row["interchange"]) == set(paths) for row in matrix)
+    assert vqrae.done("eval", paths[0], "--data", photographs, "--json").json()["images"] == 2
+    assert "--crops: got a tokenizer of 64x48 images" in vqrae.refused(
+        2, "eval", paths[0], "--data", photographs, "--crops", "2"
+    )
     bench = vqrae.done("bench", *paths, "--batch", "2", "--rounds", "6", "--bundles-only", "--json").json()
     assert [row["runtime"] for row in bench["rows"]] == ["onnxruntime", "openvino"] * 2
 

@@ -51,6 +51,10 @@ def test_refusing_needs_nothing_heavy() -> None:
             "batch of onnx: got a batch that is range; expected dynamic or fixed",
         ),
         (
+            {"format_name": "coreml", "options": {"inputs": "image"}},
+            "batch of coreml: got inputs that are images; expected a batch fixed at 1: .*; pass --batch 1",
+        ),
+        (
             {"format_name": "tensorrt", "batch": Batch.parse("1,2,4")},
             "batch of tensorrt: got a batch that is enumerated; expected dynamic or fixed or range",
         ),
@@ -62,9 +66,8 @@ def test_what_a_format_does_not_have_is_refused(request_: dict[str, Any], words:
 
 
 def test_options_are_read_as_typed() -> None:
-    assert target("coreml", options={"inputs": "image", "author": "we"}).options == CoreMLOptions(
-        inputs="image", author="we"
-    )
+    options = target("coreml", batch=Batch.parse("1"), options={"inputs": "image", "author": "we"}).options
+    assert options == CoreMLOptions(inputs="image", author="we")
     options = target("tensorrt-rtx", options={"compute-capabilities": "8.6,8.9", "include-onnx": "false"}).options
     assert options == TensorRTRTXOptions(compute_capabilities=("8.6", "8.9"), include_onnx=False)
 

@@ -61,6 +61,19 @@ class OpenVino(SessionTemplate):
     devices = "device: got 'tpu'; expected one of cpu"
 
 
+class CoreML(SessionTemplate):
+    """By Core ML on a Mac, by the evaluator elsewhere."""
+
+    format_name = "coreml"
+    devices = "device: got 'tpu'; expected one of all, cpu, gpu, ne, evaluator"
+
+
+class TensorRTRTX(SessionTemplate):
+    format_name = "tensorrt-rtx"
+    devices = "device: got 'tpu'; expected cuda, or one GPU of several, such as cuda:1"
+    needs_gpu = True
+
+
 class TestOnnxRuntimeFP32(OnnxRuntime):
     precision = "fp32"
 
@@ -74,4 +87,20 @@ class TestOpenVinoFP32(OpenVino):
 
 
 class TestOpenVinoFP16(OpenVino):
+    precision = "fp16"
+
+
+class TestCoreMLFP32(CoreML):
+    precision = "fp32"
+
+
+class TestCoreMLFP16(CoreML):
+    precision = "fp16"
+
+
+class TestTensorRTRTXFP32(TensorRTRTX):
+    precision = "fp32"
+
+
+class TestTensorRTRTXFP16(TensorRTRTX):
     precision = "fp16"

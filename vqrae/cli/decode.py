@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vqrae.cli.options import BundlePath, Device, Overwrite, Threads
+from vqrae.cli.options import BundlePath, Device, Overwrite, Rebuild, Threads, Trusted
 
 
 def decode(
@@ -16,6 +16,8 @@ def decode(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for 000.png, 001.png, …")],
     device: Device = None,
     threads: Threads = None,
+    rebuild: Rebuild = False,
+    trusted: Trusted = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Turn TOKENS back into images with a BUNDLE."""
@@ -31,7 +33,7 @@ def decode(
         indices = load_npy(tokens)
     except (ValueError, EOFError, FileNotFoundError, IsADirectoryError) as error:
         raise IndicesError(str(tokens), got=str(error), expected="a .npy file of integers") from error
-    with load(bundle, device=device, threads=threads) as tokenizer:
+    with load(bundle, device=device, threads=threads, rebuild=rebuild, trusted=trusted) as tokenizer:
         images = tokenizer.decode(indices)
     with staged_folder(output, overwrite=overwrite) as staging:
         for number, image in enumerate(images):

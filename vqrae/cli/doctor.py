@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from importlib import import_module, metadata
+from typing import TYPE_CHECKING
 
 from vqrae.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from vqrae.runtimes.errors import VqraeError
 
 Row = dict[str, str | bool | None]
 
@@ -55,17 +59,22 @@ def _runtime(name: str) -> Row:
     try:
         session = session_class(name)
     except RuntimeUnavailable as error:
-        problem, command = str(error), f"pip install 'vqrae[{entry.extra}]'"
+        problem, command = _reason(error), f"pip install 'vqrae[{entry.extra}]'"
     else:
         try:
             ran = session.probe()
         except RuntimeUnavailable as error:
-            problem, command = str(error), error.remedy
+            problem, command = _reason(error), error.remedy
     installed = [wheel for wheel in entry.distributions if _version(wheel)]
     if len(installed) > 1:
         problem = f"{' and '.join(installed)} share one folder, and which one is imported is a matter of luck"
         command = f"pip uninstall -y {' '.join(installed)} && pip install 'vqrae[{entry.extra}]'"
     return _row(name, runtime_version(name), problem, command, ran)
+
+
+def _reason(error: VqraeError) -> str:
+    """The error without its remedy, which has a column of its own."""
+    return str(type(error)(error.subject, got=error.got, expected=error.expected))
 
 
 def _packages() -> list[Row]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vqrae.cli.options import BundlePath, Cache, Device, ImagePaths, Streams, Threads
+from vqrae.cli.options import BundlePath, Cache, Device, ImagePaths, Rebuild, Streams, Threads, Trusted
 
 
 def encode(
@@ -20,6 +20,8 @@ def encode(
     ] = None,
     device: Device = None,
     threads: Threads = None,
+    rebuild: Rebuild = False,
+    trusted: Trusted = False,
     streams: Streams = 1,
     cache: Cache = None,
 ) -> None:
@@ -30,7 +32,10 @@ def encode(
     from vqrae.runtimes.staging import staged_file
     from vqrae.runtimes.tokenizer import load
 
-    with load(bundle, device=device, threads=threads, streams=streams, cache=cache) as tokenizer:
+    loaded = load(
+        bundle, device=device, threads=threads, streams=streams, cache=cache, rebuild=rebuild, trusted=trusted
+    )
+    with loaded as tokenizer:
         encoding = tokenizer.encode(images)
     written = {path: array for path, array in ((output, encoding.indices), (features, encoding.features)) if path}
     with ExitStack() as stack:  # both or none

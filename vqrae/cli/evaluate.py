@@ -41,22 +41,32 @@ def evaluate(
     if (source / MANIFEST_FILE).exists():
         deployed = load(source)
         tokenizer: ArrayTokenizer = deployed
-        size, codebook_size = deployed.image_size[0], deployed.codebook_size
+        size, codebook_size = deployed.image_size, deployed.codebook_size
         images = _images(data, size, crops, color_jitter, seed)
     else:
         model = from_pretrained(source)
         tokenizer, config = ReferenceTokenizer(model), model.config
-        size, codebook_size = config.image_size, config.quantizer.codebook_size
+        size, codebook_size = model.size, config.quantizer.codebook_size
         images = _images(data, size, crops, color_jitter, seed)
         more = evaluation.codebook_figures(model, tokenizer.encode(images[:64])[1])
     report = evaluation.evaluate(tokenizer, codebook_size, images, str(source))
     if probe:
-        more["probe"] = _probe(tokenizer, size)
+        more["probe"] = _probe(tokenizer, _side(size, "--probe"))
     report = report.model_copy(update=more)
     print_json(report) if as_json else print_fields(str(source), report.model_dump(exclude={"source"}))
 
 
-def _images(data: Path, size: int, crops: int, color_jitter: float, seed: int) -> NDArray[np.uint8]:
+def _side(size: tuple[int, int], option: str) -> int:
+    """The side of a square image; what is made of training's images has no other shape."""
+    from vqrae.runtimes.errors import UsageError
+
+    height, width = size
+    if height != width:
+        raise UsageError(option, got=f"a tokenizer of {height}x{width} images", expected="square ones")
+    return height
+
+
+def _images(data: Path, size: tuple[int, int], crops: int, color_jitter: float, seed: int) -> NDArray[np.uint8]:
     import numpy as np
 
     from vqrae.runtimes.preprocess import prepare
@@ -64,8 +74,8 @@ def _images(data: Path, size: int, crops: int, color_jitter: float, seed: int) -
 
     paths = image_files(data)
     if crops:
-        return CroppedPhotographs(paths, size, color_jitter).batch(crops, [seed])
-    return np.stack([prepare(path, size, size) for path in paths])
+        return CroppedPhotographs(paths, _side(size, "--crops"), color_jitter).batch(crops, [seed])
+    return np.stack([prepare(path, *size) for path in paths])
 
 
 def _probe(tokenizer: Any, size: int) -> dict[str, float]:

@@ -16,5 +16,11 @@ Device = Annotated[
 Threads = Annotated[int | None, typer.Option(help="CPU threads; the runtime's own choice if not given.", min=1)]
 Streams = Annotated[int, typer.Option(help="Chunks of images that go on at once; more for throughput.", min=1)]
 Cache = Annotated[Path | None, typer.Option(help="Folder where a runtime may keep what it compiles on load.")]
+Rebuild = Annotated[
+    bool, typer.Option("--rebuild", help="Build an engine that is for another machine anew, in place, for this one.")
+]
+Trusted = Annotated[
+    bool, typer.Option("--trusted", help="Load an engine that brings code of its own; only from an origin you trust.")
+]
 BundlePath = Annotated[Path, typer.Argument(help="A bundle's folder.", metavar="BUNDLE")]
 ImagePaths = Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...")]

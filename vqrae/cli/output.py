@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -31,11 +32,15 @@ def _plain(value: Any) -> Any:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table; the first column is left-aligned, the others right."""
-    table = Table(title=title, title_justify="left", header_style="bold")
+    """Print a table; the first column is left-aligned, the others right unless they hold sentences."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False, collapse_padding=True)
+    lines = [tuple(row) for row in rows]
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right")
-    for row in rows:
+        prose = number == 0 or any(" " in line[number].strip() for line in lines)
+        table.add_column(column, justify="left" if prose else "right", overflow="fold")
+    if title:
+        console.print(title, style="bold", highlight=False, soft_wrap=True)
+    for row in lines:
         table.add_row(*map(escape, row))  # `vqrae[export]` is no markup
     console.print(table)
 

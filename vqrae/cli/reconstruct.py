@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vqrae.cli.options import BundlePath, Device, ImagePaths, Threads
+from vqrae.cli.options import BundlePath, Device, ImagePaths, Rebuild, Threads, Trusted
 
 
 def reconstruct(
@@ -16,6 +16,8 @@ def reconstruct(
     output: Annotated[Path, typer.Option("-o", "--output", help="Picture to write: originals above, results below.")],
     device: Device = None,
     threads: Threads = None,
+    rebuild: Rebuild = False,
+    trusted: Trusted = False,
 ) -> None:
     """Encode and decode images with a BUNDLE, and put both side by side."""
     import numpy as np
@@ -31,7 +33,7 @@ def reconstruct(
     Image.init()
     if output.suffix.lower() not in Image.EXTENSION:
         raise UsageError(str(output), got=f"suffix {output.suffix!r}", expected="a picture's name, such as picture.png")
-    with load(bundle, device=device, threads=threads) as tokenizer:
+    with load(bundle, device=device, threads=threads, rebuild=rebuild, trusted=trusted) as tokenizer:
         originals = np.stack([prepare(path, *tokenizer.image_size) for path in images])
         results = tokenizer.reconstruct(originals)
     picture = reconstruction_picture(originals, results, [path.stem for path in images])

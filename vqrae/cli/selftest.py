@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from vqrae.cli.options import AsJson, BundlePath, Device, Threads
+from vqrae.cli.options import AsJson, BundlePath, Device, Rebuild, Threads, Trusted
 
 
-def selftest(bundle: BundlePath, device: Device = None, threads: Threads = None, as_json: AsJson = False) -> None:
+def selftest(
+    bundle: BundlePath,
+    device: Device = None,
+    threads: Threads = None,
+    rebuild: Rebuild = False,
+    trusted: Trusted = False,
+    as_json: AsJson = False,
+) -> None:
     """Prove that BUNDLE does here what the reference did at export."""
     from vqrae.cli.output import print_fields, print_json
     from vqrae.runtimes.errors import GateFailure
     from vqrae.runtimes.selftest import selftest as replay
     from vqrae.runtimes.tokenizer import load
 
-    with load(bundle, device=device, threads=threads) as tokenizer:
+    with load(bundle, device=device, threads=threads, rebuild=rebuild, trusted=trusted) as tokenizer:
         report = replay(tokenizer)
     print_json(report) if as_json else print_fields(f"selftest: {report.gate}", report.model_dump())
     if report.gate == "fail":

@@ -73,8 +73,9 @@ def print_rows(rows: Sequence[VerifyRow]) -> None:
     """The verdicts as a table; below it, for two bundles or more, what each loses with the tokens of each other."""
     from vqrae.cli.output import print_table
 
-    columns = ("bundle", "gate", "excess", "tokens", "unexplained", "decode", "ΔPSNR")
-    print_table("Parity against PyTorch FP32; excess is excess distortion", columns, (_cells(row) for row in rows))
+    columns = ("bundle", "gate", "excess %", "tokens %", "unexpl.", "decode dB", "ΔPSNR dB")
+    title = "Parity against PyTorch FP32 (excess distortion; token agreement; mismatches that noise does not explain)"
+    print_table(title, columns, [_cells(row) for row in rows])
     _print_notes(rows)
     able = [row for row in rows if row.interchange]
     if able:
@@ -93,7 +94,8 @@ def _print_notes(rows: Sequence[VerifyRow]) -> None:
             )
         if not row.executed:
             source = f"; its source graphs: {row.source_gate} on ONNX Runtime" if row.source_gate else ""
-            console.print(f"  {name}: not executed, {row.reason}{source}", highlight=False, soft_wrap=True)
+            text = f"not executed, {row.reason}{source}"
+            console.print(f"{name}: {text}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_interchange(rows: Sequence[VerifyRow]) -> None:
@@ -107,19 +109,20 @@ def _print_interchange(rows: Sequence[VerifyRow]) -> None:
         for name, encoder in zip(names, rows, strict=True)
         if all(decoder.interchange and encoder.bundle in decoder.interchange for decoder in rows)
     ]
-    title = "Interchange: PSNR to the photographs lost in dB, tokens made by the line, decoded by the column"
+    title = "Interchange: dB of PSNR lost to the photographs, where the line encodes and the column decodes"
     print_table(title, ("encoded by", *letters), lines)
 
 
 def _cells(row: VerifyRow) -> tuple[str, ...]:
-    identity = (Path(row.bundle).name, row.gate)
+    name = Path(row.bundle).name
     if row.excess_distortion is None or row.token_agreement is None:
-        return (*identity, "", "", "", "", "")
+        return (name, "–", "–", "–", "–", "–", "–")  # the note below says why
     return (
-        *identity,
-        f"{row.excess_distortion:.5%}",
-        f"{row.token_agreement:.2%}",
+        name,
+        row.gate,
+        f"{row.excess_distortion * 100:.5f}",
+        f"{row.token_agreement * 100:.2f}",
         str(row.unexplained_mismatches),
-        f"{row.decode_psnr_db:.1f} dB",
-        f"{row.source_psnr_drop_db:+.4f} dB",
+        f"{row.decode_psnr_db:.1f}",
+        f"{row.source_psnr_drop_db:+.4f}",
     )
