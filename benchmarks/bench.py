@@ -13,7 +13,7 @@ from vqrae.benchmarks.candidates import GRAPHS, BundleCandidate, Candidate, Grap
 from vqrae.benchmarks.contention import Contention
 from vqrae.benchmarks.footprint import Footprint, measure_footprint
 from vqrae.benchmarks.latency import MIN_ROUNDS, interleave, latency, speedup
-from vqrae.benchmarks.rows import BenchResult, BenchRow
+from vqrae.benchmarks.rows import BenchResult, BenchRow, runtime_title
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import RuntimeUnavailable, UsageError
 from vqrae.runtimes.machine import this_machine
@@ -155,10 +155,23 @@ def _open(
         try:
             candidates.append(stack.enter_context(_timeable(path, threads)))
         except RuntimeUnavailable as error:
-            absent.append(Absent(bundle=Bundle.open(path), reason=str(error)))
+            bundle = Bundle.open(path)
+            absent.append(Absent(bundle=bundle, reason=_absence(bundle, error)))
     if not candidates:
         raise RuntimeUnavailable("benchmark", got="nothing that runs here", expected=absent[0].reason)
     return candidates, absent
+
+
+def _absence(bundle: Bundle, error: RuntimeUnavailable) -> str:
+    """Why a bundle has no latency; of an engine also what is known of it all the same."""
+    manifest = bundle.manifest
+    engine, source = manifest.runtime.engine, manifest.evidence.source
+    if engine is None:
+        return str(error)
+    text = f"compiled by {runtime_title(manifest.runtime.name)} {engine.version}, not executed ({error.got})"
+    if source is None:
+        return text
+    return f"{text}; its ONNX graphs on {runtime_title(source.runtime)} {source.runtime_version}: {source.gate}"
 
 
 def _image_size(bundles: Sequence[Path | str]) -> tuple[int, int] | None:

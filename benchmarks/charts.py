@@ -105,7 +105,7 @@ def _bar(name: str, row: BenchRow, percent_per_ms: float) -> Bar:
     note = f"{times(row)} ({interval})" if interval else row.reason or ""
     return Bar(
         label=name,
-        text=f"{significant(row.p50_ms)} ms" if row.executed else "not executed",
+        text=f"{significant(row.p50_ms)} ms" if row.executed else _untimed(row),
         note=note,
         executed=row.executed,
         is_reference=row.gate == "reference",
@@ -113,6 +113,11 @@ def _bar(name: str, row: BenchRow, percent_per_ms: float) -> Bar:
         low=(row.p10_ms or 0) * percent_per_ms,
         high=(row.p90_ms or 0) * percent_per_ms,
     )
+
+
+def _untimed(row: BenchRow) -> str:
+    """A bundle that has a verdict was executed, if not by its runtime."""
+    return "not executed" if row.gate == "not-executed" else "not timed"
 
 
 def _bins(counts: MarginHistogram, axis: LogAxis) -> list[Bin]:

@@ -66,8 +66,12 @@ def markdown_table(result: BenchResult) -> str:
 
 
 def untimed_notes(result: BenchResult) -> list[str]:
-    """Why a row has no latency, once per candidate."""
-    return list(dict.fromkeys(f"{row.label}: {row.reason}." for row in result.rows if row.reason))
+    """Why rows have no latency: a sentence for each reason, with the candidates that it holds for."""
+    labels: dict[str, list[str]] = {}
+    for row in result.rows:
+        if row.reason and row.label not in labels.setdefault(row.reason, []):
+            labels[row.reason].append(row.label)
+    return [f"{', '.join(those)}: {reason}." for reason, those in labels.items()]
 
 
 def caption(result: BenchResult) -> str:

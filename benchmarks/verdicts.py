@@ -33,7 +33,7 @@ class Verdict:
     gate: GateVerdict
     gate_failure_allowed: bool
     basis: str
-    """What the figures were measured on, or the reason why there are none."""
+    """What the figures were measured on, and why not on the bundle itself or not at all."""
     checks: tuple[Check, ...]
     figures: ParityFigures | None
 
@@ -41,14 +41,15 @@ class Verdict:
 def verdict(manifest: Manifest) -> Verdict:
     """What a manifest's evidence says."""
     evidence, precision = manifest.evidence, manifest.precision.name
+    figures = evidence.figures or (evidence.source.figures if evidence.source else None)
     return Verdict(
         bundle=manifest.name,
         title=f"{runtime_title(manifest.runtime.name)} {precision.upper()}",
         gate=evidence.gate,
         gate_failure_allowed=evidence.gate_failure_allowed,
         basis=_basis(manifest.runtime.name, evidence),
-        checks=_checks(evidence.figures, GATES[precision]) if evidence.figures else (),
-        figures=evidence.figures,
+        checks=_checks(figures, GATES[precision]) if figures else (),
+        figures=figures,
     )
 
 
@@ -73,18 +74,17 @@ def headline(verdicts: Sequence[Verdict]) -> str:
 
 
 def _basis(runtime: str, evidence: Evidence) -> str:
+    source = evidence.source
     if evidence.figures is None:
-        source = evidence.source
-        elsewhere = (
-            f"; its source graphs on {runtime_title(source.runtime)} {source.runtime_version}: {source.gate}"
-            if source
-            else ""
-        )
-        return (f"Not executed: {evidence.reason}" if evidence.reason else "Not executed") + elsewhere
+        text = f"Not executed: {evidence.reason}" if evidence.reason else "Not executed"
+        if source is None:
+            return text
+        elsewhere = f"{runtime_title(source.runtime)} {source.runtime_version}"
+        return f"{text}. The figures are of the graphs that it was built from, on {elsewhere}: {source.gate}"
     version = f" {evidence.runtime_version}" if evidence.runtime_version else ""
-    device = f", {evidence.device}" if evidence.device else ""
+    by = "operation by operation" if evidence.means == "evaluator" else evidence.device
     measured = f"{evidence.figures.tokens:,} tokens of {evidence.figures.images:,} images"
-    return f"{measured}, {runtime_title(runtime)}{version}{device}"
+    return f"{measured}, {runtime_title(runtime)}{version}{f', {by}' if by else ''}"
 
 
 def _checks(figures: ParityFigures, gate: Gate) -> tuple[Check, ...]:

@@ -18,7 +18,7 @@ from vqrae.export.reference import reference_from_model
 from vqrae.export.verify import VerifyRow, gather_evidence, source_evidence, verify_row
 from vqrae.runtimes.bundle import Bundle, listed_files, write_manifest
 from vqrae.runtimes.closing import Closing
-from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable
+from vqrae.runtimes.errors import BundleError, DeviceMissing, EngineMismatch, GateFailure
 from vqrae.runtimes.manifest import Evidence, Manifest, Preprocessing, Tokens
 from vqrae.runtimes.parity import Reference
 from vqrae.runtimes.registry import session_class
@@ -78,7 +78,7 @@ class BundleBuilder(Closing):
             manifest = self._manifest(path.name, written, staging)
             write_manifest(staging, manifest)
             self.report(f"{path.name}: verifying on {len(self.images.images)} photographs")
-            evidence = self._evidence(staging, target)
+            evidence = self._evidence(staging)
             row = verify_row(path, manifest, evidence)
             if row.misses:
                 if not allow_gate_failure:
@@ -89,14 +89,19 @@ class BundleBuilder(Closing):
             write_manifest(staging, with_evidence(manifest, evidence))
         return row
 
-    def _evidence(self, folder: Path, target: Target) -> Evidence:
-        """What the bundle did; of an engine that this machine cannot run, what its source graphs did."""
+    def _evidence(self, folder: Path) -> Evidence:
+        """What the bundle did; of an engine that this machine has no device for, what its source graphs did.
+
+        Raises:
+            BundleError: the runtime refuses what was written for it.
+            RuntimeUnavailable: the runtime lacks an operator, named with the layer that it came from, or failed.
+        """
         try:
             with Tokenizer.load(folder, trusted=True) as tokenizer:  # it was built just now
                 return gather_evidence(tokenizer, self.reference)
-        except RuntimeUnavailable as error:
-            if not target.format.needs_gpu:
-                raise
+        except BundleError as error:
+            raise self._onnx.located(error) from error
+        except (DeviceMissing, EngineMismatch) as error:
             source = source_evidence(Bundle.open(folder), self.reference)
             return Evidence(executed=False, reason=str(error), gate="not-executed", source=source)
 

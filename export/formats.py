@@ -136,8 +136,6 @@ class Format:
     writer: str
     """`module:function` of its `bundle_graphs.GraphWriter`."""
     options: type[FormatOptions] = FormatOptions
-    needs_gpu: bool = False
-    """It may be built on a machine that cannot run it: its bundle is written, and says that it was not executed."""
 
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
@@ -167,7 +165,6 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             batches=("dynamic", "fixed", "range"),
             writer="vqrae.export.tensorrt_engine:write_tensorrt",
             options=TensorRTOptions,
-            needs_gpu=True,
         ),
         "tensorrt-rtx": Format(
             runtime="tensorrt-rtx",
@@ -175,7 +172,6 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             batches=("dynamic", "fixed", "range"),
             writer="vqrae.export.tensorrt_engine:write_tensorrt_rtx",
             options=TensorRTRTXOptions,
-            needs_gpu=True,
         ),
     }
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import gc
 import logging
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from vqrae.export.dtypes import DTYPES, FP32, KEPT_IN_FP16, GraphDtypes
 from vqrae.export.graphs import GraphPlan, graph_plans
 from vqrae.model import VQRAE
 from vqrae.runtimes.closing import Closing
+from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, VqraeError
 from vqrae.runtimes.manifest import GraphSpec, Precision, PrecisionName
 
 OPSET = 20
@@ -65,6 +67,15 @@ class TracedOnnx(Closing):
                 traced[plan.name] = graph_from_plan(plan, self._model, folder, DTYPES[precision])
                 gc.collect()  # traced graphs refer to themselves, and a large one must be gone before the next
         return folder, {plan.name: traced[plan.name] for plan in plans}
+
+    def located(self, error: BundleError) -> VqraeError:
+        """A runtime's refusal of a graph: where it quotes a node, with the model's layer that the node came from."""
+        for path in sorted(Path(self._temporary.name).rglob("*.onnx")):
+            for node, layer in node_layers(path).items():
+                if re.search(rf"\b{re.escape(node)}\b", str(error)):
+                    where = f"{path.name}, node {node} of the layer {layer}"
+                    return RuntimeUnavailable(where, got=error.got, remedy="export to another format")
+        return error
 
     def close(self) -> None:
         """Delete the graphs."""

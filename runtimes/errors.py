@@ -5,6 +5,7 @@ VqraeError                  1   anything below; catch this one to catch them all
  ├── UsageError             2   the call or the command line asks for something that does not exist
  ├── GateFailure            3   the work was done, and the result misses its gate
  ├── RuntimeUnavailable     4   a runtime is not installed, or cannot do what was asked on this machine
+ │    ├── DeviceMissing     4   the device is not on this machine, or lacks its driver
  │    └── EngineMismatch    4   an engine was built for another machine than this one
  └── InvalidInput           5   what was read is invalid or corrupt
       ├── ImageError            an image
@@ -80,6 +81,10 @@ class RuntimeUnavailable(VqraeError):  # noqa: N818 - a state of the machine, no
     """A runtime is not installed, or cannot do what was asked on this machine."""
 
     exit_code = 4
+
+
+class DeviceMissing(RuntimeUnavailable):
+    """The device is not on this machine, or its driver is not."""
 
 
 class EngineMismatch(RuntimeUnavailable):

@@ -18,7 +18,7 @@ from PIL import Image
 from vqrae.runtimes.backends.coreml_evaluator import Evaluator
 from vqrae.runtimes.backends.coreml_spec import check_spec, product_precisions, read_spec
 from vqrae.runtimes.backends.coreml_tools import ct, quiet_coremltools
-from vqrae.runtimes.errors import RuntimeUnavailable, unknown_name
+from vqrae.runtimes.errors import DeviceMissing, RuntimeUnavailable, unknown_name
 from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo
 from vqrae.runtimes.session import Execution, Session, SessionOptions, closed_session, failed_run, refused_graph
 
@@ -124,9 +124,7 @@ def _checked_device(device: str | None) -> str:
         raise unknown_name("device", device, (*UNITS, EVALUATOR))
     if device not in _devices():
         remedy = f"run on a Mac, or choose --device {EVALUATOR}, which repeats the package's operations one by one"
-        raise RuntimeUnavailable(
-            f"coreml on {device}", got=f"the system {sys.platform}", expected="macOS", remedy=remedy
-        )
+        raise DeviceMissing(f"coreml on {device}", got=f"the system {sys.platform}", expected="macOS", remedy=remedy)
     return device
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +12,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from vqrae.runtimes.errors import RuntimeUnavailable, unknown_name
+from vqrae.runtimes.errors import DeviceMissing, RuntimeUnavailable, unknown_name
 from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo
 from vqrae.runtimes.session import (
     Execution,
@@ -71,11 +72,14 @@ class OnnxRuntimeSession(Session):
     def open(cls, path: Path, graph: GraphSpec, options: SessionOptions, runtime: RuntimeInfo) -> Self:  # noqa: D102 - documented by Session
         device = options.device or next(iter(PROVIDERS))
         provider = _provider(device)
+        native = _session_options(options)
         try:
-            session = onnxruntime.InferenceSession(path, _session_options(options), providers=[provider])
+            # Its fallback would start the session on the CPU, and say so on standard output.
+            session = onnxruntime.InferenceSession(path, native, providers=[provider], enable_fallback=False)
         except _ERRORS as error:
             raise refused_graph(path, f"ONNX Runtime {onnxruntime.__version__}", error) from error
-        session.disable_fallback()
+        except (RuntimeError, ValueError) as error:  # what a provider raises that cannot start
+            raise _not_running(device, str(error)) from error
         _check_provider(device, session.get_providers())
         check_signature(path, "inputs", _described(session.get_inputs()), graph.inputs)
         check_signature(path, "outputs", _described(session.get_outputs()), graph.outputs)
@@ -123,7 +127,7 @@ def _provider(device: str) -> str:
         raise unknown_name("device", device, PROVIDERS)
     available = onnxruntime.get_available_providers()
     if PROVIDERS[device] not in available:
-        raise RuntimeUnavailable(
+        raise DeviceMissing(
             f"onnxruntime on {device}",
             got=", ".join(available),
             expected=PROVIDERS[device],
@@ -135,20 +139,36 @@ def _provider(device: str) -> str:
 def _check_provider(device: str, running: list[str]) -> None:
     """A provider whose libraries or hardware are missing leaves its place to the CPU with no more than a warning."""
     if running[0] != PROVIDERS[device]:
-        raise RuntimeUnavailable(
-            f"onnxruntime on {device}",
-            got=", ".join(running),
-            expected=f"{PROVIDERS[device]} first",
-            remedy=f"check the driver and the libraries of {device}, or choose --device cpu",
-        )
+        reason = _unloadable_library(device)
+        raise _not_running(device, ", ".join(running) + (f" ({reason})" if reason else ""))
+
+
+def _not_running(device: str, got: str) -> DeviceMissing:
+    return DeviceMissing(
+        f"onnxruntime on {device}",
+        got=got,
+        expected=f"{PROVIDERS[device]} first",
+        remedy=f"install the driver and the libraries of {device}, or choose --device cpu",
+    )
+
+
+def _unloadable_library(device: str) -> str | None:
+    """What the operating system misses to load the provider's library, which ONNX Runtime only tells its log."""
+    for library in sorted(Path(onnxruntime.capi.__path__[0]).glob(f"*onnxruntime_providers_{device}.*")):
+        try:
+            ctypes.CDLL(str(library))
+        except OSError as error:
+            return str(error)
+    return None
 
 
 def _session_options(options: SessionOptions) -> onnxruntime.SessionOptions:
     onnxruntime.disable_telemetry_events()
+    onnxruntime.set_default_logger_severity(4)  # as below: what matters is raised
     native = onnxruntime.SessionOptions()
     native.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     native.inter_op_num_threads = 1
-    native.log_severity_level = 3  # errors only; what matters is raised
+    native.log_severity_level = 3  # errors only
     if options.threads is not None:
         native.intra_op_num_threads = options.threads
     return native

@@ -14,7 +14,7 @@ import openvino
 from numpy.typing import NDArray
 from openvino import opset13 as ops
 
-from vqrae.runtimes.errors import RuntimeUnavailable, unknown_name
+from vqrae.runtimes.errors import DeviceMissing, RuntimeUnavailable, unknown_name
 from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo
 from vqrae.runtimes.session import (
     Execution,
@@ -111,7 +111,7 @@ def _native_device(core: openvino.Core, device: str) -> str:
     if device in _devices(core):
         return device.upper()
     if device.partition(".")[0] in ("cpu", "gpu", "npu"):
-        raise RuntimeUnavailable(
+        raise DeviceMissing(
             f"openvino on {device}",
             got=f"the devices {', '.join(_devices(core))}",
             expected=device,

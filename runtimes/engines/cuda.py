@@ -11,7 +11,7 @@ from cuda.bindings import runtime as cudart
 from numpy.typing import NDArray
 
 from vqrae.runtimes.closing import Closing
-from vqrae.runtimes.errors import RuntimeUnavailable, UsageError
+from vqrae.runtimes.errors import DeviceMissing, RuntimeUnavailable, UsageError
 
 DEFAULT_DEVICE = "cuda"
 
@@ -48,7 +48,7 @@ def gpu_named(runtime: str, device: str) -> Gpu:
 
     Raises:
         UsageError: not such a name.
-        RuntimeUnavailable: there is no such GPU, or no driver.
+        DeviceMissing: there is no such GPU, or no driver.
     """
     match = re.fullmatch(r"cuda(?::(\d+))?", device)
     if match is None:
@@ -56,12 +56,12 @@ def gpu_named(runtime: str, device: str) -> Gpu:
     number, gpus = int(match.group(1) or 0), all_gpus()
     if not gpus:
         remedy = "run it on a machine that has them"
-        raise RuntimeUnavailable(
+        raise DeviceMissing(
             f"{runtime} on {device}", got=why_no_gpu(), expected="an NVIDIA GPU and its driver", remedy=remedy
         )
     if number >= len(gpus):
         got, expected = ", ".join(map(str, gpus)), f"a GPU number {number}"
-        raise RuntimeUnavailable(f"{runtime} on {device}", got=got, expected=expected, remedy="choose another --device")
+        raise DeviceMissing(f"{runtime} on {device}", got=got, expected=expected, remedy="choose another --device")
     return gpus[number]
 
 

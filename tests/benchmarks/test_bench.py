@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,14 @@ from vqrae.benchmarks.bench import run_benchmark
 from vqrae.benchmarks.candidates import BundleCandidate
 from vqrae.benchmarks.pytorch import PyTorchCandidate
 from vqrae.benchmarks.rows import BenchResult
+from vqrae.export.build import BundleBuilder
+from vqrae.export.formats import target
+from vqrae.export.parity_images import parity_images
+from vqrae.resize import open_at_size
+from vqrae.runtimes.bundle import write_manifest
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
+from vqrae.runtimes.manifest import BatchLimits, EngineTies, Evidence, RuntimeInfo, SourceEvidence, read_manifest
+from vqrae.runtimes.session import Execution
 from vqrae.runtimes.tokenizer import Tokenizer
 
 
@@ -88,6 +97,71 @@ def test_a_bundle_whose_runtime_is_missing_gets_rows_that_say_so(checkpoint, bun
     assert result.rows[1].p50_ms is None
     with pytest.raises(RuntimeUnavailable, match="onnxruntime is not installed"):
         run_benchmark(None, [bundle], rounds=6)
+
+
+def with_graphs(bundle: Path, copy: Path, **changes: object) -> Path:
+    """A copy of a bundle whose manifest says otherwise."""
+    shutil.copytree(bundle, copy)
+    write_manifest(copy, read_manifest(copy / "manifest.json").model_copy(update=changes))
+    return copy
+
+
+def test_an_engine_that_was_not_executed_says_what_is_known_of_it(bundle, manifest, tmp_path):
+    """A manifest as TensorRT-RTX's bundles have it, on a machine without a GPU."""
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    from vqrae.runtimes.engines.cuda import all_gpus
+
+    if all_gpus():
+        pytest.skip("there is a GPU, on which the file would have to be an engine")
+    engine = EngineTies(
+        version=metadata.version("tensorrt-rtx"),
+        any_newer_version=False,
+        platform="any",
+        compute_capabilities=("8.9",),
+        newer_hardware=False,
+    )
+    source = SourceEvidence(
+        runtime="onnxruntime", runtime_version="1.32.0", gate="pass", figures=manifest.evidence.figures
+    )
+    copy = with_graphs(
+        bundle,
+        tmp_path / "engine",
+        runtime=RuntimeInfo(name="tensorrt-rtx", built_with={}, engine=engine),
+        evidence=Evidence(executed=False, reason="no GPU", gate="not-executed", source=source),
+    )
+    result = run_benchmark(None, [bundle, copy], graphs=("encode",), threads=1, rounds=6, warmup=0, starts=0)
+    onnx, absent = result.rows
+    assert (onnx.executed, absent.executed, absent.gate, absent.p50_ms) == (True, False, "not-executed", None)
+    assert absent.reason == (
+        f"compiled by TensorRT-RTX {engine.version}, not executed (no NVIDIA driver); "
+        "its ONNX graphs on ONNX Runtime 1.32.0: pass"
+    )
+
+
+def test_what_an_evaluator_runs_is_not_timed(bundle, monkeypatch):
+    evaluated = replace(Execution(runtime="x", runtime_version="1", device="y", precision="z"), means="evaluator")
+    monkeypatch.setattr(BundleCandidate, "execution", lambda self, graph: evaluated)
+    with pytest.raises(RuntimeUnavailable, match="evaluated operation by operation on this machine, not timed"):
+        run_benchmark(None, [bundle], graphs=("encode",), threads=1, rounds=6, warmup=0, starts=0)
+
+
+def test_a_batch_beyond_what_a_graph_takes_is_left_out(bundle, manifest, tmp_path):
+    limits = BatchLimits(least=1, most=4, only=(1, 4))
+    graphs = {name: graph.model_copy(update={"batch_limits": limits}) for name, graph in manifest.graphs.items()}
+    with BundleCandidate(with_graphs(bundle, tmp_path / "limited", graphs=graphs), threads=1) as candidate:
+        assert [candidate.supports("encode", batch) for batch in (1, 2, 4, 8)] == [True, False, True, False]
+
+
+def test_bundles_of_several_sizes_are_not_compared(bundle, tmp_path):
+    opened = open_at_size(str(bundle.parent / "model"), (64, 32))
+    with BundleBuilder(opened, parity_images(None, (64, 32), 1), lambda step: None) as builder:
+        tall = builder.build(target("onnx"), tmp_path).bundle
+    with pytest.raises(
+        UsageError, match=r"bundles: got the image sizes \[\(32, 32\), \(64, 32\)\]; expected bundles of"
+    ):
+        run_benchmark(bundle.parent / "model", [bundle, tall], rounds=6)
+    rows = run_benchmark(bundle.parent / "model", [tall], graphs=("decode",), threads=1, rounds=6, starts=0).rows
+    assert [row.runtime for row in rows] == ["pytorch", "onnxruntime"]
 
 
 def test_without_pytorch_the_first_bundle_is_compared_with(bundle, tmp_path):

@@ -42,6 +42,18 @@ def test_markdown(result):
     assert len({line.count("|") for line in lines[:6]}) == 1
 
 
+def test_a_reason_is_told_once_for_all_that_it_holds_for(result):
+    absent = result.rows[-1]
+    rows = (
+        *result.rows,
+        absent.model_copy(update={"precision": "fp32"}),
+        absent.model_copy(update={"graph": "decode"}),
+    )
+    text = markdown_table(result.model_copy(update={"rows": rows}))
+    assert text.count("not installed") == 1
+    assert "other FP16, other FP32: other is not installed." in text
+
+
 def test_a_busy_machine_is_told(result):
     assert "do not rely" not in printed(result)
     busy = result.model_copy(update={"contention": 0.4})

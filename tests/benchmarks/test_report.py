@@ -10,7 +10,7 @@ from vqrae.benchmarks.charts import LogAxis, histogram, latency_bars, power_of_t
 from vqrae.benchmarks.report import Pictures, render_report, speed_summary, write_report
 from vqrae.benchmarks.verdicts import headline, overall_gate, verdict
 from vqrae.runtimes.errors import ImageError, StorageError
-from vqrae.runtimes.manifest import Evidence, Manifest
+from vqrae.runtimes.manifest import Evidence, Manifest, SourceEvidence
 
 VOID = {"meta", "link", "img", "line", "rect"}
 
@@ -52,6 +52,33 @@ def unexecuted(manifest: Manifest) -> Manifest:
     return manifest.model_copy(
         update={"evidence": Evidence(executed=False, reason="no such machine", gate="not-executed")}
     )
+
+
+def compiled(manifest: Manifest) -> Manifest:
+    """Not executed, but its source graphs were."""
+    figures = manifest.evidence.figures
+    source = SourceEvidence(runtime="onnxruntime", runtime_version="9.9", gate="pass", figures=figures)
+    evidence = Evidence(executed=False, reason="no GPU", gate="not-executed", source=source)
+    return manifest.model_copy(update={"evidence": evidence})
+
+
+def test_figures_of_source_graphs_are_called_so(result, manifest):
+    html = render_report(result, [compiled(manifest)], title="tiny")
+    assert "parity: not-executed" in html
+    words = "Not executed: no GPU. The figures are of the graphs that it was built from, on ONNX Runtime 9.9: pass"
+    assert words in html
+    assert "Token agreement" in html
+
+
+def test_an_evaluator_is_called_so(result, manifest):
+    evidence = manifest.evidence.model_copy(update={"means": "evaluator", "device": "evaluator"})
+    html = render_report(result, [manifest.model_copy(update={"evidence": evidence})], title="tiny")
+    assert ", operation by operation" in html
+
+
+def test_what_was_judged_but_not_timed_is_not_called_unexecuted(result, manifest):
+    judged = result.rows[-1].model_copy(update={"gate": "pass"})
+    assert [bar.text for bar in latency_bars(["a", "b"], [judged, result.rows[-1]])] == ["not timed", "not executed"]
 
 
 def test_report_is_whole_and_fetches_nothing(result, manifest, pictures):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -18,7 +20,7 @@ from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
 from vqrae.export.reference import reference_from_model, sample_from_tokenizer
 from vqrae.export.verify import gather_evidence, reference_checkpoint
-from vqrae.runtimes.errors import CheckpointError, GateFailure, UsageError
+from vqrae.runtimes.errors import BundleError, CheckpointError, GateFailure, RuntimeUnavailable, UsageError
 from vqrae.runtimes.parity import GATES, judge, measure
 from vqrae.runtimes.selftest import selftest
 from vqrae.runtimes.tokenizer import load
@@ -66,6 +68,19 @@ def test_a_model_with_other_weights_fails_the_gate(exported: Path, builder: Bund
         reference = reference_from_model(faulty, builder.images.images)
         figures = measure(reference, sample_from_tokenizer(tokenizer, reference))
     assert judge(figures, GATES["fp32"])
+
+
+def test_what_a_runtime_refuses_is_named_with_the_model_s_layer(builder: BundleBuilder, exported: Path) -> None:
+    """ONNX Runtime quotes the node that it has no kernel for; a reader wants to know where in the model that is."""
+    node = next(node for node in onnx.load(exported / "encode.onnx").graph.node if node.op_type == "ArgMax")
+    refused = BundleError("encode.onnx", got=f"no implementation for ArgMax(99) node with name '{node.name}'")
+    error = builder._onnx.located(refused)
+    assert isinstance(error, RuntimeUnavailable)
+    assert re.match(
+        r"encode\.onnx, node \w+ of the layer quantizer: got no implementation for ArgMax\(99\)", str(error)
+    )
+    other = BundleError("encode.onnx", got="something else")
+    assert builder._onnx.located(other) is other
 
 
 def test_a_missed_gate_writes_nothing(builder: BundleBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

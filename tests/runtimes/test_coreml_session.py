@@ -36,6 +36,16 @@ def copied(tmp_path: Path) -> tuple[Path, GraphSpec]:
     return Path(shutil.copytree(path, tmp_path / path.name)), graph
 
 
+def test_a_package_of_a_later_specification_is_refused(copied: tuple[Path, GraphSpec]) -> None:
+    path, graph = copied
+    spec = read_spec(path)
+    spec.specificationVersion = 99
+    (path / SPEC_FILE).write_bytes(spec.SerializeToString())
+    with pytest.raises(BundleError, match=r"decode\.mlpackage: got coremltools .* refuses it") as caught:
+        opened(path, graph)
+    assert "\n" not in str(caught.value)
+
+
 @ON_LINUX
 def test_a_session_runs_and_says_what_ran() -> None:
     with opened(*converted("decode")) as session:

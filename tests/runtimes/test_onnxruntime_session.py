@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -51,6 +52,15 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path: Path, spec: GraphSpec, con
         opened(tmp_path / "decode.onnx", spec)
 
 
+def test_a_graph_of_a_later_opset_is_refused(pristine_bundle: Path, tmp_path: Path, spec: GraphSpec) -> None:
+    model = onnx.load(pristine_bundle / "decode.onnx")
+    model.opset_import[0].version = 9999
+    onnx.save(model, tmp_path / "decode.onnx")
+    with pytest.raises(BundleError, match=r"decode\.onnx: got ONNX Runtime .* refuses it \(.*9999.*\)") as caught:
+        opened(tmp_path / "decode.onnx", spec)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_failed_run_is_one_line(pristine_bundle: Path, spec: GraphSpec) -> None:
     session = opened(pristine_bundle / "decode.onnx", spec)
     with session, pytest.raises(RuntimeUnavailable, match=r"onnxruntime: got a failed run \(.*\)$"):
@@ -83,7 +93,7 @@ def test_a_provider_that_leaves_its_place_to_the_cpu_is_not_accepted(
     """The GPU wheel lists CUDA on any machine, and its sessions fall back to the CPU with a warning at most."""
     listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
-    message = r"onnxruntime on cuda: got CPUExecutionProvider; expected CUDAExecutionProvider first; check the driver"
+    message = r"onnxruntime on cuda: got CPUExecutionProvider; expected CUDAExecutionProvider first; install"
     with pytest.warns(UserWarning, match="CUDAExecutionProvider"), pytest.raises(RuntimeUnavailable, match=message):
         opened(pristine_bundle / "decode.onnx", spec, SessionOptions(device="cuda"))
 

@@ -76,6 +76,15 @@ def test_another_signature_than_the_manifest_s(graph: Path) -> None:
         opened(graph, wide)
 
 
+def test_an_operation_of_a_later_version_is_refused(graph: Path) -> None:
+    text = graph.read_text()
+    assert 'type="MatMul" version="opset1"' in text
+    graph.write_text(text.replace('type="MatMul" version="opset1"', 'type="MatMul" version="opset99"'))
+    with pytest.raises(BundleError, match=r"graph\.xml: got OpenVINO .* refuses it \(.*opset99.*\)") as caught:
+        opened(graph)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_failed_run_is_one_line(graph: Path) -> None:
     with opened(graph) as session, pytest.raises(RuntimeUnavailable, match=r"^openvino: got a failed run \(.*\)$"):
         session.run({"x": np.ones((5, 7), np.float32)})
