@@ -27,6 +27,13 @@ from vqrae.runtimes.staging import staged_file
 
 FORMATS = ("onnx", "openvino", "coreml", "tensorrt-rtx")
 PRECISIONS = ("fp32", "fp16")
+TITLE = """# What a conversion takes
+
+`vqrae export` in a fresh process, one format and precision at a time: folding, tracing, converting, and verifying on a
+few photographs. Seconds are wall time, GB the process's peak resident memory (10⁹ bytes), graphs MB what the runtime
+loads. A preset's name stands for that size with random weights.
+
+"""
 HEADER = "| checkpoint | format | precision | seconds | peak GB | graphs MB | parity |\n|---|---|---|--:|--:|--:|---|\n"
 PROGRAM = "from vqrae.cli.app import main; main()"
 
@@ -106,7 +113,7 @@ def main() -> None:
                 rows += done or [conversion_row(checkpoint, format_name, precision, images=options.images)]
                 print(rows[-1], end="", flush=True)
                 with staged_file(options.output) as staging:
-                    staging.write_text(HEADER + "".join(rows) + _caption(options.checkpoint, options.images))
+                    staging.write_text(TITLE + HEADER + "".join(rows) + _caption(options.checkpoint, options.images))
 
 
 if __name__ == "__main__":

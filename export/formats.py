@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from pydantic import ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import ConfigDict, PositiveInt, ValidationError, model_validator
 
 from vqrae.config import StrictConfig
 from vqrae.runtimes.errors import UsageError, unknown_name
@@ -100,8 +100,8 @@ class CoreMLOptions(FormatOptions):
 class EngineOptions(FormatOptions):
     """Options that TensorRT and TensorRT-RTX share."""
 
-    workspace_mb: int = Field(4096, gt=0)
-    """Most scratch memory that an engine may use, in MiB."""
+    workspace_mb: PositiveInt | None = None
+    """Most scratch memory that an engine may use, in MiB; the library's own limit if not given."""
     include_onnx: bool = True
     """Keep the ONNX graphs in the bundle, so that the engine can be rebuilt where it does not fit."""
 

@@ -26,7 +26,7 @@ from vqrae.runtimes.manifest import GraphSpec, Precision, PrecisionName
 
 OPSET = 20
 SINGLE_FILE_LIMIT = 1_500_000_000
-"""Bytes of weights up to which a graph is one file; protobuf ends at 2³¹."""
+"""Bytes of weights up to which a graph is one file; PyTorch splits it at 1.5 GiB on its own, protobuf ends at 2 GiB."""
 LAYER_METADATA = "pkg.torch.onnx.name_scopes"
 """Names a node's layer. Other notes of the exporter hold paths of this machine."""
 

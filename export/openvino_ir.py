@@ -19,7 +19,7 @@ def write_openvino(request: GraphRequest) -> WrittenGraphs:
     """The `GraphWriter` of the format `openvino`.
 
     FP16 is what the graphs were traced in, weights and arithmetic, with the scores kept in FP32. OpenVINO's own
-    compression would put the scores' weights into FP16 too: on vqrae-tiny that alone flips 2.7 % of the tokens.
+    compression would put the scores' weights into FP16 too, and that alone misses the gate (docs/fp16.md).
     """
     target = request.target
     folder, traced = request.onnx.graphs(target.precision, target.batch.axis, split=target.split)

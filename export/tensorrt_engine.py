@@ -68,10 +68,10 @@ def _engine_spec(name: str, traced: GraphSpec, limits: BatchLimits | None, *, ke
     """The traced graph's signature, with the engine's files."""
     return GraphSpec(
         file=f"{name}.engine",
-        extra_files=traced.extra_files if keep_onnx else (),
         inputs=traced.inputs,
         outputs=traced.outputs,
         batch_limits=limits,
         source=traced.file if keep_onnx else None,
+        source_extra_files=traced.extra_files if keep_onnx else (),
         layers=f"{name}.layers.json",
     )

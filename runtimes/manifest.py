@@ -120,6 +120,8 @@ class GraphSpec(Record):
     """What a dynamic batch axis takes; None where it takes any size, or is fixed."""
     source: BundlePath | None = None
     """The ONNX graph that the artifact was built from, where the bundle holds it."""
+    source_extra_files: tuple[BundlePath, ...] = ()
+    """The files that the source reads besides: the weights of a graph beyond 2 GB."""
     layers: BundlePath | None = None
     """What the builder says of each layer, as JSON, where it says something."""
 
@@ -144,7 +146,8 @@ class GraphSpec(Record):
     @property
     def all_files(self) -> tuple[str, ...]:
         """Every file or folder that the graph names."""
-        return (self.file, *self.extra_files, *(path for path in (self.source, self.layers) if path is not None))
+        single = (path for path in (self.source, self.layers) if path is not None)
+        return (self.file, *self.extra_files, *self.source_extra_files, *single)
 
 
 class CheckpointIdentity(Record):

@@ -106,7 +106,8 @@ class EngineBuilder:
         trt, recipe = self._api.trt, self._recipe
         config = builder.create_builder_config()
         config.clear_flag(trt.BuilderFlag.TF32)  # on by default: FP32 and the kept scores would multiply 10 bits
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, recipe.workspace_mb * 2**20)
+        if recipe.workspace_mb is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, recipe.workspace_mb * 2**20)
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         if limits is not None:
             config.add_optimization_profile(_profile(builder, network.get_input(0), limits))
@@ -153,7 +154,9 @@ class EngineBuilder:
         text = self._api.log.text
         node = next((name for name in re.findall(r"'([^']+)'", text) if name in origins), None)
         place = f", {described_node(node, origins)}" if node else ""
-        return RuntimeUnavailable(f"{source.name}{place}", got=f"{self._api.title} fails to build it ({text})")
+        remedy = "allow more --option workspace-mb, or a smaller --batch" if "OutOfMemory" in text else None
+        got = f"{self._api.title} fails to build it ({text})"
+        return RuntimeUnavailable(f"{source.name}{place}", got=got, remedy=remedy)
 
 
 def _profile(builder: Any, tensor: Any, limits: BatchLimits) -> Any:

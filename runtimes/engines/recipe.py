@@ -22,8 +22,8 @@ def _split(value: Any) -> Any:
 class EngineRecipe(Record):
     """The options of a build. `compute_capabilities` are for portable engines, which know none of what follows them."""
 
-    workspace_mb: PositiveInt
-    """Most scratch memory, in MiB."""
+    workspace_mb: PositiveInt | None = None
+    """Most scratch memory, in MiB; None is the framework's own limit."""
     compute_capabilities: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
     """GPUs that the engine is for, such as `8.6`."""
     version_compatible: bool = False

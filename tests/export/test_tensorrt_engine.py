@@ -125,7 +125,7 @@ def test_weights_beside_the_graphs_come_along(
     stand_in = SimpleNamespace(graphs=lambda *_, **__: (tmp_path / "graphs", specs))
     monkeypatch.setattr(builder, "_onnx", stand_in)
     bundle = Bundle.open(builder.build(target("tensorrt-rtx"), tmp_path).bundle)
-    assert bundle.manifest.graphs["encode"].extra_files == ("encode.onnx.data",)
+    assert bundle.manifest.graphs["encode"].source_extra_files == ("encode.onnx.data",)
     assert bundle.manifest.evidence.source is not None
     assert bundle.manifest.evidence.source.gate == "pass"
 

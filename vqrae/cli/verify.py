@@ -86,16 +86,16 @@ def _print_notes(rows: Sequence[VerifyRow]) -> None:
     """How a bundle was executed where not by its runtime, and why one was not."""
     from vqrae.cli.output import console
 
+    notes = []
     for row in rows:
         name = Path(row.bundle).name
         if row.means == "evaluator":
-            console.print(
-                f"  {name}: executed by an evaluator, operation by operation", highlight=False, soft_wrap=True
-            )
+            notes.append(f"{name}: by an evaluator, operation by operation, not by its runtime")
         if not row.executed:
-            source = f"; its source graphs: {row.source_gate} on ONNX Runtime" if row.source_gate else ""
-            text = f"not executed, {row.reason}{source}"
-            console.print(f"{name}: {text}", highlight=False, markup=False, soft_wrap=True)
+            source = f"; its source graphs on ONNX Runtime: {row.source_gate}" if row.source_gate else ""
+            notes.append(f"{name}: not executed, {row.reason}{source}")
+    for note in notes:
+        console.print(note, style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_interchange(rows: Sequence[VerifyRow]) -> None:
