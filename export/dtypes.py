@@ -19,12 +19,16 @@ class GraphDtypes:
     """The stream that every block adds to."""
     kept: torch.dtype
     """LayerNorm, softmax, the scores of the codes, and what leaves the graph."""
+    byte_scale: float = 1.0
+    """Bytes are multiplied with it, and the weights that they meet divided by it; a power of two, so that nothing is
+    rounded. With 1 the patch embedding's folded weights are so small that in FP16 a third of them can be subnormal
+    numbers, which some devices take for zero."""
 
 
 FP32 = GraphDtypes(compute=torch.float32, residual=torch.float32, kept=torch.float32)
 FP64 = GraphDtypes(compute=torch.float64, residual=torch.float64, kept=torch.float64)
 """Not deployed: the foldings are proven in it."""
-FP16 = GraphDtypes(compute=torch.float16, residual=torch.float32, kept=torch.float32)
+FP16 = GraphDtypes(compute=torch.float16, residual=torch.float32, kept=torch.float32, byte_scale=2.0**-8)
 
 DTYPES: dict[PrecisionName, GraphDtypes] = {"fp32": FP32, "fp16": FP16}
 """Precision of a bundle -> dtypes that its graphs are traced in."""

@@ -51,17 +51,18 @@ def joined(*affines: Affine) -> Affine:
     return Affine(torch.cat([a.weight for a in affines]), torch.cat([a.bias for a in affines]))
 
 
-def patch_embedding(encoder: Encoder, convolution: nn.Conv2d) -> Affine:
+def patch_embedding(encoder: Encoder, convolution: nn.Conv2d, byte_scale: float = 1.0) -> Affine:
     """The strided convolution, with the scaling from bytes and the normalization, as one map from P bytes to C.
 
-    The network sees (u/255 − mean)/std for a byte u, so W·x + b = (W/(255·std))·u + (b − W·(mean/std)).
+    The network sees (u/255 − mean)/std for a byte u, so W·x + b = (W/(255·std))·u + (b − W·(mean/std)). Where the map
+    is given bytes times `byte_scale`, its weights are divided by that.
     """
     weight = convolution.weight.detach().double()
     if convolution.bias is None:
         raise ValueError("a patch embedding without bias is of no encoder family that is supported")
     mean, std = (part.double().view(1, 3, 1, 1) for part in (encoder.image_mean, encoder.image_std))
     bias = convolution.bias.detach().double() - (weight * mean / std).sum((1, 2, 3))
-    return Affine((weight / (255 * std)).permute(0, 2, 3, 1).flatten(1), bias)
+    return Affine((weight / (255 * std * byte_scale)).permute(0, 2, 3, 1).flatten(1), bias)
 
 
 def search(model: VQRAE) -> Affine:

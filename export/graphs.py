@@ -29,6 +29,7 @@ from vqrae.runtimes.manifest import TensorSpec
 class EncoderGraph(nn.Module):
     """Images uint8 (B, H, W, 3) -> features (B, h·w, C)."""
 
+    byte_scale: Tensor
     prefix_1TC: Tensor
     positions_NC: Tensor
 
@@ -40,7 +41,10 @@ class EncoderGraph(nn.Module):
         self.patch_size = model.config.decoder.patch_size
         self.prefix_tokens = encoder.prefix_tokens
         self.dtypes = dtypes
-        self.patch_embedding = folding.patch_embedding(encoder, parts.convolution).as_linear(dtypes.compute)
+        embedding = folding.patch_embedding(encoder, parts.convolution, dtypes.byte_scale)
+        self.patch_embedding = embedding.as_linear(dtypes.compute)
+        # A tensor: beside a bare number, coremltools would compute in FP32 from here on.
+        self.register_buffer("byte_scale", torch.tensor(dtypes.byte_scale, dtype=dtypes.compute))
         self.register_buffer("prefix_1TC", parts.prefix_1TC.to(dtypes.residual))
         self.register_buffer("positions_NC", parts.positions_NC.to(dtypes.residual))
         self.blocks = deployed_blocks(parts.blocks, dtypes)
@@ -48,7 +52,10 @@ class EncoderGraph(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
-        patches_BNP = patches_from_images(images.to(self.dtypes.compute), self.grid, self.patch_size)
+        numbers_BHW3 = images.to(self.dtypes.compute)
+        if self.dtypes.byte_scale != 1:
+            numbers_BHW3 = numbers_BHW3 * self.byte_scale
+        patches_BNP = patches_from_images(numbers_BHW3, self.grid, self.patch_size)
         x_BNC = self.patch_embedding(patches_BNP).to(self.dtypes.residual) + self.positions_NC
         if self.prefix_tokens:
             x_BNC = torch.cat([self.prefix_1TC.expand(x_BNC.shape[0], -1, -1), x_BNC], dim=1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_models import NETWORKS, random_images, tiny_model
 
 from vqrae.export import folding
-from vqrae.export.dtypes import FP64
+from vqrae.export.dtypes import FP16, FP64, GraphDtypes
 from vqrae.export.graphs import CodebookGraph, DecodeGraph, DecoderGraph, EncodeGraph, EncoderGraph, QuantizerGraph
 from vqrae.layers import pixels_from_uint8
 from vqrae.model import VQRAE
@@ -35,6 +37,26 @@ def test_encoder_features(model: VQRAE) -> None:
     with torch.inference_mode():
         folded = EncoderGraph(model, FP64)(images)
     assert (folded - features_of(model, images)).abs().max() < TOLERANCE
+
+
+def test_scaled_bytes_change_nothing(model: VQRAE) -> None:
+    images = random_images()
+    with torch.inference_mode():
+        scaled = EncoderGraph(model, replace(FP64, byte_scale=FP16.byte_scale))(images)
+        assert torch.equal(scaled, EncoderGraph(model, FP64)(images)), "a power of two rounds nothing"
+
+
+def test_fp16_has_hardly_any_subnormal_weights() -> None:
+    """A device may take them for zero. Without the scale a third of a patch embedding of usual size would be."""
+    model = tiny_model()
+    torch.nn.init.normal_(model.encoder.network.embeddings.patch_embedding.weight, std=0.02)
+
+    def subnormal(dtypes: GraphDtypes) -> float:
+        weight = EncoderGraph(model, dtypes).patch_embedding.weight
+        return float((weight.abs() < torch.finfo(torch.float16).smallest_normal).float().mean())
+
+    assert subnormal(FP16) < 0.01
+    assert subnormal(replace(FP16, byte_scale=1.0)) > 0.2
 
 
 def test_search_finds_the_nearest_code(model: VQRAE) -> None:
