@@ -158,7 +158,7 @@ def _open(
             bundle = Bundle.open(path)
             absent.append(Absent(bundle=bundle, reason=_absence(bundle, error)))
     if not candidates:
-        raise RuntimeUnavailable("benchmark", got="nothing that runs here", expected=absent[0].reason)
+        raise RuntimeUnavailable("benchmark", got=absent[0].reason, expected="at least one candidate that runs here")
     return candidates, absent
 
 

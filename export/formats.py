@@ -117,10 +117,14 @@ class TensorRTOptions(EngineOptions):
     """File of measured kernels, read if it exists and written anew: a second build takes a fraction of the time."""
 
 
+ComputeCapability = Literal["7.5", "8.0", "8.6", "8.9", "12.0", "12.1"]
+"""Those that TensorRT-RTX 1.7 compiles for; the builder asks the installed version once more."""
+
+
 class TensorRTRTXOptions(EngineOptions):
     """Options of TensorRT-RTX engines."""
 
-    compute_capabilities: tuple[str, ...] = ("8.0", "8.6", "8.9", "12.0")
+    compute_capabilities: tuple[ComputeCapability, ...] = ("8.0", "8.6", "8.9", "12.0")
     """GPUs to compile for, comma-separated: 7.5, 8.0, 8.6, 8.9, 12.0, 12.1."""
 
 

@@ -79,12 +79,15 @@ class Tokenizer(Closing):
         Raises:
             BundleError: the bundle is incomplete or changed, or asks for another preprocessing rule.
             RuntimeUnavailable: its runtime is not installed, or cannot rebuild it.
-            UsageError: its runtime is unknown to this version, or `threads` or `streams` is not positive.
+            UsageError: its runtime is unknown to this version, `threads` or `streams` is not positive, or `cache` is a
+                file.
         """
         for name, number in (("threads", threads), ("streams", streams)):
             if number is not None and number < 1:
                 raise UsageError(name, got=str(number), expected="at least 1")
         folder = None if cache is None else Path(cache)
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise UsageError(f"cache {folder}", got="a file", expected="a folder, or a name for one")
         options = SessionOptions(device=device, threads=threads, streams=streams, cache=folder, trusted=trusted)
         tokenizer = cls.from_bundle(Bundle.open(path), options)
         if rebuild:

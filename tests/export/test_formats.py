@@ -47,6 +47,10 @@ def test_refusing_needs_nothing_heavy() -> None:
             "option workspace-mb of tensorrt: got 'much'; expected a valid integer",
         ),
         (
+            {"format_name": "tensorrt-rtx", "options": {"compute-capabilities": "8.0,9.9"}},
+            "option compute-capabilities of tensorrt-rtx: got '9.9'; expected '7.5', .* or '12.1'",
+        ),
+        (
             {"format_name": "onnx", "batch": Batch.parse("1:8:32")},
             "batch of onnx: got a batch that is range; expected dynamic or fixed",
         ),

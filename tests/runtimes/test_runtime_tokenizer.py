@@ -12,6 +12,7 @@ from PIL import Image
 
 import vqrae
 from vqrae.runtimes.errors import BundleError, ImageError, IndicesError, UsageError
+from vqrae.runtimes.manifest import BatchLimits, read_manifest
 from vqrae.runtimes.tokenizer import Tokenizer
 
 
@@ -132,6 +133,43 @@ def test_arguments_are_checked(pristine_bundle: Path, tokenizer: Tokenizer, imag
         tokenizer.encode(images, batch_size=0)
     with pytest.raises(UsageError, match="threads: got 0; expected at least 1"):
         vqrae.load(pristine_bundle, threads=0)
+    with pytest.raises(UsageError, match="streams: got 0; expected at least 1"):
+        vqrae.load(pristine_bundle, streams=0)
+    with pytest.raises(UsageError, match=r"cache .*: got a file; expected a folder"):
+        vqrae.load(pristine_bundle, cache=pristine_bundle / "manifest.json")
+
+
+def test_what_a_graph_takes_at_once_is_kept_to(
+    build_bundle: Callable[..., Path], rewrite_manifest: Callable[..., None], tmp_path: Path, images: Any
+) -> None:
+    folder = build_bundle(tmp_path / "limited")
+    limits = BatchLimits(least=2, most=4, only=(2, 4))
+    graphs = {
+        name: graph.model_copy(update={"batch_limits": limits})
+        for name, graph in read_manifest(folder / "manifest.json").graphs.items()
+    }
+    rewrite_manifest(folder, graphs=graphs)
+    with vqrae.load(folder) as limited, vqrae.load(build_bundle(tmp_path / "free")) as free:
+        sizes: list[int] = []
+        session = limited.session("encode")
+        run = session.run
+        session.run = lambda feeds: (sizes.append(len(feeds["images"])), run(feeds))[1]  # type: ignore[method-assign] # watched
+        np.testing.assert_array_equal(limited.encode(images).indices, free.encode(images).indices)
+        assert sizes == [4, 2], "five images: four, and one filled up to two"
+        limited.encode(images, batch_size=3)
+        assert sizes[2:] == [4, 2]
+        with pytest.raises(
+            UsageError, match="batch_size: got 8; expected at most 4, which encode was built for; export"
+        ):
+            limited.encode(images, batch_size=8)
+
+
+@pytest.mark.parametrize("streams", [2, 3])
+def test_streams_change_nothing(pristine_bundle: Path, images: Any, streams: int) -> None:
+    with vqrae.load(pristine_bundle, threads=1) as one, vqrae.load(pristine_bundle, streams=streams) as several:
+        expected, found = (each.encode(images, batch_size=1) for each in (one, several))
+        np.testing.assert_array_equal(found.indices, expected.indices)
+        np.testing.assert_array_equal(several.decode(found.indices, batch_size=2), one.decode(found.indices))
 
 
 def test_graphs_are_loaded_when_they_are_needed(pristine_bundle: Path, images: Any) -> None:
