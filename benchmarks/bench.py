@@ -66,6 +66,7 @@ def run_benchmark(
     rounds: int = 30,
     warmup: int = 3,
     starts: int = 3,
+    trusted: bool = False,
     command: str = "",
     progress: Progress = lambda stage, done, total: None,
 ) -> BenchResult:
@@ -83,6 +84,7 @@ def run_benchmark(
         rounds: timed calls of each candidate in each group; at least `latency.MIN_ROUNDS`.
         warmup: rounds before them that are thrown away.
         starts: fresh processes per candidate and graph, for start-up time and memory; 0 leaves that out.
+        trusted: whether code that a bundle brings may be executed; see `Tokenizer.load`.
         command: what the user typed, to be printed with the result.
         progress: called with what is being measured, the steps done and the steps in all.
 
@@ -102,7 +104,7 @@ def run_benchmark(
     )
     _check(plan, checkpoint, bundles)
     with ExitStack() as stack:
-        candidates, absent = _open(stack, checkpoint, bundles, plan.threads)
+        candidates, absent = _open(stack, checkpoint, bundles, plan.threads, trusted=trusted)
         run = _Run(plan=plan, candidates=candidates, absent=absent, progress=progress)
         rows = tuple(row for graph in plan.graphs for row in run.rows(graph))
     return BenchResult(
@@ -142,7 +144,7 @@ def _check(plan: Plan, checkpoint: Path | str | None, bundles: Sequence[Path | s
 
 
 def _open(
-    stack: ExitStack, checkpoint: Path | str | None, bundles: Sequence[Path | str], threads: int
+    stack: ExitStack, checkpoint: Path | str | None, bundles: Sequence[Path | str], threads: int, *, trusted: bool
 ) -> tuple[list[Candidate], list[Absent]]:
     """Open what can run here; `stack` closes it."""
     candidates: list[Candidate] = []
@@ -153,7 +155,7 @@ def _open(
         candidates.append(stack.enter_context(PyTorchCandidate(checkpoint, threads=threads, size=_image_size(bundles))))
     for path in bundles:
         try:
-            candidates.append(stack.enter_context(_timeable(path, threads)))
+            candidates.append(stack.enter_context(_timeable(path, threads, trusted=trusted)))
         except RuntimeUnavailable as error:
             bundle = Bundle.open(path)
             absent.append(Absent(bundle=bundle, reason=_absence(bundle, error)))
@@ -188,13 +190,13 @@ def _image_size(bundles: Sequence[Path | str]) -> tuple[int, int] | None:
     return next(iter(sizes), None)
 
 
-def _timeable(path: Path | str, threads: int) -> BundleCandidate:
+def _timeable(path: Path | str, threads: int, *, trusted: bool) -> BundleCandidate:
     """A bundle that runs here, on its runtime itself.
 
     Raises:
         RuntimeUnavailable: it does not, or an evaluator stands in for the runtime: parity is real then, latency is not.
     """
-    candidate = BundleCandidate(path, threads=threads)
+    candidate = BundleCandidate(path, threads=threads, trusted=trusted)
     try:
         means = candidate.execution("encode").means
     except BaseException:

@@ -72,15 +72,16 @@ class Candidate(Closing):
 class BundleCandidate(Candidate):
     """A bundle, measured at its runtime's bare session: what a client adds around it is the same for every runtime."""
 
-    def __init__(self, path: Path | str, *, threads: int) -> None:
-        """Verify a bundle; its graphs load when they are called for.
+    def __init__(self, path: Path | str, *, threads: int, trusted: bool = False) -> None:
+        """Verify a bundle; its graphs load when they are called for. `trusted` as for `Tokenizer.load`.
 
         Raises:
             BundleError: the bundle is invalid.
             RuntimeUnavailable: its runtime is not installed.
         """
         self.threads = threads
-        self._tokenizer = Tokenizer.load(path, threads=threads)
+        self._trusted = trusted
+        self._tokenizer = Tokenizer.load(path, threads=threads, trusted=trusted)
 
     def supports(self, graph: Graph, batch: int) -> bool:  # noqa: D102 - documented by Candidate
         graphs = self._tokenizer.manifest.graphs
@@ -108,7 +109,7 @@ class BundleCandidate(Candidate):
 
     @property
     def launch(self) -> tuple[str, ...] | None:  # noqa: D102 - documented by Candidate
-        return (str(self._tokenizer.bundle.path),)
+        return (str(self._tokenizer.bundle.path), *(["--trusted"] if self._trusted else []))
 
     def close(self) -> None:  # noqa: D102 - documented by Candidate
         self._tokenizer.close()

@@ -3,7 +3,7 @@
     python -m vqrae.benchmarks.conversion base siglip2-so400m-256 -o docs/conversion.md
 
 Covered: the whole of `vqrae export`, so folding, tracing, converting, and verifying on a few photographs. A row that is
-in the output file already is kept, so that a run that was stopped goes on.
+in the output file already is kept, so that a run that was stopped goes on; delete the line to measure it anew.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from vqrae.benchmarks.bench import installed_versions
 from vqrae.benchmarks.figures import significant
+from vqrae.benchmarks.page import write_page
+from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import VqraeError, run_as_program
-from vqrae.runtimes.machine import this_machine
-from vqrae.runtimes.manifest import MANIFEST_FILE, read_manifest
-from vqrae.runtimes.staging import staged_file
 
 FORMATS = ("onnx", "openvino", "coreml", "tensorrt-rtx")
 PRECISIONS = ("fp32", "fp16")
@@ -50,7 +49,7 @@ def conversion_row(checkpoint: str, format_name: str, precision: str, *, images:
         arguments = ["export", checkpoint, "-o", folder, "--format", format_name, "--precision", precision]
         seconds, peak_bytes, printed = _measured([*arguments, "--images", str(images), "--json"])
         (row,) = json.loads(printed)
-        graphs_mb = _graphs_bytes(Path(row["bundle"])) / 1e6
+        graphs_mb = Bundle.open(row["bundle"]).graph_bytes / 1e6
     cells = (checkpoint, format_name, precision, significant(seconds), significant(peak_bytes / 1e9))
     return f"| {' | '.join([*cells, significant(graphs_mb), _parity(row)])} |\n"
 
@@ -73,14 +72,6 @@ def _measured(arguments: list[str]) -> tuple[float, int, str]:
         return seconds, usage.ru_maxrss * unit, out.read()
 
 
-def _graphs_bytes(bundle: Path) -> int:
-    """What the runtime loads: not the golden samples, nor the ONNX that an engine was built from."""
-    graphs = read_manifest(bundle / MANIFEST_FILE).graphs.values()
-    paths = [bundle / path for graph in graphs for path in (graph.file, *graph.extra_files)]
-    files = {file for path in paths for file in (path, *path.rglob("*")) if file.is_file()}
-    return sum(file.stat().st_size for file in files)
-
-
 def _parity(row: dict[str, Any]) -> str:
     """The verdict, and who gave it."""
     if not row["executed"]:
@@ -88,10 +79,12 @@ def _parity(row: dict[str, Any]) -> str:
     return f"{row['gate']}, by the evaluator" if row["means"] == "evaluator" else str(row["gate"])
 
 
-def _caption(checkpoints: list[str], images: int) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
-    command = f"python -m vqrae.benchmarks.conversion {' '.join(checkpoints)} --images {images}"
-    return f"\n{this_machine()}.\n\n{versions}; `{command}`.\n"
+def _rows_of(page: Path) -> dict[tuple[str, ...], str]:
+    """The lines of a page's table by checkpoint, format and precision; none if there is no page."""
+    lines = page.read_text(encoding="utf-8").splitlines(keepends=True) if page.exists() else []
+    rows = {tuple(cell.strip() for cell in line.split("|")[1:4]): line for line in lines if line.startswith("| ")}
+    rows.pop(("checkpoint", "format", "precision"), None)
+    return rows
 
 
 def main() -> None:
@@ -103,17 +96,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2, help="photographs to verify on")
     parser.add_argument("-o", "--output", type=Path, required=True, help="Markdown file; its rows are kept")
     options = parser.parse_args()
-    before = options.output.read_text().splitlines(keepends=True) if options.output.exists() else []
-    rows: list[str] = []
-    for checkpoint in options.checkpoint:
-        for format_name in options.format or FORMATS:
-            for precision in options.precision or PRECISIONS:
-                start = f"| {checkpoint} | {format_name} | {precision} |"
-                done = [line for line in before if line.startswith(start)]
-                rows += done or [conversion_row(checkpoint, format_name, precision, images=options.images)]
-                print(rows[-1], end="", flush=True)
-                with staged_file(options.output) as staging:
-                    staging.write_text(TITLE + HEADER + "".join(rows) + _caption(options.checkpoint, options.images))
+    rows = _rows_of(options.output)
+    for key in product(options.checkpoint, options.format or FORMATS, options.precision or PRECISIONS):
+        if key not in rows:
+            rows[key] = conversion_row(*key, images=options.images)
+            write_page(options.output, TITLE + HEADER + "".join(rows.values()), "vqrae.benchmarks.conversion")
+        print(rows[key], end="", flush=True)
 
 
 if __name__ == "__main__":

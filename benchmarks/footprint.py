@@ -87,7 +87,7 @@ def _bundle_stages(options: Namespace) -> Iterator[None]:
 
     session_class(read_manifest(Path(options.path) / MANIFEST_FILE).runtime.name)  # imports the framework
     yield
-    with BundleCandidate(options.path, threads=options.threads) as candidate:
+    with BundleCandidate(options.path, threads=options.threads, trusted=options.trusted) as candidate:
         call = candidate.call(options.graph, 1)
         yield
         call()
@@ -124,6 +124,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--graph", choices=("encode", "decode"), default="encode")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--torch", action="store_true", help="open the path as a PyTorch checkpoint")
+    parser.add_argument("--trusted", action="store_true", help="let an engine run code that it brings")
     parser.add_argument("--launched", type=float, help="the caller's time.monotonic() just before the launch")
     return parser
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import openvino
 
-from vqrae.benchmarks.bench import installed_versions
 from vqrae.benchmarks.figures import decibels, percent, significant, tiny_percent
+from vqrae.benchmarks.page import write_page
 from vqrae.checkpoint import open_checkpoint
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target
@@ -22,9 +22,7 @@ from vqrae.export.parity_images import DEFAULT_COUNT, parity_images
 from vqrae.export.verify import gather_evidence
 from vqrae.runtimes.bundle import Bundle, listed_files, write_manifest
 from vqrae.runtimes.errors import run_as_program
-from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.parity import GATES, judge
-from vqrae.runtimes.staging import staged_file
 from vqrae.runtimes.tokenizer import Tokenizer
 
 TITLE = """# What FP16 costs in tokens
@@ -70,10 +68,8 @@ def _compress(bundle: Path) -> None:
 
 def _row(name: str, bundle: Path, builder: BundleBuilder) -> str:
     with Tokenizer.load(bundle) as tokenizer:
-        evidence, graphs = gather_evidence(tokenizer, builder.reference), tokenizer.manifest.graphs.values()
-    figures = evidence.figures
+        figures, size = gather_evidence(tokenizer, builder.reference).figures, tokenizer.bundle.graph_bytes
     assert figures is not None, "it was executed"  # noqa: S101
-    size = sum((bundle / path).stat().st_size for graph in graphs for path in (graph.file, *graph.extra_files))
     cells = (
         name,
         significant(size / 1e6),
@@ -96,10 +92,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="Markdown file")
     options = parser.parse_args()
     rows = compression_rows(options.checkpoint, images=options.images)
-    versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
-    command = f"python -m vqrae.benchmarks.fp16_compression {options.checkpoint} --images {options.images}"
-    with staged_file(options.output) as staging:
-        staging.write_text(TITLE + HEADER + "".join(rows) + f"\n{this_machine()}.\n\n{versions}; `{command}`.\n")
+    write_page(options.output, TITLE + HEADER + "".join(rows), "vqrae.benchmarks.fp16_compression")
 
 
 if __name__ == "__main__":

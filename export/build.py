@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from vqrae.checkpoint import Checkpoint
+from vqrae.config import VQRAEConfig
 from vqrae.export.bundle_graphs import GraphRequest, GraphWriter, WrittenGraphs
 from vqrae.export.bundle_writer import utc_now, with_evidence, write_golden
-from vqrae.export.formats import Target
+from vqrae.export.formats import EngineOptions, Target
 from vqrae.export.onnx_graph import TracedOnnx
 from vqrae.export.parity_images import ParityImages
 from vqrae.export.reference import reference_from_model
@@ -27,13 +28,24 @@ from vqrae.runtimes.tokenizer import Tokenizer
 
 
 def check_target(target: Target) -> None:
-    """Import what building and verifying a target needs, before any heavy work.
+    """Import what building and verifying a target needs, and look for its device, before any heavy work.
 
     Raises:
-        RuntimeUnavailable: the runtime that would build or verify it is not installed.
+        RuntimeUnavailable: the runtime that would build or verify it is not installed, or builds on a GPU only.
     """
     session_class(target.format.runtime)
     _imported(target.format.writer)
+    if isinstance(target.options, EngineOptions):
+        from vqrae.export.tensorrt_engine import check_machine  # needs what was imported just now
+
+        check_machine(target.format.runtime, target.options)
+
+
+def bundle_name(config: VQRAEConfig, size: tuple[int, int] | None, target: Target) -> str:
+    """The tokenizer's name, its image size (H, W) where that is not the trained one (or None), format and precision."""
+    trained = size in (None, (config.image_size, config.image_size))
+    sides = [] if trained or size is None else [f"{size[0]}x{size[1]}"]
+    return "-".join([config.name, *sides, target.format_name, target.precision])
 
 
 class BundleBuilder(Closing):
@@ -53,11 +65,8 @@ class BundleBuilder(Closing):
         self._onnx.close()
 
     def name(self, target: Target) -> str:
-        """What the bundle is called: the tokenizer, its size where it is not the trained one, format, precision."""
-        model = self.checkpoint.model
-        trained = model.size == (model.config.image_size, model.config.image_size)
-        size = [] if trained else [f"{model.size[0]}x{model.size[1]}"]
-        return "-".join([self.checkpoint.identity.name, *size, target.format_name, target.precision])
+        """What the bundle is called."""
+        return bundle_name(self.checkpoint.model.config, self.checkpoint.model.size, target)
 
     def build(
         self, target: Target, folder: Path, *, allow_gate_failure: bool = False, overwrite: bool = False
@@ -78,7 +87,7 @@ class BundleBuilder(Closing):
             manifest = self._manifest(path.name, written, staging)
             write_manifest(staging, manifest)
             self.report(f"{path.name}: verifying on {len(self.images.images)} photographs")
-            evidence = self._evidence(staging)
+            evidence = self._evidence(target, staging)
             row = verify_row(path, manifest, evidence)
             if row.misses:
                 if not allow_gate_failure:
@@ -89,7 +98,7 @@ class BundleBuilder(Closing):
             write_manifest(staging, with_evidence(manifest, evidence))
         return row
 
-    def _evidence(self, folder: Path) -> Evidence:
+    def _evidence(self, target: Target, folder: Path) -> Evidence:
         """What the bundle did; of an engine that this machine has no device for, what its source graphs did.
 
         Raises:
@@ -100,7 +109,7 @@ class BundleBuilder(Closing):
             with Tokenizer.load(folder, trusted=True) as tokenizer:  # it was built just now
                 return gather_evidence(tokenizer, self.reference)
         except BundleError as error:
-            raise self._onnx.located(error) from error
+            raise self._onnx.located(error, target.precision, target.batch.axis) from error
         except (DeviceMissing, EngineMismatch) as error:
             source = source_evidence(Bundle.open(folder), self.reference)
             return Evidence(executed=False, reason=str(error), gate="not-executed", source=source)

@@ -69,8 +69,12 @@ def _examined(bundle: Bundle, reference: Reference, options: SessionOptions, ind
             indices[str(bundle.path)] = sample.indices
             return evidence_of(sample, tokenizer, reference)
     except RuntimeUnavailable as error:
-        source = source_evidence(bundle, reference)
-        return Evidence(executed=False, reason=str(error), gate="not-executed", source=source)
+        reason, source = str(error), None
+        try:
+            source = source_evidence(bundle, reference)
+        except RuntimeUnavailable as other:
+            reason = f"{reason}; nor its source graphs: {other}"
+        return Evidence(executed=False, reason=reason, gate="not-executed", source=source)
 
 
 def _psnr_limit(bundle: Bundle) -> float:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, PositiveInt, ValidationError, model_validator
+from pydantic import AfterValidator, ConfigDict, PositiveInt, ValidationError, model_validator
 
 from vqrae.config import StrictConfig
 from vqrae.runtimes.errors import UsageError, unknown_name
@@ -27,7 +27,8 @@ class Batch(StrictConfig):
 
     @model_validator(mode="after")
     def _ascending(self) -> Batch:
-        if list(self.sizes) != sorted(self.sizes) or (self.kind == "enumerated" and len({*self.sizes}) < 2):
+        repeated = self.kind == "enumerated" and len({*self.sizes}) < len(self.sizes)
+        if repeated or list(self.sizes) != sorted(self.sizes):
             raise ValueError("ascending sizes")
         return self
 
@@ -117,6 +118,10 @@ class TensorRTOptions(EngineOptions):
     """File of measured kernels, read if it exists and written anew: a second build takes a fraction of the time."""
 
 
+def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(values))
+
+
 ComputeCapability = Literal["7.5", "8.0", "8.6", "8.9", "12.0", "12.1"]
 """Those that TensorRT-RTX 1.7 compiles for; the builder asks the installed version once more."""
 
@@ -124,7 +129,12 @@ ComputeCapability = Literal["7.5", "8.0", "8.6", "8.9", "12.0", "12.1"]
 class TensorRTRTXOptions(EngineOptions):
     """Options of TensorRT-RTX engines."""
 
-    compute_capabilities: tuple[ComputeCapability, ...] = ("8.0", "8.6", "8.9", "12.0")
+    compute_capabilities: Annotated[tuple[ComputeCapability, ...], AfterValidator(_each_once)] = (
+        "8.0",
+        "8.6",
+        "8.9",
+        "12.0",
+    )
     """GPUs to compile for, comma-separated: 7.5, 8.0, 8.6, 8.9, 12.0, 12.1."""
 
 

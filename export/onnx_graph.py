@@ -57,10 +57,9 @@ class TracedOnnx(Closing):
             batch: a fixed size, or the name of the dynamic axis.
             split: also the four parts.
         """
-        variant = f"{precision}-{batch}"
-        folder = Path(self._temporary.name) / variant
+        folder = self._folder(precision, batch)
         folder.mkdir(exist_ok=True)
-        traced = self._traced.setdefault(variant, {})
+        traced = self._traced.setdefault(folder.name, {})
         plans = graph_plans(self._model, split=split, batch=batch)
         for plan in plans:
             if plan.name not in traced:
@@ -68,18 +67,27 @@ class TracedOnnx(Closing):
                 gc.collect()  # traced graphs refer to themselves, and a large one must be gone before the next
         return folder, {plan.name: traced[plan.name] for plan in plans}
 
-    def located(self, error: BundleError) -> VqraeError:
-        """A runtime's refusal of a graph: where it quotes a node, with the model's layer that the node came from."""
-        for path in sorted(Path(self._temporary.name).rglob("*.onnx")):
-            for node, layer in node_layers(path).items():
-                if re.search(rf"\b{re.escape(node)}\b", str(error)):
-                    where = f"{path.name}, node {node} of the layer {layer}"
-                    return RuntimeUnavailable(where, got=error.got, remedy="export to another format")
+    def located(self, error: BundleError, precision: PrecisionName, batch: int | str) -> VqraeError:
+        """A runtime's refusal of a graph: where it quotes a node, with the model's layer that the node came from.
+
+        Args:
+            error: its subject is the refused file, which is named as the traced graph is.
+            precision: of the graphs that the file was written from.
+            batch: of the same.
+        """
+        path = self._folder(precision, batch) / f"{Path(error.subject).stem}.onnx"
+        for node, layer in node_layers(path).items() if path.exists() else ():
+            if re.search(rf"\b{re.escape(node)}\b", str(error)):
+                where = f"{path.name}, node {node} of the layer {layer}"
+                return RuntimeUnavailable(where, got=error.got, remedy="export to another format")
         return error
 
     def close(self) -> None:
         """Delete the graphs."""
         self._temporary.cleanup()
+
+    def _folder(self, precision: PrecisionName, batch: int | str) -> Path:
+        return Path(self._temporary.name) / f"{precision}-{batch}"
 
 
 def graph_from_plan(plan: GraphPlan, model: VQRAE, folder: Path, dtypes: GraphDtypes = FP32) -> GraphSpec:

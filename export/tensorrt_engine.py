@@ -7,14 +7,30 @@ import shutil
 from vqrae.export.bundle_graphs import GraphRequest, WrittenGraphs
 from vqrae.export.formats import EngineOptions, TensorRTOptions, TensorRTRTXOptions
 from vqrae.export.onnx_graph import node_layers, traced_precision, tracer_versions
+from vqrae.export.verify import SOURCE_RUNTIME
 from vqrae.runtimes.engines.api import EngineApi
-from vqrae.runtimes.engines.builder import EngineBuilder
+from vqrae.runtimes.engines.builder import EngineBuilder, building_gpu
 from vqrae.runtimes.engines.recipe import EngineRecipe
+from vqrae.runtimes.engines.session import EngineSession
 from vqrae.runtimes.engines.timings import TimingCache
 from vqrae.runtimes.manifest import BatchLimits, GraphSpec
+from vqrae.runtimes.registry import session_class
 
 DYNAMIC_LIMITS = BatchLimits(least=1, best=8, most=32)
 """What a dynamic batch axis takes: an engine is tuned for one size, and has memory for the largest."""
+
+
+def check_machine(runtime: str, options: EngineOptions) -> None:
+    """What only the last steps of an export need: a GPU to build on, or what runs the ONNX graphs where there is none.
+
+    Raises:
+        RuntimeUnavailable: it is not here.
+    """
+    session = session_class(runtime)
+    assert issubclass(session, EngineSession)  # noqa: S101 - by the table of formats
+    api = session.api()
+    if building_gpu(api) is None and options.include_onnx:
+        session_class(SOURCE_RUNTIME)
 
 
 def write_tensorrt(request: GraphRequest) -> WrittenGraphs:
@@ -51,7 +67,8 @@ def _written(
 ) -> WrittenGraphs:
     target = request.target
     precision = traced_precision(target.precision)
-    builder = EngineBuilder(api, recipe, precision, timings)  # before the tracing, which takes longer to fail
+    # Before the tracing, which takes longer to fail.
+    builder = EngineBuilder(api, recipe, precision, gpu=building_gpu(api), timings=timings)
     folder, traced = request.onnx.graphs(target.precision, target.batch.axis, split=target.split)
     limits = target.batch.limits(DYNAMIC_LIMITS)
     graphs = {}

@@ -79,6 +79,14 @@ class Bundle:
         return samples
 
     @property
+    def graph_bytes(self) -> int:
+        """Size of what the runtime loads: neither golden samples, nor the ONNX graphs that an engine was built from."""
+        graphs = self.manifest.graphs.values()
+        loaded = [Path(path) for graph in graphs for path in (graph.file, *graph.extra_files)]
+        sizes = {Path(entry.path): entry.size for entry in self.manifest.files}
+        return sum(size for path, size in sizes.items() if any(path.is_relative_to(part) for part in loaded))
+
+    @property
     def size_bytes(self) -> int:
         """Size on disk in bytes, the manifest included."""
         return sum(entry.size for entry in self.manifest.files) + (self.path / MANIFEST_FILE).stat().st_size

@@ -312,6 +312,8 @@ class Evidence(Record):
             raise ValueError("a reason, because the bundle was not executed")
         if self.executed and (self.figures is None or self.gate == "not-executed"):
             raise ValueError("figures and a verdict, because the bundle was executed")
+        if not self.executed and (self.figures is not None or self.gate != "not-executed"):
+            raise ValueError("no figures and no verdict, because the bundle was not executed")
         return self
 
 

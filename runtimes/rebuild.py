@@ -15,26 +15,30 @@ REASON = "rebuilt on this machine; run `vqrae selftest` or `vqrae verify`"
 """Why a rebuilt bundle's evidence says that it was not executed."""
 
 
-def rebuild(path: Path | str) -> Bundle:
+def rebuild(path: Path | str, device: str | None = None) -> Bundle:
     """Replace a bundle by one with the same graphs, whose engines are built here with the options that it records.
 
-    The GPUs of this machine are added to those that a portable engine is for. The old bundle stays until the new one is
-    whole, and for good if anything fails.
+    The old bundle stays until the new one is whole, and for good if anything fails.
+
+    Args:
+        path: the bundle's folder.
+        device: the GPU to build for, `cuda` or `cuda:1`; None is the first one. A portable engine stays for all those
+            that it is for already, and where there is no GPU, it is for them alone.
 
     Returns:
         The new bundle. It was not executed: what the old one's evidence says of its engines is gone.
 
     Raises:
-        UsageError: the bundle holds no engines.
+        UsageError: the bundle holds no engines, or there are no such devices.
         BundleError: it is incomplete or changed, or holds no ONNX graphs.
-        RuntimeUnavailable: the framework is not installed, or fails to build.
+        RuntimeUnavailable: the framework is not installed, or fails to build; or the device is not there.
         StorageError: the operating system refused to write.
     """
     bundle = Bundle.open(path)
     _check_sources(bundle)
     with staged_folder(path, overwrite=True) as staging:
         _copy_the_rest(bundle, staging)
-        write_manifest(staging, _rebuilt(bundle, staging))
+        write_manifest(staging, _rebuilt(bundle, staging, device))
         Bundle.open(staging)
     return Bundle.open(path)
 
@@ -61,20 +65,22 @@ def _copy_the_rest(bundle: Bundle, staging: Path) -> None:
             shutil.copyfile(bundle.path / entry.path, target)
 
 
-def _rebuilt(bundle: Bundle, staging: Path) -> Manifest:
+def _rebuilt(bundle: Bundle, staging: Path, device: str | None) -> Manifest:
     """Write the engines, and say what the bundle is now."""
     manifest = bundle.manifest
     session = session_class(manifest.runtime.name)
     # Not at the top: these need the CUDA bindings, which are there where the session's framework is.
-    from vqrae.runtimes.engines.builder import EngineBuilder
+    from vqrae.runtimes.engines.builder import EngineBuilder, building_gpu
     from vqrae.runtimes.engines.layers import read_origins
     from vqrae.runtimes.engines.recipe import EngineRecipe
     from vqrae.runtimes.engines.session import EngineSession
 
     if not issubclass(session, EngineSession):
         raise BundleError(f"{bundle.path} rebuild", got=f"engines of {manifest.runtime.name}", expected="none of it")
-    recipe = EngineRecipe.from_manifest(str(bundle.path), manifest.runtime)
-    builder = EngineBuilder(session.api(), recipe.also_for_this_machine(session.api()), manifest.precision)
+    api = session.api()
+    gpu = building_gpu(api, device)
+    recipe = EngineRecipe.from_manifest(str(bundle.path), manifest.runtime).also_for(api, gpu)
+    builder = EngineBuilder(api, recipe, manifest.precision, gpu=gpu)
     for graph in manifest.graphs.values():
         origins = {} if graph.layers is None else read_origins(bundle.path / graph.layers)
         builder.build(staging / str(graph.source), staging, graph, origins)

@@ -23,7 +23,7 @@ class RuntimeEntry:
     extra: str
     """The extra of this project that installs it."""
     distributions: tuple[str, ...]
-    """The packages that may have brought the framework."""
+    """The packages that may have brought the framework; of several, they own the same folder."""
 
 
 RUNTIMES: Mapping[str, RuntimeEntry] = MappingProxyType(
@@ -32,7 +32,7 @@ RUNTIMES: Mapping[str, RuntimeEntry] = MappingProxyType(
             backend="vqrae.runtimes.backends.onnxruntime:OnnxRuntimeSession",
             module="onnxruntime",
             extra="onnxruntime",
-            distributions=("onnxruntime", "onnxruntime-gpu"),
+            distributions=("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
         ),
         "openvino": RuntimeEntry(
             backend="vqrae.runtimes.backends.openvino:OpenVinoSession",
@@ -68,10 +68,16 @@ def session_class(name: str) -> type[Session]:
 
     Raises:
         UsageError: no such runtime; the nearest name is suggested.
-        RuntimeUnavailable: the framework is not installed, or cannot be imported.
+        RuntimeUnavailable: the framework is not installed, or twice, or cannot be imported.
     """
     entry = _entry(name)
-    remedy = f"Install it with `pip install 'vqrae[{entry.extra}]'`"
+    install = f"pip install 'vqrae[{entry.extra}]'"
+    installed = [wheel for wheel in entry.distributions if _version(wheel)]
+    if len(installed) > 1:
+        got = f"{', '.join(installed[:-1])} and {installed[-1]}, which share one folder: which is imported is luck"
+        remedy = f"`pip uninstall -y {' '.join(installed)} && {install}`"
+        raise RuntimeUnavailable(name, got=got, expected="one of them", remedy=remedy)
+    remedy = f"Install it with `{install}`"
     if find_spec(entry.module) is None:
         raise RuntimeUnavailable(f"{name} is not installed", remedy=remedy)
     module, attribute = entry.backend.split(":")
@@ -88,12 +94,14 @@ def runtime_version(name: str) -> str | None:
     Raises:
         UsageError: no such runtime.
     """
-    for distribution in _entry(name).distributions:
-        try:
-            return metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            continue
-    return None
+    return next((found for wheel in _entry(name).distributions if (found := _version(wheel))), None)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _entry(name: str) -> RuntimeEntry:

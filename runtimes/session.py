@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
 from vqrae.runtimes.closing import Closing
@@ -22,7 +23,7 @@ class SessionOptions:
     device: str | None = None
     """By the name that the backend knows it by; never replaced by another one silently. None is the backend's first."""
     threads: int | None = None
-    """CPU threads; None leaves it to the runtime."""
+    """CPU threads, where the CPU computes; None leaves it to the runtime. GPUs, Core ML and its evaluator have none."""
     streams: int = 1
     """Calls of `run` that are to go on at once: one for the least latency, more for throughput."""
     cache: Path | None = None
@@ -102,6 +103,16 @@ def closed_session(runtime: str) -> UsageError:
 def failed_run(runtime: str, error: Exception) -> RuntimeUnavailable:
     """What `run` raises when the runtime itself fails."""
     return RuntimeUnavailable(runtime, got=f"a failed run ({error})")
+
+
+def check_doubled(runtime: str, doubled: NDArray[Any]) -> None:
+    """Judge what a probe's graph made of [1, 2].
+
+    Raises:
+        RuntimeUnavailable: not [2, 4].
+    """
+    if not np.array_equal(doubled, [2, 4]):
+        raise RuntimeUnavailable(runtime, got=f"[1, 2] doubled to {doubled}", expected="[2, 4]")
 
 
 def refused_graph(path: Path, title: str, error: Exception) -> BundleError:

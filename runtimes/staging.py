@@ -31,16 +31,12 @@ def staged_file(path: Path | str) -> Iterator[Path]:
         staging.replace(target)
 
 
-@contextmanager
-def staged_folder(path: Path | str, *, overwrite: bool = False) -> Iterator[Path]:
-    """An empty temporary folder beside `path`, which becomes `path` when the block succeeds.
-
-    After an exception, Ctrl-C too, everything is as it was, the folder that was to be overwritten included.
+def check_new_folder(path: Path | str, *, overwrite: bool) -> None:
+    """Refuse what `staged_folder` would refuse, before the work whose result it is for.
 
     Raises:
         UsageError: `path` is a file, the current folder or one above it, or a folder that exists and `overwrite` is
             false.
-        StorageError: the operating system refused to write.
     """
     target = Path(path).resolve()
     if target.exists() and not target.is_dir():
@@ -52,6 +48,20 @@ def staged_folder(path: Path | str, *, overwrite: bool = False) -> Iterator[Path
         raise UsageError(
             str(path), got="a folder that exists", expected="a new name", remedy="pass --overwrite to replace it"
         )
+
+
+@contextmanager
+def staged_folder(path: Path | str, *, overwrite: bool = False) -> Iterator[Path]:
+    """An empty temporary folder beside `path`, which becomes `path` when the block succeeds.
+
+    After an exception, Ctrl-C too, everything is as it was, the folder that was to be overwritten included.
+
+    Raises:
+        UsageError: as for `check_new_folder`.
+        StorageError: the operating system refused to write.
+    """
+    check_new_folder(path, overwrite=overwrite)
+    target = Path(path).resolve()
     with _staging_beside(target) as staging:
         staging.mkdir()
         yield staging

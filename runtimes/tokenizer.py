@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -68,7 +70,7 @@ class Tokenizer(Closing):
             path: the bundle's folder.
             device: one that the bundle's runtime knows, such as `cpu` or `cuda`; never replaced by another one
                 silently. None is the runtime's own first choice.
-            threads: CPU threads to use; None leaves it to the runtime.
+            threads: CPU threads to use, where the runtime computes on the CPU; None leaves it to the runtime.
             streams: chunks of a large batch that go on at once: 1 for the least latency, more for throughput.
             cache: folder where a runtime that compiles on load may keep what it compiled.
             rebuild: load a graph at once, and where its engine was built for another machine, replace the bundle by one
@@ -94,7 +96,7 @@ class Tokenizer(Closing):
             try:
                 tokenizer.session(next(iter(tokenizer.manifest.graphs)))
             except EngineMismatch:
-                return cls.from_bundle(rebuilt(path), options)
+                return cls.from_bundle(rebuilt(path, device), options)
         return tokenizer
 
     @classmethod
@@ -143,8 +145,8 @@ class Tokenizer(Closing):
         Args:
             images: one image, a list of images (paths, Pillow images, uint8 arrays (H, W, 3)), or a batch uint8
                 (B, H, W, 3). An array of exactly `image_size` is taken as it is; the rest is resized by the rule.
-            batch_size: images that run at once; None is `BATCH_SIZE`, or what the graph takes at most. A graph with a
-                fixed batch uses its own.
+            batch_size: images that run at once; None is `BATCH_SIZE`, or what the graph takes at most, or each
+                stream's share if that is less. A graph with a fixed batch uses its own.
 
         Returns:
             Indices int32 (B, h, w) and features float32 (B, h·w, C); one image is a batch of one.
@@ -155,7 +157,7 @@ class Tokenizer(Closing):
             RuntimeUnavailable: the device is not there, or the runtime failed.
         """
         sources = _image_list(images)
-        chunks = _chunks(sources, self._chunk_size("encode", batch_size))
+        chunks = _chunks(sources, self._chunk_size("encode", len(sources), batch_size))
         parts = self._at_once(lambda chunk: self._run("encode", self._prepared(chunk)), chunks)
         indices, features = (np.concatenate([part[name] for part in parts]) for name in ("indices", "features"))
         return Encoding(indices, features)
@@ -165,8 +167,8 @@ class Tokenizer(Closing):
 
         Args:
             indices: integers (h, w) or (B, h, w), each in [0, codebook size).
-            batch_size: images that run at once; None is `BATCH_SIZE`, or what the graph takes at most. A graph with a
-                fixed batch uses its own.
+            batch_size: images that run at once; None is `BATCH_SIZE`, or what the graph takes at most, or each
+                stream's share if that is less. A graph with a fixed batch uses its own.
 
         Returns:
             uint8 (B, H, W, 3), RGB; one grid is a batch of one.
@@ -177,7 +179,7 @@ class Tokenizer(Closing):
             RuntimeUnavailable: the device is not there, or the runtime failed.
         """
         checked = self._checked_indices(indices)
-        chunks = _chunks(checked, self._chunk_size("decode", batch_size))
+        chunks = _chunks(checked, self._chunk_size("decode", len(checked), batch_size))
         return np.concatenate(self._at_once(lambda chunk: self._run("decode", chunk)["images"], chunks))
 
     def reconstruct(self, images: Images, *, batch_size: int | None = None) -> NDArray[np.uint8]:
@@ -208,8 +210,9 @@ class Tokenizer(Closing):
         """Release the runtime's memory; a second call does nothing."""
         with self._lock:
             self._closed = True
-            while self._sessions:
-                self._sessions.popitem()[1].close()
+            with ExitStack() as closing:  # closes them all, whichever fails
+                while self._sessions:
+                    closing.enter_context(self._sessions.popitem()[1])
 
     def _graph(self, name: str) -> GraphSpec:
         graphs = self.manifest.graphs
@@ -218,20 +221,21 @@ class Tokenizer(Closing):
             raise BundleError(str(self._bundle.path), got=got, expected=f"a graph {name}", remedy="export it again")
         return graphs[name]
 
-    def _chunk_size(self, name: str, batch_size: int | None) -> int:
-        """Images that run at once, of those that the graph takes."""
+    def _chunk_size(self, name: str, count: int, batch_size: int | None) -> int:
+        """Images of `count` that run at once, of those that the graph takes; fewer where every stream has a share."""
         if batch_size is not None and batch_size < 1:
             raise UsageError("batch_size", got=str(batch_size), expected="at least 1")
         graph = self._graph(name)
         if graph.fixed_batch is not None:
             return graph.fixed_batch
         limits = graph.batch_limits
+        share = min(BATCH_SIZE, math.ceil(count / self._options.streams))
         if limits is None:
-            return batch_size or BATCH_SIZE
+            return batch_size or share
         if batch_size is not None and batch_size > limits.most:
             expected, remedy = f"at most {limits.most}, which {name} was built for", "export it with a larger --batch"
             raise UsageError("batch_size", got=str(batch_size), expected=expected, remedy=remedy)
-        return batch_size or min(BATCH_SIZE, limits.most)
+        return batch_size or min(share, limits.most)
 
     def _at_once(self, work: Callable[[Any], Any], chunks: Iterable[Any]) -> list[Any]:
         """Do the work on every chunk, `streams` chunks at a time; results in order."""

@@ -55,22 +55,34 @@ def from_pretrained(folder: Path | str) -> VQRAE:
     return model.eval()
 
 
+def open_config(source: str) -> VQRAEConfig:
+    """The configuration of a checkpoint folder or a preset, without any weights.
+
+    Raises:
+        CheckpointError: `source` is neither a preset nor a folder with a valid configuration.
+    """
+    if Path(source).is_dir():
+        return read_config(Path(source) / CONFIG_FILE)
+    if source in PRESETS:
+        return preset(source)
+    expected = f"a checkpoint folder, or for random weights one of {', '.join(PRESETS)}"
+    raise CheckpointError(source, got="no such folder or preset", expected=expected)
+
+
 def open_checkpoint(source: str) -> Checkpoint:
     """Open a checkpoint folder, or build a preset with seeded random weights (the identity says so).
 
     Raises:
         CheckpointError: `source` is neither a preset nor a readable checkpoint folder.
     """
+    config = open_config(source)
     if Path(source).is_dir():
         model = from_pretrained(source)
         weights_sha256 = sha256_file(Path(source) / WEIGHTS_FILE)
-    elif source in PRESETS:
-        torch.manual_seed(RANDOM_SEED)
-        model = VQRAE(preset(source)).eval()
-        weights_sha256 = _digest(model)
     else:
-        expected = f"a checkpoint folder, or for random weights one of {', '.join(PRESETS)}"
-        raise CheckpointError(source, got="no such folder or preset", expected=expected)
+        torch.manual_seed(RANDOM_SEED)
+        model = VQRAE(config).eval()
+        weights_sha256 = _digest(model)
     identity = CheckpointIdentity(
         name=model.config.name,
         source=source,

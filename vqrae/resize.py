@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from vqrae.checkpoint import Checkpoint, open_checkpoint
+from vqrae.checkpoint import Checkpoint, open_checkpoint, open_config
 from vqrae.layers import resampled_positions
 from vqrae.model import VQRAE
 from vqrae.runtimes.errors import UsageError
@@ -53,5 +53,7 @@ def resized(model: VQRAE, size: tuple[int, int]) -> VQRAE:
 
 def open_at_size(source: str, size: tuple[int, int] | None) -> Checkpoint:
     """Open a checkpoint with its model at another size (H, W); None leaves the trained one. Errors as for its parts."""
+    if size is not None:
+        check_size(size, open_config(source).decoder.patch_size)  # before the weights, which take long
     checkpoint = open_checkpoint(source)
     return checkpoint if size is None else replace(checkpoint, model=resized(checkpoint.model, size))

@@ -20,7 +20,15 @@ from vqrae.runtimes.backends.coreml_spec import check_spec, product_precisions, 
 from vqrae.runtimes.backends.coreml_tools import ct, quiet_coremltools
 from vqrae.runtimes.errors import DeviceMissing, RuntimeUnavailable, unknown_name
 from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo
-from vqrae.runtimes.session import Execution, Session, SessionOptions, closed_session, failed_run, refused_graph
+from vqrae.runtimes.session import (
+    Execution,
+    Session,
+    SessionOptions,
+    check_doubled,
+    closed_session,
+    failed_run,
+    refused_graph,
+)
 
 EVALUATOR = "evaluator"
 UNITS = {"all": "ALL", "cpu": "CPU_ONLY", "gpu": "CPU_AND_GPU", "ne": "CPU_AND_NE"}
@@ -58,8 +66,7 @@ class CoreMLSession(Session):
             _write_probe(path)
             program = _loaded(path, read_spec(path), device)
             (doubled,) = program.run({"x": np.array([1, 2], np.float32)}).values()
-        if not np.array_equal(doubled, [2, 4]):
-            raise RuntimeUnavailable("coreml", got=f"[1, 2] doubled to {doubled}", expected="[2, 4]")
+        check_doubled("coreml", doubled)
         return f"ran on {device}; devices: {', '.join(_devices())}"
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:  # noqa: D102 - documented by Session

@@ -12,12 +12,13 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from vqrae.runtimes.errors import DeviceMissing, RuntimeUnavailable, unknown_name
+from vqrae.runtimes.errors import DeviceMissing, unknown_name
 from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo
 from vqrae.runtimes.session import (
     Execution,
     Session,
     SessionOptions,
+    check_doubled,
     check_signature,
     closed_session,
     failed_run,
@@ -92,8 +93,7 @@ class OnnxRuntimeSession(Session):
             (doubled,) = session.run(None, {"x": np.array([1, 2], np.float32)})
         except _ERRORS as error:
             raise failed_run("onnxruntime", error) from error
-        if not np.array_equal(doubled, [2, 4]):
-            raise RuntimeUnavailable("onnxruntime", got=f"[1, 2] doubled to {doubled}", expected="[2, 4]")
+        check_doubled("onnxruntime", doubled)
         available = onnxruntime.get_available_providers()
         return "ran on cpu; providers: " + ", ".join(
             device for device, provider in PROVIDERS.items() if provider in available
@@ -118,7 +118,7 @@ class OnnxRuntimeSession(Session):
             runtime="onnxruntime",
             runtime_version=onnxruntime.__version__,
             device=self._device,
-            precision="as the graph says",
+            precision="not told by ONNX Runtime",
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vqrae.runtimes.engines.api import EngineApi, described_tensor
-from vqrae.runtimes.engines.cuda import DEFAULT_DEVICE, all_gpus, gpu_named
+from vqrae.runtimes.engines.cuda import DEFAULT_DEVICE, Gpu, all_gpus, gpu_named
 from vqrae.runtimes.engines.layers import (
     EngineLayer,
     LayerTable,
@@ -29,19 +29,24 @@ class EngineBuilder:
     """Builds the engines of one bundle. The precision is the graphs' own: it is checked here, not chosen."""
 
     def __init__(
-        self, api: EngineApi, recipe: EngineRecipe, precision: Precision, timings: TimingCache | None = None
+        self,
+        api: EngineApi,
+        recipe: EngineRecipe,
+        precision: Precision,
+        *,
+        gpu: Gpu | None,
+        timings: TimingCache | None = None,
     ) -> None:
-        """`timings` is for engines that are not portable.
+        """`gpu` is what `building_gpu` gives; `timings` is for engines that are not portable.
 
         Raises:
-            RuntimeUnavailable: the framework builds on a GPU only, and there is none.
-            UsageError: a compute capability that it does not build for.
+            UsageError: a compute capability that the framework does not build for.
         """
         self._api = api
         self._recipe = recipe
         self._precision = precision
         self._timings = timings
-        self._gpu = next(iter(all_gpus()), None) if api.portable else gpu_named(api.name, DEFAULT_DEVICE)
+        self._gpu = gpu
         for capability in recipe.compute_capabilities:
             if capability not in api.compute_capabilities:
                 raise unknown_name(f"compute capability for {api.title}", capability, api.compute_capabilities)
@@ -130,7 +135,9 @@ class EngineBuilder:
         gpu = self._gpu
         if gpu is None or (self._api.portable and gpu.compute_capability not in self._recipe.compute_capabilities):
             return None
-        engine = self._api.trt.Runtime(self._api.log.native).deserialize_cuda_engine(plan)
+        runtime = self._api.trt.Runtime(self._api.log.native)
+        runtime.engine_host_code_allowed = self._recipe.version_compatible  # it was built just now
+        engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise self._failure(source, origins)
         layers = inspected_layers(self._api.trt, engine, origins)
@@ -157,6 +164,18 @@ class EngineBuilder:
         remedy = "allow more --option workspace-mb, or a smaller --batch" if "OutOfMemory" in text else None
         got = f"{self._api.title} fails to build it ({text})"
         return RuntimeUnavailable(f"{source.name}{place}", got=got, remedy=remedy)
+
+
+def building_gpu(api: EngineApi, device: str | None = None) -> Gpu | None:
+    """The GPU to build on, `cuda` or `cuda:1`; None is the first one, or none where a portable engine needs none.
+
+    Raises:
+        DeviceMissing: it is not there.
+        UsageError: not the name of one.
+    """
+    if device is None and api.portable:
+        return next(iter(all_gpus()), None)
+    return gpu_named(api.name, device or DEFAULT_DEVICE)
 
 
 def _profile(builder: Any, tensor: Any, limits: BatchLimits) -> Any:

@@ -66,7 +66,7 @@ class EngineLane(Closing):
         buffer = self._buffers.get(name)
         if buffer is None or buffer.size < size:
             if buffer is not None:
-                buffer.close()
+                self._buffers.pop(name).close()  # before the next is asked for, which may fail
             buffer = self._buffers[name] = DeviceBuffer(size)
         self._require(self._context.set_tensor_address(name, buffer.address))
         return buffer

@@ -76,7 +76,7 @@ class LoadedEngine:
     def precision(self) -> str:
         """What its matrix products are computed in, such as `FLOAT ×1, HALF ×19`, as far as its inspector tells."""
         counts = product_counts(inspected_layers(self._api.trt, self._native, {}))
-        return ", ".join(f"{kind} ×{count}" for kind, count in sorted(counts.items())) or "as the graph says"
+        return ", ".join(f"{kind} ×{count}" for kind, count in sorted(counts.items())) or "not told by its inspector"
 
     def keep_kernels(self) -> None:
         """Write the kernels that were compiled by now, where a folder was given for them.

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, PositiveInt, ValidationError
 
 from vqrae.runtimes.engines.api import EngineApi
-from vqrae.runtimes.engines.cuda import Gpu, all_gpus
+from vqrae.runtimes.engines.cuda import Gpu
 from vqrae.runtimes.engines.ties import PORTABLE, this_platform
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable
 from vqrae.runtimes.manifest import EngineTies, Record, RuntimeInfo
@@ -45,22 +45,19 @@ class EngineRecipe(Record):
             expected = "the options that its engines were built with"
             raise BundleError(f"{subject} options", got=got, expected=expected, remedy="export it again") from error
 
-    def also_for_this_machine(self, api: EngineApi) -> Self:
-        """The recipe, with the GPUs of this machine among those that a portable engine is for.
+    def also_for(self, api: EngineApi, gpu: Gpu | None) -> Self:
+        """The recipe, with a GPU among those that a portable engine is for; itself where there is no GPU.
 
         Raises:
-            RuntimeUnavailable: the framework does not build for one of them.
+            RuntimeUnavailable: the framework does not build for it.
         """
-        if not api.portable:
+        if gpu is None or not api.portable:
             return self
-        for gpu in all_gpus():
-            if gpu.compute_capability not in api.compute_capabilities:
-                got, expected = f"compute capability {gpu.compute_capability}", " or ".join(api.compute_capabilities)
-                raise RuntimeUnavailable(f"{api.name} on {gpu}", got=got, expected=expected)
-        here = (gpu.compute_capability for gpu in all_gpus())
-        return self.model_copy(
-            update={"compute_capabilities": tuple(dict.fromkeys((*self.compute_capabilities, *here)))}
-        )
+        if gpu.compute_capability not in api.compute_capabilities:
+            got, expected = f"compute capability {gpu.compute_capability}", " or ".join(api.compute_capabilities)
+            raise RuntimeUnavailable(f"{api.name} on {gpu}", got=got, expected=expected)
+        capabilities = dict.fromkeys((*self.compute_capabilities, gpu.compute_capability))
+        return self.model_copy(update={"compute_capabilities": tuple(capabilities)})
 
     def options(self) -> dict[str, str | int | bool]:
         """The recipe for the manifest, which knows no lists; what is left out is the default."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, Self
 
 import numpy as np
@@ -20,7 +18,8 @@ from vqrae.runtimes.engines.loaded import LoadedEngine, load_engine
 from vqrae.runtimes.engines.ties import check_hardware, check_library, this_platform
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
 from vqrae.runtimes.manifest import EngineTies, GraphSpec, RuntimeInfo, TensorSpec
-from vqrae.runtimes.session import Execution, Session, SessionOptions, closed_session, failed_run
+from vqrae.runtimes.pool import Pool
+from vqrae.runtimes.session import Execution, Session, SessionOptions, check_doubled, failed_run
 
 
 class EngineSession(Session):
@@ -30,11 +29,7 @@ class EngineSession(Session):
         self._engine: LoadedEngine | None = engine
         self._gpu = gpu
         self._precision = engine.precision()
-        self._closing = threading.Lock()
-        self._lanes = len(lanes)
-        self._idle: SimpleQueue[EngineLane | None] = SimpleQueue()
-        for lane in lanes:
-            self._idle.put(lane)
+        self._lanes = Pool(self.api().name, lanes)
 
     @classmethod
     @abstractmethod
@@ -82,30 +77,22 @@ class EngineSession(Session):
         y = TensorSpec(name="y", dtype="float32", shape=(2,))
         with EngineLane(api, gpus[0], engine.context(), (y,)) as lane:
             doubled = lane.run({"x": np.array([1, 2], np.float32)})["y"]
-        if not np.array_equal(doubled, [2, 4]):
-            raise RuntimeUnavailable(api.name, got=f"[1, 2] doubled to {doubled}", expected="[2, 4]")
+        check_doubled(api.name, doubled)
         return "ran on cuda; GPUs: " + ", ".join(map(str, gpus))
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:  # noqa: D102 - documented by Session
-        lane = self._idle.get()  # waits while as many calls go on as there are lanes
-        try:
-            if lane is None:
-                raise closed_session(self.api().name)
+        with self._lanes.lend() as lane:
             return lane.run(feeds)
-        finally:
-            self._idle.put(lane)
 
     def close(self) -> None:  # noqa: D102 - documented by Session
-        with self._closing:
-            engine, self._engine = self._engine, None
-            if engine is None:
-                return
-            with ExitStack() as closing:  # in reverse; each step is taken, whichever fails
-                for _ in range(self._lanes):
-                    if (lane := self._idle.get()) is not None:  # waits for calls that go on
-                        closing.enter_context(lane)
-                closing.callback(self._idle.put, None)  # what later calls get
-                closing.callback(engine.keep_kernels)
+        lanes, engine = self._lanes.empty(), self._engine
+        if engine is None or not lanes:
+            return
+        with ExitStack() as closing:  # in reverse; each step is taken, whichever fails
+            closing.callback(setattr, self, "_engine", None)  # last: contexts refer to it
+            for lane in lanes:
+                closing.enter_context(lane)
+            closing.callback(engine.keep_kernels)
 
     @property
     def execution(self) -> Execution:  # noqa: D102 - documented by Session

@@ -56,7 +56,7 @@ def check_hardware(path: Path, graph: GraphSpec, ties: EngineTies, *, gpu: str, 
 
 
 def _mismatch(path: Path, graph: GraphSpec, *, got: str, expected: str) -> EngineMismatch:
-    remedy = "rebuild it here: pass --rebuild, or call vqrae.load(path, rebuild=True)"
+    remedy = "rebuild it here: `vqrae selftest BUNDLE --rebuild`, or vqrae.load(path, rebuild=True)"
     if graph.source is None:
         remedy = "export it again on a machine like this one: the bundle holds no ONNX to rebuild it from"
     return EngineMismatch(str(path), got=got, expected=expected, remedy=remedy)

@@ -28,8 +28,12 @@ def test_a_failed_export_ends_with_its_last_words(tmp_path: Path) -> None:
 
 def test_rows_that_are_there_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = tmp_path / "conversion.md"
-    kept = "| tiny | onnx | fp32 | 1.00 | 1.00 | 1.00 | pass |\n"
-    table.write_text(conversion.HEADER + kept)
+    kept = [
+        "| base | coreml | fp32 | 1.00 | 1.00 | 1.00 | pass |\n",
+        "| tiny | onnx | fp32 | 1.00 | 1.00 | 1.00 | pass |\n",
+        "| tiny | openvino | fp16 | 1.00 | 1.00 | 1.00 | pass |\n",
+    ]
+    table.write_text(conversion.HEADER + "".join(kept))
     told: list[str] = []
 
     def row(checkpoint: str, format_name: str, precision: str, *, images: int) -> str:
@@ -41,6 +45,7 @@ def test_rows_that_are_there_are_kept(tmp_path: Path, monkeypatch: pytest.Monkey
     conversion.main()
     assert told == ["onnx fp16 on 3"]
     text = table.read_text()
-    assert kept in text
+    assert text.count("| checkpoint |") == 1
+    assert all(line in text for line in kept)
     assert "| tiny | onnx | fp16 | 2.00" in text
-    assert "python -m vqrae.benchmarks.conversion tiny --images 3" in text
+    assert f"`python -m vqrae.benchmarks.conversion tiny --format onnx -o {table} --images 3`" in text

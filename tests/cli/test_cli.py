@@ -19,12 +19,13 @@ from tiny_models import tiny_config, tiny_model
 from vqrae.checkpoint import save_pretrained
 from vqrae.cli.app import VERBS, main
 from vqrae.config import PRESETS
+from vqrae.export.bundle_writer import with_evidence
 from vqrae.export.onnx_graph import TracedOnnx
 from vqrae.runtimes import parity, registry
 from vqrae.runtimes.backends.onnxruntime import OnnxRuntimeSession
-from vqrae.runtimes.bundle import Bundle
+from vqrae.runtimes.bundle import Bundle, write_manifest
 from vqrae.runtimes.errors import RuntimeUnavailable
-from vqrae.runtimes.manifest import GraphSpec
+from vqrae.runtimes.manifest import Evidence, GraphSpec, SourceEvidence
 from vqrae.training.config import PhaseConfig, Recipe
 
 ROW = {"bundle", "runtime", "runtime_version", "precision", "device", "executed"}
@@ -213,11 +214,12 @@ def test_doctor_shows_commands_as_they_are_typed(vqrae: Command, monkeypatch: py
 
 
 def test_doctor_finds_two_wheels_in_one_folder(vqrae: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vqrae.cli.doctor._version", lambda wheel: "1.0" if "onnxruntime" in wheel else None)
+    monkeypatch.setattr("vqrae.runtimes.registry._version", lambda wheel: "1.0" if "onnxruntime" in wheel else None)
     (runtime,) = [row for row in vqrae.done("doctor", "--json").json()["runtimes"] if row["name"] == "onnxruntime"]
     assert not runtime["works"]
-    assert runtime["problem"].startswith("onnxruntime and onnxruntime-gpu share one folder")
-    assert runtime["add_it"].startswith("pip uninstall -y onnxruntime onnxruntime-gpu && pip install")
+    assert "onnxruntime, onnxruntime-gpu and onnxruntime-openvino, which share one folder" in runtime["problem"]
+    assert runtime["add_it"].startswith("pip uninstall -y onnxruntime onnxruntime-gpu")
+    assert runtime["add_it"].endswith("&& pip install 'vqrae[onnxruntime]'")
 
 
 def test_doctor_says_why_a_runtime_that_is_installed_does_not_run(
@@ -317,6 +319,23 @@ def test_export_writes_a_verified_bundle(
     error = vqrae.refused(2, "export", checkpoint_folder, "-o", output, "--data", photographs)
     assert "got a folder that exists" in error
     assert "--overwrite" in error
+
+
+def test_export_refuses_an_existing_folder_before_any_work(
+    vqrae: Command, checkpoint_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vqrae.resize.open_checkpoint", lambda source: pytest.fail("the weights were read"))
+    (tmp_path / "test-siglip-openvino-fp32").mkdir()
+    formats = ("--format", "onnx", "--format", "openvino")
+    assert "got a folder that exists" in vqrae.refused(2, "export", checkpoint_folder, "-o", tmp_path, *formats)
+    error = vqrae.refused(2, "export", checkpoint_folder, "-o", tmp_path / "new", "--imgsz", "33")
+    assert "expected a multiple of the patch size, 8" in error
+
+
+def test_an_alias_owns_an_option_too(vqrae: Command, checkpoint_folder: Path, tmp_path: Path) -> None:
+    arguments = ("--format", "mlpackage", "--option", "mlpackage.inputs=video")
+    error = vqrae.refused(2, "export", checkpoint_folder, "-o", tmp_path / "new", *arguments)
+    assert "option inputs of coreml: got 'video'; expected 'tensor' or 'image'" in error
 
 
 @pytest.mark.slow
@@ -448,6 +467,21 @@ def test_inspect(vqrae: Command, exported: Path) -> None:
     shown = vqrae.done("inspect", exported).out
     assert "4×4 of 64 codes; features 32 wide" in shown
     assert "all hashes match" in shown
+    assert "device cpu, precision not told by ONNX Runtime" in shown
+
+
+def test_inspect_says_who_gave_the_evidence(vqrae: Command, bundle: Path) -> None:
+    manifest = Bundle.open(bundle).manifest
+    evidence = manifest.evidence
+    assert evidence.figures is not None
+    write_manifest(bundle, with_evidence(manifest, evidence.model_copy(update={"means": "evaluator"})))
+    assert "by an evaluator, operation by operation" in vqrae.done("inspect", bundle).out
+    source = SourceEvidence(runtime="onnxruntime", runtime_version="1.2", gate="pass", figures=evidence.figures)
+    never = Evidence(executed=False, reason="no GPU", gate="not-executed", source=source)
+    write_manifest(bundle, with_evidence(manifest, never))
+    shown = vqrae.done("inspect", bundle).out
+    assert "no: no GPU" in shown
+    assert "pass, on onnxruntime 1.2" in shown
 
 
 def test_selftest(vqrae: Command, exported: Path) -> None:

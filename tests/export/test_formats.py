@@ -74,6 +74,8 @@ def test_options_are_read_as_typed() -> None:
     assert options == CoreMLOptions(inputs="image", author="we")
     options = target("tensorrt-rtx", options={"compute-capabilities": "8.6,8.9", "include-onnx": "false"}).options
     assert options == TensorRTRTXOptions(compute_capabilities=("8.6", "8.9"), include_onnx=False)
+    options = target("tensorrt-rtx", options={"compute-capabilities": "8.9,8.6,8.9"}).options
+    assert options == TensorRTRTXOptions(compute_capabilities=("8.9", "8.6"))
 
 
 @pytest.mark.parametrize(("alias", "name"), [("engine", "tensorrt"), ("trt", "tensorrt"), ("mlpackage", "coreml")])
@@ -101,7 +103,7 @@ def test_a_format_may_have_its_own_meaning_of_dynamic() -> None:
     assert Batch.parse("1:2:4").limits(own) == BatchLimits(least=1, best=2, most=4)
 
 
-@pytest.mark.parametrize("text", ["", "0", "many", "8:1:32", "1:2", "4,2", "2,2", "1,", "-1", "1.5"])
+@pytest.mark.parametrize("text", ["", "0", "many", "8:1:32", "1:2", "4,2", "2,2", "1,1,2", "1,", "-1", "1.5"])
 def test_what_is_no_batch_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"batch: got .*; expected dynamic, a number, LEAST:BEST:MOST, or SIZE,SIZE"):
         Batch.parse(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
@@ -137,10 +138,13 @@ def test_the_gpus_that_were_asked_for(built: Built) -> None:
     assert runtime.options == {"compute_capabilities": "8.9,12.0", "workspace_mb": 128}
 
 
-def test_a_gpu_that_it_does_not_build_for(built: Built, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"compute capability for TensorRT-RTX: got '8\.7'; .*; did you mean 8\."):
-        built(options={"compute-capabilities": "8.7"})
-    assert list(tmp_path.iterdir()) == []
+@WITHOUT_GPU
+def test_what_the_last_step_needs_is_looked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU its ONNX graphs are verified, by ONNX Runtime."""
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(RuntimeUnavailable, match=r"^onnxruntime is not installed"):
+        check_target(target("tensorrt-rtx"))
+    check_target(target("tensorrt-rtx", options={"include-onnx": "false"}))
 
 
 def test_tensorrt_where_it_is_not_installed() -> None:

@@ -22,7 +22,7 @@ from vqrae.export.onnx_graph import graph_from_plan, node_layers, traced_precisi
 from vqrae.runtimes.backends.tensorrt_rtx import API
 from vqrae.runtimes.engines import cuda
 from vqrae.runtimes.engines.api import EngineApi
-from vqrae.runtimes.engines.builder import EngineBuilder
+from vqrae.runtimes.engines.builder import EngineBuilder, building_gpu
 from vqrae.runtimes.engines.layers import (
     EngineLayer,
     LayerTable,
@@ -65,7 +65,9 @@ def build(
     recipe: EngineRecipe = RECIPE,
 ) -> LayerTable:
     source, spec = traced[given]
-    EngineBuilder(API, recipe, traced_precision(asked or given)).build(source, folder, spec, node_layers(source))
+    EngineBuilder(API, recipe, traced_precision(asked or given), gpu=None).build(
+        source, folder, spec, node_layers(source)
+    )
     return LayerTable.model_validate_json((folder / "encode.layers.json").read_bytes())
 
 
@@ -125,7 +127,7 @@ def test_what_the_framework_is_told(traced: Traced) -> None:
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, API.log.native)
     assert parser.parse_from_file(str(source))
-    config = EngineBuilder(API, RECIPE, traced_precision("fp32"))._config(builder, network, spec.batch_limits)
+    config = EngineBuilder(API, RECIPE, traced_precision("fp32"), gpu=None)._config(builder, network, spec.batch_limits)
     assert not config.get_flag(trt.BuilderFlag.TF32)
     assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 256 * 2**20
     assert config.profiling_verbosity == trt.ProfilingVerbosity.DETAILED
@@ -138,7 +140,7 @@ def test_weights_beside_the_graph(traced: Traced, tmp_path: Path) -> None:
     source, spec = traced["fp32"]
     beside = tmp_path / "encode.onnx"
     onnx.save(onnx.load(source), beside, save_as_external_data=True, location="weights", size_threshold=0)
-    EngineBuilder(API, RECIPE, traced_precision("fp32")).build(beside, tmp_path, spec, {})
+    EngineBuilder(API, RECIPE, traced_precision("fp32"), gpu=None).build(beside, tmp_path, spec, {})
     assert (tmp_path / "encode.engine").stat().st_size > (tmp_path / "weights").stat().st_size > 50_000
 
 
@@ -149,7 +151,7 @@ def test_parts_of_a_split_target(tmp_path: Path, name: str, counts: dict[str, in
     spec = graph_from_plan(plan, tiny_model(), tmp_path, DTYPES["fp16"])
     changes = {"file": f"{name}.engine", "layers": f"{name}.layers.json", "batch_limits": LIMITS}
     source = tmp_path / spec.file
-    builder = EngineBuilder(API, RECIPE, traced_precision("fp16"))
+    builder = EngineBuilder(API, RECIPE, traced_precision("fp16"), gpu=None)
     builder.build(source, tmp_path, spec.model_copy(update=changes), node_layers(source))
     table = LayerTable.model_validate_json((tmp_path / f"{name}.layers.json").read_bytes())
     assert product_counts(table.network) == counts
@@ -174,7 +176,7 @@ def test_an_operator_that_it_lacks_is_named_with_its_layer(tmp_path: Path, opera
         rf"^encode\.onnx, node node_odd of the layer encoder\.blocks\.0: got the operator {operator} \(.*\); "
         r"expected one that TensorRT-RTX has; export to another format$"
     )
-    builder = EngineBuilder(API, RECIPE, traced_precision("fp32"))
+    builder = EngineBuilder(API, RECIPE, traced_precision("fp32"), gpu=None)
     with pytest.raises(RuntimeUnavailable, match=message):
         builder.build(tmp_path / "encode.onnx", tmp_path, spec, {"node_odd": "encoder.blocks.0"})
 
@@ -193,7 +195,7 @@ def test_an_unknown_compute_capability() -> None:
     recipe = EngineRecipe(workspace_mb=1, compute_capabilities=("8.0", "9.0"))
     message = r"^compute capability for TensorRT-RTX: got '9\.0'; expected one of 7\.5, 8\.0, 8\.6, 8\.9, 12\.0, 12\.1"
     with pytest.raises(UsageError, match=message):
-        EngineBuilder(API, recipe, traced_precision("fp32"))
+        EngineBuilder(API, recipe, traced_precision("fp32"), gpu=None)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +210,7 @@ def test_a_source_that_is_no_graph(traced: Traced, tmp_path: Path, content: byte
     if content is not None:
         (tmp_path / "encode.onnx").write_bytes(content)
     with pytest.raises(BundleError, match=message):
-        EngineBuilder(API, RECIPE, traced_precision("fp32")).build(
+        EngineBuilder(API, RECIPE, traced_precision("fp32"), gpu=None).build(
             tmp_path / "encode.onnx", tmp_path, traced["fp32"][1], {}
         )
 
@@ -217,11 +219,11 @@ def test_another_graph_than_the_manifest_s(traced: Traced, tmp_path: Path) -> No
     source, spec = traced["fp32"]
     narrow = spec.model_copy(update={"outputs": spec.outputs[:1]})
     with pytest.raises(BundleError, match=r"encode\.onnx outputs: got indices .*, features .*; expected indices "):
-        EngineBuilder(API, RECIPE, traced_precision("fp32")).build(source, tmp_path, narrow, {})
+        EngineBuilder(API, RECIPE, traced_precision("fp32"), gpu=None).build(source, tmp_path, narrow, {})
 
 
 def test_the_manifest_says_what_a_portable_engine_is_tied_to() -> None:
-    runtime = EngineBuilder(API, RECIPE, traced_precision("fp32")).runtime({"onnx": "1.23"})
+    runtime = EngineBuilder(API, RECIPE, traced_precision("fp32"), gpu=None).runtime({"onnx": "1.23"})
     assert runtime.engine is not None
     assert runtime.built_with == {"onnx": "1.23", "tensorrt-rtx": tensorrt_rtx.__version__}
     assert runtime.options == {"compute_capabilities": "8.0,8.6,8.9,12.0", "workspace_mb": 256}
@@ -244,7 +246,7 @@ def test_the_manifest_says_what_a_local_engine_is_tied_to(
 ) -> None:
     monkeypatch.setattr(cuda, "cudart", FakeCudart("8.9"))
     recipe = EngineRecipe(workspace_mb=64, **options)
-    runtime = EngineBuilder(PLAIN, recipe, traced_precision("fp32")).runtime({})
+    runtime = EngineBuilder(PLAIN, recipe, traced_precision("fp32"), gpu=building_gpu(PLAIN)).runtime({})
     assert runtime.engine is not None
     assert runtime.options == {"workspace_mb": 64, **options}
     assert runtime.hardware == f"Fake 0, {this_platform()}"
@@ -260,7 +262,42 @@ def test_tensorrt_builds_on_a_gpu_only() -> None:
         r"^tensorrt on cuda: got no NVIDIA driver; expected an NVIDIA GPU and its driver; run it on a machine that"
     )
     with pytest.raises(RuntimeUnavailable, match=message):
-        EngineBuilder(PLAIN, EngineRecipe(workspace_mb=1), traced_precision("fp32"))
+        building_gpu(PLAIN)
+
+
+def test_the_gpu_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "cudart", FakeCudart("8.9", "8.6"))
+    for api in (PLAIN, API):
+        for device, number in ((None, 0), ("cuda", 0), ("cuda:1", 1)):
+            gpu = building_gpu(api, device)
+            assert gpu is not None
+            assert gpu.number == number
+    runtime = EngineBuilder(PLAIN, RECIPE, traced_precision("fp32"), gpu=building_gpu(PLAIN, "cuda:1")).runtime({})
+    assert runtime.engine is not None
+    assert runtime.engine.compute_capabilities == ("8.6",)
+
+
+@pytest.mark.parametrize("compatible", [True, False])
+def test_a_plan_that_brings_code_is_inspected_all_the_same(monkeypatch: pytest.MonkeyPatch, compatible: bool) -> None:
+    """TensorRT gives nothing back for such a plan, unless it may run the code."""
+    monkeypatch.setattr(cuda, "cudart", FakeCudart("8.9"))
+    allowed = []
+
+    class FakeRuntime:
+        engine_host_code_allowed = False
+
+        def __init__(self, logger: object) -> None: ...
+
+        def deserialize_cuda_engine(self, plan: bytes) -> None:
+            allowed.append(self.engine_host_code_allowed)
+
+    trt = SimpleNamespace(ILogger=tensorrt_rtx.ILogger, Runtime=FakeRuntime)
+    api = EngineApi(name="tensorrt", title="TensorRT", trt=trt, portable=False)
+    recipe = EngineRecipe(version_compatible=compatible)
+    builder = EngineBuilder(api, recipe, traced_precision("fp32"), gpu=building_gpu(api))
+    with pytest.raises(RuntimeUnavailable, match="TensorRT fails to build it"):
+        builder._inspected(Path("encode.onnx"), b"plan", {})
+    assert allowed == [compatible]
 
 
 def test_a_manifest_without_a_recipe() -> None:
@@ -305,7 +342,8 @@ def test_what_only_tensorrt_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     recipe = EngineRecipe(workspace_mb=64, version_compatible=True, hardware_compatible="ampere-plus")
     timings = TimingCache(tmp_path / "timings")
     stand_in: Any = SimpleNamespace(create_builder_config=FakeConfig)
-    config = EngineBuilder(PLAIN, recipe, traced_precision("fp32"), timings)._config(stand_in, None, None)
+    builder = EngineBuilder(PLAIN, recipe, traced_precision("fp32"), gpu=building_gpu(PLAIN), timings=timings)
+    config = builder._config(stand_in, None, None)
     assert config.flags == {tensorrt_rtx.BuilderFlag.VERSION_COMPATIBLE}
     assert config.cleared == {tensorrt_rtx.BuilderFlag.TF32}
     assert config.hardware_compatibility_level == tensorrt_rtx.HardwareCompatibilityLevel.AMPERE_PLUS

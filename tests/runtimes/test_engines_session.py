@@ -85,7 +85,7 @@ def test_what_fits_is_not_refused(ties: EngineTies, version: str) -> None:
         (
             tied(version="1.7.1", platform="windows-amd64"),
             "1.7.1",
-            "got linux-x86_64 here; expected windows-amd64, which it was built on; rebuild it here: pass --rebuild",
+            "got linux-x86_64 here; expected windows-amd64, which it was built on; rebuild it here: `vqrae selftest",
         ),
     ],
 )
@@ -259,6 +259,19 @@ def test_too_little_memory_on_the_gpu_is_one_line(opened: Callable[..., EngineSe
         assert not any(cudart.queues.values()), "nothing is left queued that reads the caller's arrays"
         cudart.most_memory = 2**20
         np.testing.assert_array_equal(session.run({"pixels": PIXELS})["sums"], PIXELS.sum(1))
+    assert cudart.memory == {}
+
+
+def test_a_lane_goes_on_after_a_larger_batch_found_no_memory(
+    opened: Callable[..., EngineSession], cudart: FakeCudart
+) -> None:
+    with opened() as session:
+        session.run({"pixels": PIXELS[:2]})
+        cudart.most_memory = sum(map(len, cudart.memory.values()))
+        with pytest.raises(RuntimeUnavailable, match="out of memory"):
+            session.run({"pixels": PIXELS})
+        for batch in (1, 2):
+            np.testing.assert_array_equal(session.run({"pixels": PIXELS[:batch]})["sums"], PIXELS[:batch].sum(1))
     assert cudart.memory == {}
 
 

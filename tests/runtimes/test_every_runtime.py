@@ -74,6 +74,11 @@ class TensorRTRTX(SessionTemplate):
     needs_gpu = True
 
 
+class TensorRT(TensorRTRTX):
+    format_name = "tensorrt"
+    needs_gpu_to_build = True
+
+
 class TestOnnxRuntimeFP32(OnnxRuntime):
     precision = "fp32"
 
@@ -103,4 +108,12 @@ class TestTensorRTRTXFP32(TensorRTRTX):
 
 
 class TestTensorRTRTXFP16(TensorRTRTX):
+    precision = "fp16"
+
+
+class TestTensorRTFP32(TensorRT):
+    precision = "fp32"
+
+
+class TestTensorRTFP16(TensorRT):
     precision = "fp16"

@@ -227,6 +227,8 @@ def test_evidence_says_where_it_comes_from() -> None:
         Evidence(executed=False, gate="not-executed")
     with pytest.raises(ValidationError, match="figures and a verdict, because the bundle was executed"):
         Evidence(executed=True, gate="pass")
+    with pytest.raises(ValidationError, match="no figures and no verdict, because the bundle was not executed"):
+        Evidence(executed=False, reason="no GPU", gate="pass")
 
 
 def test_a_histogram_has_as_many_bins_of_tokens_as_of_mismatches() -> None:

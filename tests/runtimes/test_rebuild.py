@@ -99,23 +99,18 @@ def hashes(manifest: Manifest, paths: set[str]) -> dict[str, str]:
 
 
 def test_this_machine_s_gpu_is_added(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The GPU is a stand-in; the engine is real, and nothing loads it: the GPU's kind is not what it was built for."""
-    monkeypatch.setattr("vqrae.runtimes.engines.recipe.all_gpus", lambda: gpus("12.1", "8.6"))
-    runtime = rebuild(bundle).manifest.runtime
+    """The GPUs are stand-ins; the engine is real, and left unloaded, which needs a driver."""
+    monkeypatch.setattr(cuda, "cudart", FakeCudart("9.0", "12.1"))
+    monkeypatch.setattr("vqrae.runtimes.engines.builder.EngineBuilder._inspected", lambda *_: None)
+    runtime = rebuild(bundle, "cuda:1").manifest.runtime
     assert runtime.engine is not None
     assert runtime.engine.compute_capabilities == ("8.0", "8.6", "8.9", "12.0", "12.1")
     assert runtime.options["compute_capabilities"] == "8.0,8.6,8.9,12.0,12.1"
     assert runtime.hardware == "compute capability 8.0, 8.6, 8.9, 12.0, 12.1"
-    monkeypatch.setattr("vqrae.runtimes.engines.recipe.all_gpus", lambda: gpus("9.0"))
     with pytest.raises(
         RuntimeUnavailable, match=r"on cuda:0 \(Fake 0\): got compute capability 9\.0; expected 7\.5 or"
     ):
         rebuild(bundle)
-
-
-def gpus(*capabilities: str) -> tuple[cuda.Gpu, ...]:
-    found = enumerate(capabilities)
-    return tuple(cuda.Gpu(number=n, name=f"Fake {n}", compute_capability=capability) for n, capability in found)
 
 
 def test_a_build_that_fails_leaves_the_old_bundle(bundle: Path, edit: Callable[..., None]) -> None:
@@ -190,7 +185,7 @@ def test_a_bundle_whose_options_are_not_known(bundle: Path, edit: Callable[..., 
 def test_loading_explains_a_mismatch(bundle: Path, edit: Callable[..., None]) -> None:
     edit(from_an_older_version)
     message = (
-        rf"encode\.engine: got TensorRT-RTX {VERSION} here; expected 1\.6\.0, which built it; rebuild it here: pass"
+        rf"encode\.engine: got TensorRT-RTX {VERSION} here; expected 1\.6\.0, which built it; rebuild it here: `vqrae"
     )
     with load(bundle) as tokenizer, pytest.raises(EngineMismatch, match=message):
         tokenizer.encode(random_images(1).numpy())

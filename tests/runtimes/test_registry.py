@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 
+from vqrae.runtimes import registry
 from vqrae.runtimes.errors import RuntimeUnavailable, UsageError
 from vqrae.runtimes.registry import RUNTIMES, runtime_version, session_class
 from vqrae.runtimes.session import Session
@@ -36,6 +37,16 @@ def test_a_missing_framework_comes_with_its_install_command(monkeypatch: pytest.
     with pytest.raises(RuntimeUnavailable, match=message) as caught:
         session_class("onnxruntime")
     assert caught.value.exit_code == 4
+
+
+def test_two_wheels_in_one_folder_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_version", lambda wheel: "1.0" if wheel != "onnxruntime-openvino" else None)
+    message = (
+        r"^onnxruntime: got onnxruntime and onnxruntime-gpu, which share one folder.*; expected one of them; "
+        r"`pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'vqrae\[onnxruntime\]'`$"
+    )
+    with pytest.raises(RuntimeUnavailable, match=message):
+        session_class("onnxruntime")
 
 
 def test_a_framework_that_does_not_import_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

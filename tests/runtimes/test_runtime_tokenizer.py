@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import vqrae
-from vqrae.runtimes.errors import BundleError, ImageError, IndicesError, UsageError
+from vqrae.runtimes.errors import BundleError, ImageError, IndicesError, StorageError, UsageError
 from vqrae.runtimes.manifest import BatchLimits, read_manifest
 from vqrae.runtimes.tokenizer import Tokenizer
 
@@ -170,6 +170,29 @@ def test_streams_change_nothing(pristine_bundle: Path, images: Any, streams: int
         expected, found = (each.encode(images, batch_size=1) for each in (one, several))
         np.testing.assert_array_equal(found.indices, expected.indices)
         np.testing.assert_array_equal(several.decode(found.indices, batch_size=2), one.decode(found.indices))
+
+
+def test_every_stream_has_a_share(pristine_bundle: Path, images: Any) -> None:
+    with vqrae.load(pristine_bundle, streams=2) as several:
+        session, sizes = several.session("encode"), []
+        run = session.run
+        session.run = lambda feeds: (sizes.append(len(feeds["images"])), run(feeds))[1]  # type: ignore[method-assign] # watched
+        several.encode(images[:5])
+    assert sorted(sizes) == [2, 3]
+
+
+def test_all_sessions_close_whichever_fails(pristine_bundle: Path, images: Any) -> None:
+    tokenizer = vqrae.load(pristine_bundle)
+    sessions = [tokenizer.session(name) for name in ("encode", "decode")]
+
+    def fail() -> None:
+        raise StorageError("cache", got="no space")
+
+    sessions[1].close = fail  # type: ignore[method-assign] # stands for kernels that cannot be kept
+    with pytest.raises(StorageError):
+        tokenizer.close()
+    with pytest.raises(UsageError, match="a run after close"):
+        sessions[0].run({"images": images})
 
 
 def test_graphs_are_loaded_when_they_are_needed(pristine_bundle: Path, images: Any) -> None:

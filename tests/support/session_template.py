@@ -14,10 +14,12 @@ import pytest
 from memory import resident_mb
 from tiny_models import random_images
 
-from vqrae.export.build import BundleBuilder
+from vqrae.export.build import BundleBuilder, check_target
 from vqrae.export.comparison import interchange
+from vqrae.export.formats import target
 from vqrae.export.verify import gather_evidence
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
+from vqrae.runtimes.manifest import MANIFEST_FILE, read_manifest
 from vqrae.runtimes.parity import GATES
 from vqrae.runtimes.selftest import selftest
 from vqrae.runtimes.tokenizer import Tokenizer, load
@@ -31,12 +33,14 @@ class SessionTemplate:
     format_name: ClassVar[str]
     precision: ClassVar[str]
     needs_gpu: ClassVar[bool] = False
+    needs_gpu_to_build: ClassVar[bool] = False
     devices: ClassVar[str]
     """How the runtime's devices begin in the message that lists them."""
 
     @pytest.fixture
     def bundle(self, bundle_of: Callable[..., Path]) -> Path:
         """Not to be changed."""
+        self.build_or_skip()
         return bundle_of(self.format_name, self.precision)
 
     @pytest.fixture
@@ -44,6 +48,15 @@ class SessionTemplate:
         with load(bundle, threads=1) as tokenizer:
             self.run_or_skip(tokenizer)
             yield tokenizer
+
+    def build_or_skip(self) -> None:
+        """A format that is built on a GPU is tested where there is one, and the framework; elsewhere it is skipped."""
+        try:
+            check_target(target(self.format_name, self.precision))
+        except RuntimeUnavailable as error:
+            if not self.needs_gpu_to_build:
+                raise
+            pytest.skip(f"{self.format_name} needs its framework, an NVIDIA GPU and driver ({error.subject})")
 
     def run_or_skip(self, tokenizer: Tokenizer) -> None:
         """A runtime that needs a GPU is executed where there is one; anywhere else the test is skipped."""
@@ -152,9 +165,23 @@ class SessionTemplate:
         with pytest.raises(UsageError, match=r"session: got a run after close; expected an open session"):
             session.run({"images": IMAGES[:1]})
 
+    def test_closing_while_others_run(self, bundle: Path, tokenizer: Tokenizer) -> None:
+        """A call that goes on is finished or refused; none waits for ever."""
+        expected = tokenizer.encode(IMAGES[:1]).indices
+        with load(bundle, threads=1) as other, ThreadPoolExecutor(4) as pool:
+            session, feeds = other.session("encode"), {"images": IMAGES[:1]}
+            calls = [pool.submit(session.run, feeds) for _ in range(12)]
+            other.close()
+            for call in calls:
+                error = call.exception(60)
+                assert error is None or isinstance(error, UsageError)
+                if error is None:
+                    np.testing.assert_array_equal(call.result()["indices"], expected)
+
     def test_a_flipped_byte(self, bundle: Path, tmp_path: Path) -> None:
         copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
-        graph = max((path for path in copy.rglob("*") if path.is_file() and "golden" not in path.parts), key=size_of)
+        artifact = copy / read_manifest(copy / MANIFEST_FILE).graphs["encode"].file
+        graph = max((path for path in (artifact, *artifact.rglob("*")) if path.is_file()), key=size_of)
         content = bytearray(graph.read_bytes())
         content[len(content) // 2] ^= 1
         graph.write_bytes(content)
@@ -164,8 +191,7 @@ class SessionTemplate:
     def test_a_file_that_is_no_artifact(self, bundle: Path, tmp_path: Path, rewrite: Callable[[Path], None]) -> None:
         """Even where the hashes fit, a file that the runtime refuses is one line."""
         copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
-        with load(bundle) as whole:
-            artifact = copy / whole.manifest.graphs["encode"].file
+        artifact = copy / read_manifest(copy / MANIFEST_FILE).graphs["encode"].file
         for path in artifact.rglob("*") if artifact.is_dir() else [artifact]:
             if path.is_file():
                 path.write_bytes(b"no artifact")
@@ -175,6 +201,7 @@ class SessionTemplate:
         assert "\n" not in str(caught.value)
 
     def test_another_size_than_the_trained_one(self, bundle_of: Callable[..., Path], larger: BundleBuilder) -> None:
+        self.build_or_skip()
         bundle = bundle_of(self.format_name, self.precision, larger)
         with load(bundle, threads=1) as tokenizer:
             assert tokenizer.image_size == (64, 48)

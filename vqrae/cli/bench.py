@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vqrae.cli.options import AsJson, Threads
+from vqrae.cli.options import AsJson, Threads, Trusted
 
 
 def bench(
@@ -20,6 +20,7 @@ def bench(
     batch: Annotated[list[int] | None, typer.Option(help="Images per call; repeatable. 1 if not given.", min=1)] = None,
     threads: Threads = None,
     rounds: Annotated[int, typer.Option(help="Timed calls of each candidate.", min=6)] = 30,
+    trusted: Trusted = False,
     bundles_only: Annotated[bool, typer.Option("--bundles-only", help="No PyTorch row.")] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the result as JSON here.")] = None,
     as_json: AsJson = False,
@@ -41,6 +42,7 @@ def bench(
             batch_sizes=batch or [1],
             threads=threads,
             rounds=rounds,
+            trusted=trusted,
             command=shlex.join(["vqrae", *sys.argv[1:]]),
             progress=lambda stage, done, total: status.update(f"{stage}: {done} of {total}"),
         )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vqrae.cli.options import BundlePath, Device, Overwrite, Rebuild, Threads, Trusted
+from vqrae.cli.options import BundlePath, Cache, Device, Overwrite, Rebuild, Streams, Threads, Trusted
 
 
 def decode(
@@ -18,6 +18,8 @@ def decode(
     threads: Threads = None,
     rebuild: Rebuild = False,
     trusted: Trusted = False,
+    streams: Streams = 1,
+    cache: Cache = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Turn TOKENS back into images with a BUNDLE."""
@@ -33,7 +35,10 @@ def decode(
         indices = load_npy(tokens)
     except (ValueError, EOFError, FileNotFoundError, IsADirectoryError) as error:
         raise IndicesError(str(tokens), got=str(error), expected="a .npy file of integers") from error
-    with load(bundle, device=device, threads=threads, rebuild=rebuild, trusted=trusted) as tokenizer:
+    loaded = load(
+        bundle, device=device, threads=threads, streams=streams, cache=cache, rebuild=rebuild, trusted=trusted
+    )
+    with loaded as tokenizer:
         images = tokenizer.decode(indices)
     with staged_folder(output, overwrite=overwrite) as staging:
         for number, image in enumerate(images):

@@ -53,28 +53,24 @@ def _runtimes() -> list[Row]:
 def _runtime(name: str) -> Row:
     """One runtime: installed, importable, alone in its folder, and able to run a tiny graph."""
     from vqrae.runtimes.errors import RuntimeUnavailable
-    from vqrae.runtimes.registry import RUNTIMES, runtime_version, session_class
+    from vqrae.runtimes.registry import runtime_version, session_class
 
-    entry, ran, problem, command = RUNTIMES[name], None, None, None
+    ran = problem = command = None
     try:
-        session = session_class(name)
+        ran = session_class(name).probe()
     except RuntimeUnavailable as error:
-        problem, command = _reason(error), f"pip install 'vqrae[{entry.extra}]'"
-    else:
-        try:
-            ran = session.probe()
-        except RuntimeUnavailable as error:
-            problem, command = _reason(error), error.remedy
-    installed = [wheel for wheel in entry.distributions if _version(wheel)]
-    if len(installed) > 1:
-        problem = f"{' and '.join(installed)} share one folder, and which one is imported is a matter of luck"
-        command = f"pip uninstall -y {' '.join(installed)} && pip install 'vqrae[{entry.extra}]'"
+        problem, command = _reason(error), _command(error.remedy)
     return _row(name, runtime_version(name), problem, command, ran)
 
 
 def _reason(error: VqraeError) -> str:
     """The error without its remedy, which has a column of its own."""
     return str(type(error)(error.subject, got=error.got, expected=error.expected))
+
+
+def _command(remedy: str | None) -> str | None:
+    """The command that a remedy quotes, or all of it."""
+    return (remedy and remedy.partition("`")[2].partition("`")[0]) or remedy
 
 
 def _packages() -> list[Row]:

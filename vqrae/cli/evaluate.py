@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vqrae.cli.options import AsJson
+from vqrae.cli.options import AsJson, Device, Threads, Trusted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +24,9 @@ def evaluate(
     color_jitter: Annotated[float, typer.Option(help="Strength of color jitter on the crops.", min=0, max=1)] = 0.0,
     seed: Annotated[int, typer.Option(help="Names the crops.", min=0)] = 0,
     probe: Annotated[bool, typer.Option("--probe", help="Also train a linear probe on labelled scenes.")] = False,
+    device: Device = None,
+    threads: Threads = None,
+    trusted: Trusted = False,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a CHECKPOINT in PyTorch, or a BUNDLE through its runtime, on the same images."""
@@ -39,7 +42,7 @@ def evaluate(
 
     more: dict[str, Any] = {}
     if (source / MANIFEST_FILE).exists():
-        deployed = load(source)
+        deployed = load(source, device=device, threads=threads, trusted=trusted)
         tokenizer: ArrayTokenizer = deployed
         size, codebook_size = deployed.image_size, deployed.codebook_size
         images = _images(data, size, crops, color_jitter, seed)

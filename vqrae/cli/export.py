@@ -59,18 +59,22 @@ def export(
     from vqrae.cli.needs import needing
     from vqrae.cli.output import print_json, progress_console
     from vqrae.cli.verify import print_rows
+    from vqrae.runtimes.staging import check_new_folder
 
     # Everything that can be refused without a model is refused first.
     precisions = [*(precision or []), *(["fp16"] if half else [])] or ["fp32"]
     targets = _targets(format_ or ["onnx"], precisions, batch, option or [], split=split)
     size = None if imgsz is None else _size(imgsz)
     with needing("export"):
-        from vqrae.export.build import BundleBuilder, check_target
+        from vqrae.checkpoint import open_config
+        from vqrae.export.build import BundleBuilder, bundle_name, check_target
         from vqrae.export.parity_images import parity_images
         from vqrae.resize import open_at_size
 
+    config = open_config(checkpoint)
     for target in targets:
         check_target(target)
+        check_new_folder(output / bundle_name(config, size, target), overwrite=overwrite)
     opened = open_at_size(checkpoint, size)
     photographs = parity_images(data, opened.model.size, images)
     with progress_console.status("") as status, BundleBuilder(opened, photographs, status.update) as builder:
@@ -83,7 +87,7 @@ def export(
 
 def _targets(names: list[str], precisions: list[str], batch: str, options: list[str], *, split: bool) -> list[Target]:
     """What to build: every precision of every format, duplicates once."""
-    from vqrae.export.formats import Batch, format_key, target
+    from vqrae.export.formats import ALIASES, Batch, format_key, target
     from vqrae.runtimes.errors import UsageError, unknown_name
 
     formats = list(dict.fromkeys(format_key(name) for name in names))
@@ -93,9 +97,9 @@ def _targets(names: list[str], precisions: list[str], batch: str, options: list[
         if not separator or not typed:
             raise UsageError("--option", got=repr(text), expected="NAME=VALUE or FORMAT.NAME=VALUE")
         owner, dot, name = typed.rpartition(".")
-        if dot and owner not in formats:
+        if dot and ALIASES.get(owner, owner) not in formats:
             raise unknown_name(f"format of --option {typed}", owner, formats)
-        for format_name in [owner] if dot else formats:
+        for format_name in [ALIASES.get(owner, owner)] if dot else formats:
             chosen[format_name][name] = value
     axis = Batch.parse(batch)
     return [

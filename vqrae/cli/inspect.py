@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from vqrae.cli.options import AsJson, BundlePath
+
+if TYPE_CHECKING:
+    from vqrae.runtimes.manifest import Evidence, ParityFigures
 
 
 def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
@@ -24,19 +29,35 @@ def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
         "images": f"uint8 {size.height}×{size.width} RGB, {size.rule}",
         "tokens": f"{h}×{w} of {manifest.tokens.codebook_size} codes; features {manifest.tokens.feature_width} wide",
         "precision": manifest.precision.name,
+        "kept in float": ", ".join(kept.layer for kept in manifest.precision.kept_float) or "nothing else",
         "runtime": f"{manifest.runtime.name}, built with {_pairs(manifest.runtime.built_with)}",
+        "hardware": manifest.runtime.hardware or "any that the runtime knows",
         "graphs": ", ".join(manifest.graphs),
         "files": f"{len(manifest.files)}, {opened.size_bytes / 1e6:.1f} MB, all hashes match",
         "parity": evidence.gate + (" (written all the same)" if evidence.gate_failure_allowed else ""),
-        "executed": evidence.machine if evidence.executed else f"no: {evidence.reason}",
+        "executed": _executed(evidence),
     }
     if evidence.figures is not None:
-        figures = evidence.figures
-        fields["figures"] = (
-            f"excess distortion {figures.excess_distortion:.5%}, token agreement {figures.token_agreement:.2%}, "
-            f"{figures.unexplained_mismatches} unexplained mismatches, decode {figures.decode_psnr_db:.1f} dB"
-        )
+        fields["figures"] = _described(evidence.figures)
+    if evidence.source is not None:
+        source = evidence.source
+        fields["its ONNX graphs"] = f"{source.gate}, on {source.runtime} {source.runtime_version}"
+        fields["their figures"] = _described(source.figures)
     print_fields(manifest.name, fields)
+
+
+def _executed(evidence: Evidence) -> str:
+    if not evidence.executed:
+        return f"no: {evidence.reason}"
+    means = ", by an evaluator, operation by operation" if evidence.means == "evaluator" else ""
+    return f"{evidence.machine}, device {evidence.device}, precision {evidence.precision}{means}"
+
+
+def _described(figures: ParityFigures) -> str:
+    return (
+        f"excess distortion {figures.excess_distortion:.5%}, token agreement {figures.token_agreement:.2%}, "
+        f"{figures.unexplained_mismatches} unexplained mismatches, decode {figures.decode_psnr_db:.1f} dB"
+    )
 
 
 def _pairs(versions: dict[str, str]) -> str:

@@ -13,7 +13,10 @@ Device = Annotated[
     str | None,
     typer.Option(help="cpu, cuda, gpu, …: what the bundle's runtime knows; never replaced by another one silently."),
 ]
-Threads = Annotated[int | None, typer.Option(help="CPU threads; the runtime's own choice if not given.", min=1)]
+Threads = Annotated[
+    int | None,
+    typer.Option(help="CPU threads, for what runs on the CPU; the runtime's choice if not given.", min=1),
+]
 Streams = Annotated[int, typer.Option(help="Chunks of images that go on at once; more for throughput.", min=1)]
 Cache = Annotated[Path | None, typer.Option(help="Folder where a runtime may keep what it compiles on load.")]
 Rebuild = Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vqrae.cli.options import BundlePath, Device, ImagePaths, Rebuild, Threads, Trusted
+from vqrae.cli.options import BundlePath, Cache, Device, ImagePaths, Rebuild, Streams, Threads, Trusted
 
 
 def reconstruct(
@@ -18,6 +18,8 @@ def reconstruct(
     threads: Threads = None,
     rebuild: Rebuild = False,
     trusted: Trusted = False,
+    streams: Streams = 1,
+    cache: Cache = None,
 ) -> None:
     """Encode and decode images with a BUNDLE, and put both side by side."""
     import numpy as np
@@ -33,7 +35,10 @@ def reconstruct(
     Image.init()
     if output.suffix.lower() not in Image.EXTENSION:
         raise UsageError(str(output), got=f"suffix {output.suffix!r}", expected="a picture's name, such as picture.png")
-    with load(bundle, device=device, threads=threads, rebuild=rebuild, trusted=trusted) as tokenizer:
+    loaded = load(
+        bundle, device=device, threads=threads, streams=streams, cache=cache, rebuild=rebuild, trusted=trusted
+    )
+    with loaded as tokenizer:
         originals = np.stack([prepare(path, *tokenizer.image_size) for path in images])
         results = tokenizer.reconstruct(originals)
     picture = reconstruction_picture(originals, results, [path.stem for path in images])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vqrae.cli.options import AsJson, Device, Threads
+from vqrae.cli.options import AsJson, Device, Threads, Trusted
 
 if TYPE_CHECKING:
     from vqrae.export.verify import VerifyRow
@@ -26,6 +26,7 @@ def verify(
     images: Annotated[int, typer.Option(help="Number of photographs.", min=1)] = 16,
     device: Device = None,
     threads: Threads = None,
+    trusted: Trusted = False,
     as_json: AsJson = False,
 ) -> None:
     """Run each BUNDLE and the PyTorch model on the same photographs, and judge by the gate of its precision."""
@@ -41,7 +42,7 @@ def verify(
         from vqrae.export.reference import reference_from_model
         from vqrae.export.verify import reference_checkpoint
 
-    options = SessionOptions(device=device, threads=threads)
+    options = SessionOptions(device=device, threads=threads, trusted=trusted)
     rows: list[VerifyRow] = []
     with progress_console.status("") as status:
         for alike in _groups([Bundle.open(path) for path in bundles]):
