@@ -12,10 +12,10 @@ from pathlib import Path
 from vqrae.benchmarks.candidates import GRAPHS, BundleCandidate, Candidate, Graph, bundle_subject
 from vqrae.benchmarks.contention import Contention
 from vqrae.benchmarks.footprint import Footprint, measure_footprint
-from vqrae.benchmarks.latency import MIN_ROUNDS, interleave, latency, speedup
 from vqrae.benchmarks.rows import BenchResult, BenchRow, runtime_title
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import RuntimeUnavailable, UsageError
+from vqrae.runtimes.latency import MIN_ROUNDS, interleave, latency, speedup
 from vqrae.runtimes.machine import this_machine
 
 Progress = Callable[[str, int, int], None]

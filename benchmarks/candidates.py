@@ -33,6 +33,7 @@ class Subject:
     runtime: str
     runtime_version: str | None
     precision: PrecisionName
+    int8_share: float | None
     device: str | None
     size_mb: float
     token_agreement: float | None
@@ -124,6 +125,7 @@ def bundle_subject(bundle: Bundle, execution: Execution | None) -> Subject:
         runtime=manifest.runtime.name,
         runtime_version=execution.runtime_version if execution else None,
         precision=manifest.precision.name,
+        int8_share=manifest.precision.int8_share,
         device=execution.device if execution else None,
         size_mb=bundle.size_bytes / 1e6,
         token_agreement=figures.token_agreement if figures else None,

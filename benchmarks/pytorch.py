@@ -48,6 +48,7 @@ class PyTorchCandidate(Candidate):
             runtime="pytorch",
             runtime_version=torch.__version__,
             precision="fp32",
+            int8_share=None,
             device="cpu",
             size_mb=self._size_bytes() / 1e6,
             token_agreement=None,

@@ -10,7 +10,7 @@ from vqrae.benchmarks.candidates import Graph
 from vqrae.benchmarks.contention import BUSY
 from vqrae.runtimes.errors import DataError
 from vqrae.runtimes.machine import Machine
-from vqrae.runtimes.manifest import GateVerdict, PrecisionName, Record
+from vqrae.runtimes.manifest import GateVerdict, Precision, PrecisionName, Record
 
 
 class BenchRow(Record):
@@ -24,6 +24,8 @@ class BenchRow(Record):
     runtime: str
     runtime_version: str | None
     precision: PrecisionName
+    int8_share: float | None = None
+    """Of INT8: the share of the multiplications of both graphs that it does."""
     device: str | None
     """Where it really ran."""
     executed: bool
@@ -72,7 +74,7 @@ class BenchRow(Record):
     @property
     def label(self) -> str:
         """Runtime and precision, as a reader calls them: `ONNX Runtime FP32`."""
-        return f"{runtime_title(self.runtime)} {self.precision.upper()}"
+        return f"{runtime_title(self.runtime)} {Precision(name=self.precision, int8_share=self.int8_share).title}"
 
     @property
     def resolved(self) -> bool:

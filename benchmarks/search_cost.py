@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 
 from vqrae.benchmarks.candidates import sample_input
-from vqrae.benchmarks.latency import interleave, latency, speedup
 from vqrae.runtimes.errors import BundleError, run_as_program
+from vqrae.runtimes.latency import interleave, latency, speedup
 from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.tokenizer import load
 

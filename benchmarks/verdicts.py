@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vqrae.benchmarks.figures import decibels, percent, significant, tiny_percent
 from vqrae.benchmarks.rows import runtime_title
 from vqrae.runtimes.manifest import Evidence, GateVerdict, Manifest, ParityFigures
-from vqrae.runtimes.parity import GATES, Gate
+from vqrae.runtimes.parity import Gate, gate_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +40,15 @@ class Verdict:
 
 def verdict(manifest: Manifest) -> Verdict:
     """What a manifest's evidence says."""
-    evidence, precision = manifest.evidence, manifest.precision.name
+    evidence = manifest.evidence
     figures = evidence.figures or (evidence.source.figures if evidence.source else None)
     return Verdict(
         bundle=manifest.name,
-        title=f"{runtime_title(manifest.runtime.name)} {precision.upper()}",
+        title=f"{runtime_title(manifest.runtime.name)} {manifest.precision.title}",
         gate=evidence.gate,
         gate_failure_allowed=evidence.gate_failure_allowed,
         basis=_basis(manifest.runtime.name, evidence),
-        checks=_checks(figures, GATES[precision]) if figures else (),
+        checks=_checks(figures, gate_of(manifest.precision)) if figures else (),
         figures=figures,
     )
 

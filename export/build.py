@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
+from vqrae.calibration.images import CalibrationImages
 from vqrae.checkpoint import Checkpoint
 from vqrae.config import VQRAEConfig
 from vqrae.export.bundle_graphs import GraphRequest, GraphWriter, WrittenGraphs
@@ -16,15 +20,19 @@ from vqrae.export.formats import EngineOptions, Target
 from vqrae.export.onnx_graph import TracedOnnx
 from vqrae.export.parity_images import ParityImages
 from vqrae.export.reference import reference_from_model
+from vqrae.export.speed import GraphSpeed, int8_speeds
 from vqrae.export.verify import VerifyRow, gather_evidence, source_evidence, verify_row
 from vqrae.runtimes.bundle import Bundle, listed_files, write_manifest
 from vqrae.runtimes.closing import Closing
-from vqrae.runtimes.errors import BundleError, DeviceMissing, EngineMismatch, GateFailure
+from vqrae.runtimes.errors import BundleError, DeviceMissing, EngineMismatch, GateFailure, UsageError
 from vqrae.runtimes.manifest import Evidence, Manifest, Preprocessing, Tokens
 from vqrae.runtimes.parity import Reference
 from vqrae.runtimes.registry import session_class
 from vqrae.runtimes.staging import staged_folder
 from vqrae.runtimes.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from vqrae.export.calibrated_onnx import CalibratedOnnx
 
 
 def check_target(target: Target) -> None:
@@ -35,6 +43,8 @@ def check_target(target: Target) -> None:
     """
     session_class(target.format.runtime)
     _imported(target.format.writer)
+    if target.precision == "int8":
+        session_class("onnxruntime")  # observes the ranges, whatever the format
     if isinstance(target.options, EngineOptions):
         from vqrae.export.tensorrt_engine import check_machine  # needs what was imported just now
 
@@ -51,18 +61,50 @@ def bundle_name(config: VQRAEConfig, size: tuple[int, int] | None, target: Targe
 class BundleBuilder(Closing):
     """Builds bundles of one checkpoint; the reference runs once for all of them, and so does each tracing."""
 
-    def __init__(self, checkpoint: Checkpoint, images: ParityImages, report: Callable[[str], None]) -> None:
-        """The model is taken at the size that it has (`vqrae.resize`). `report` is told of each step as it begins."""
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        images: ParityImages,
+        report: Callable[[str], None],
+        calibration: CalibrationImages | None = None,
+    ) -> None:
+        """Run the reference.
+
+        Args:
+            checkpoint: the model is taken at the size that it has (`vqrae.resize`).
+            images: to verify on.
+            report: told of each step as it begins.
+            calibration: for targets at INT8.
+        """
         self.checkpoint = checkpoint
         self.images = images
         self.report = report
         report("running the PyTorch reference")
         self.reference: Reference = reference_from_model(checkpoint.model, images.images)
         self._onnx = TracedOnnx(checkpoint.model)
+        self._calibration = calibration
 
     def close(self) -> None:
         """Delete the graphs that were traced for several formats."""
+        if "calibrated" in self.__dict__:
+            self.calibrated.close()
         self._onnx.close()
+
+    @cached_property
+    def calibrated(self) -> CalibratedOnnx:
+        """The INT8 graphs.
+
+        Raises:
+            UsageError: the builder was given no images to calibrate on.
+        """
+        if self._calibration is None:
+            remedy = "pass --calibration FOLDER"
+            raise UsageError("int8", got="no calibration images", expected="some", remedy=remedy)
+        from vqrae.export.calibrated_onnx import CalibratedOnnx  # brings ONNX Runtime, which only INT8 needs
+
+        return CalibratedOnnx(
+            self._onnx, self._calibration, self.checkpoint.model.config.quantizer.codebook_size, self.report
+        )
 
     def name(self, target: Target) -> str:
         """What the bundle is called."""
@@ -74,7 +116,8 @@ class BundleBuilder(Closing):
         """Write one bundle into `folder`, named as `name` says.
 
         Raises:
-            GateFailure: it misses its parity gate; nothing is written, unless `allow_gate_failure`.
+            GateFailure: it misses its parity gate, or at INT8 is no faster than at FP32 and FP16; nothing is written,
+                unless `allow_gate_failure`.
             RuntimeUnavailable: the format cannot express the model, or the runtime failed.
         """
         path = folder / self.name(target)
@@ -82,21 +125,42 @@ class BundleBuilder(Closing):
             self.report(f"{path.name}: folding and tracing")
             writer: GraphWriter = _imported(target.format.writer)
             model = self.checkpoint.model
-            written = writer(GraphRequest(model=model, onnx=self._onnx, target=target, folder=staging))
+            int8 = self.calibrated if target.precision == "int8" else None
+            request = GraphRequest(model=model, onnx=self._onnx, calibrated=int8, target=target, folder=staging)
+            written = writer(request)
             write_golden(staging, model, self.images.photographs)
-            manifest = self._manifest(path.name, written, staging)
+            manifest = self._manifest(path.name, target, written, staging)
             write_manifest(staging, manifest)
             self.report(f"{path.name}: verifying on {len(self.images.images)} photographs")
             evidence = self._evidence(target, staging)
             row = verify_row(path, manifest, evidence)
+            if int8 is not None and evidence.executed:
+                self.report(f"{path.name}: timing against float")
+                row = self._with_speed(row, int8_speeds(request, written, writer, self._one_image()))
             if row.misses:
                 if not allow_gate_failure:
                     raise GateFailure(
                         path.name, got="; ".join(row.misses), remedy="pass --allow-gate-failure to write it, marked"
                     )
-                evidence = evidence.model_copy(update={"gate_failure_allowed": True})
+                evidence = evidence.model_copy(update={"gate": row.gate, "gate_failure_allowed": True})
             write_manifest(staging, with_evidence(manifest, evidence))
         return row
+
+    def _one_image(self) -> dict[str, NDArray[Any]]:
+        """A batch of one for each graph."""
+        return {"encode": self.reference.images[:1], "decode": self.reference.indices[:1]}
+
+    @staticmethod
+    def _with_speed(row: VerifyRow, speeds: Mapping[str, GraphSpeed]) -> VerifyRow:
+        """A graph that INT8 does not make faster is a miss."""
+        slow = [f"{name} {speed}" for name, speed in speeds.items() if not speed.speedup > 1]
+        return row.model_copy(
+            update={
+                "misses": (*row.misses, *slow),
+                "gate": "fail" if slow else row.gate,
+                "speedup": {name: speed.speedup for name, speed in speeds.items()},
+            }
+        )
 
     def _evidence(self, target: Target, folder: Path) -> Evidence:
         """What the bundle did; of an engine that this machine has no device for, what its source graphs did.
@@ -114,7 +178,7 @@ class BundleBuilder(Closing):
             source = source_evidence(Bundle.open(folder), self.reference)
             return Evidence(executed=False, reason=str(error), gate="not-executed", source=source)
 
-    def _manifest(self, name: str, written: WrittenGraphs, folder: Path) -> Manifest:
+    def _manifest(self, name: str, target: Target, written: WrittenGraphs, folder: Path) -> Manifest:
         model = self.checkpoint.model
         height, width = model.size
         return Manifest(
@@ -129,8 +193,9 @@ class BundleBuilder(Closing):
                 codebook_size=model.config.quantizer.codebook_size,
                 feature_width=model.config.feature_width,
             ),
-            precision=written.precision,
+            precision=written.precision.model_copy(update={"budget": target.budget}),
             runtime=written.runtime,
+            calibration=self.calibrated.provenance() if target.precision == "int8" else None,
             evidence=Evidence(executed=False, reason="not verified yet", gate="not-executed"),
             files=listed_files(folder),
         )

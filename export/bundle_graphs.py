@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from vqrae.calibration.plan import PLAN_FILE, Plan, Scheme
 from vqrae.export.formats import Target
-from vqrae.export.onnx_graph import TracedOnnx
+from vqrae.export.onnx_graph import TracedOnnx, traced_precision
 from vqrae.model import VQRAE
 from vqrae.runtimes.manifest import GraphSpec, Precision, RuntimeInfo
+
+if TYPE_CHECKING:
+    from vqrae.export.calibrated_onnx import CalibratedOnnx  # brings ONNX Runtime, which only INT8 needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +24,26 @@ class GraphRequest:
     """At the image size that the graphs are for."""
     onnx: TracedOnnx
     """Its graphs in ONNX, traced once for all the formats that start from them."""
+    calibrated: CalibratedOnnx | None
+    """The same in INT8, where a target asks for it."""
     target: Target
     folder: Path
     """Where the artifacts go: the bundle's folder, still a staging one."""
+
+    def onnx_graphs(self, scheme: Scheme = "asymmetric") -> tuple[Path, dict[str, GraphSpec], Precision]:
+        """A folder with the ONNX graphs at the target's precision, their specs, and what they are really built of.
+
+        Args:
+            scheme: how the runtime wants its Q/DQ, for INT8; the plan is then written into the bundle.
+        """
+        target = self.target
+        if target.precision == "int8":
+            assert self.calibrated is not None, "the builder was given images"  # noqa: S101
+            plan = target.plan or Plan.default(self.calibrated.products)
+            plan.write(self.folder / PLAN_FILE)
+            return self.calibrated.graphs(plan, scheme)
+        folder, graphs = self.onnx.graphs(target.precision, target.batch.axis, split=target.split)
+        return folder, graphs, traced_precision(target.precision)
 
 
 @dataclass(frozen=True, kw_only=True)

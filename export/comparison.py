@@ -12,7 +12,7 @@ from vqrae.export.verify import VerifyRow, evidence_of, source_evidence, verify_
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.runtimes.manifest import Evidence
-from vqrae.runtimes.parity import GATES, Reference, mean_psnr_db
+from vqrae.runtimes.parity import Reference, gate_of, mean_psnr_db
 from vqrae.runtimes.session import SessionOptions
 from vqrae.runtimes.tokenizer import Tokenizer
 
@@ -78,7 +78,7 @@ def _examined(bundle: Bundle, reference: Reference, options: SessionOptions, ind
 
 
 def _psnr_limit(bundle: Bundle) -> float:
-    return GATES[bundle.manifest.precision.name].max_source_psnr_drop_db
+    return gate_of(bundle.manifest.precision).max_source_psnr_drop_db
 
 
 def _with_interchange(row: VerifyRow, drops: dict[str, float], limits: dict[str, float]) -> VerifyRow:

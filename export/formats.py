@@ -12,9 +12,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, PositiveInt, ValidationError, model_validator
 
+from vqrae.calibration.plan import Plan
 from vqrae.config import StrictConfig
 from vqrae.runtimes.errors import UsageError, unknown_name
-from vqrae.runtimes.manifest import BatchLimits, PrecisionName
+from vqrae.runtimes.manifest import BatchLimits, Budget, PrecisionName
 
 BatchKind = Literal["dynamic", "fixed", "range", "enumerated"]
 
@@ -156,13 +157,13 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "onnx": Format(
             runtime="onnxruntime",
-            precisions=("fp32", "fp16"),
+            precisions=("fp32", "fp16", "int8"),
             batches=("dynamic", "fixed"),
             writer="vqrae.export.onnx_writer:write_onnx",
         ),
         "openvino": Format(
             runtime="openvino",
-            precisions=("fp32", "fp16"),
+            precisions=("fp32", "fp16", "int8"),
             batches=("dynamic", "fixed"),
             writer="vqrae.export.openvino_ir:write_openvino",
         ),
@@ -205,6 +206,10 @@ class Target:
     options: FormatOptions = NO_OPTIONS
     split: bool = False
     """Also write encoder, quantizer, codebook and decoder."""
+    plan: Plan | None = None
+    """Of INT8: the precision of every layer; None is `Plan.default`."""
+    budget: Budget | None = None
+    """Of INT8: what it may cost, where that is not what its gate allows."""
 
     @property
     def format(self) -> Format:
@@ -231,6 +236,8 @@ def target(
     batch: Batch = DYNAMIC,
     options: Mapping[str, str] = MappingProxyType({}),
     split: bool = False,
+    plan: Plan | None = None,
+    budget: Budget | None = None,
 ) -> Target:
     """Check a request by the tables alone, before anything heavy is imported.
 
@@ -240,6 +247,8 @@ def target(
         batch: of a kind that the format has.
         options: names and values as typed on a command line.
         split: also write the parts.
+        plan: of INT8.
+        budget: of INT8.
 
     Raises:
         UsageError: no such format, precision or option (the nearest is suggested), or not for this format.
@@ -255,7 +264,28 @@ def target(
     if isinstance(checked, CoreMLOptions) and checked.inputs == "image" and batch.axis != 1:
         expected = "a batch fixed at 1: Core ML has no batches of images"
         raise UsageError(f"batch of {name}", got="inputs that are images", expected=expected, remedy="pass --batch 1")
-    return Target(format_name=name, precision=known[0], batch=batch, options=checked, split=split)
+    if known[0] == "int8":
+        _check_int8(name, batch, split=split)
+    elif plan is not None or budget is not None:
+        got, expected = f"a plan or a budget for {precision}", "int8"
+        raise UsageError(f"precision of {name}", got=got, expected=expected)
+    return Target(
+        format_name=name,
+        precision=known[0],
+        batch=batch,
+        options=checked,
+        split=split,
+        plan=plan,
+        budget=budget,
+    )
+
+
+def _check_int8(name: str, batch: Batch, *, split: bool) -> None:
+    """INT8 is made of the graphs that are calibrated: the wholes, with an open batch."""
+    if batch.axis != "batch":
+        raise UsageError(f"batch of {name} at int8", got=f"fixed at {batch.axis}", expected="dynamic")
+    if split:
+        raise UsageError(f"--split of {name} at int8", got="the parts", expected="the whole graphs only")
 
 
 def _options(name: str, entry: Format, values: Mapping[str, str]) -> FormatOptions:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import gc
 import logging
 import re
@@ -17,6 +16,7 @@ import onnx
 import torch
 from torch import nn
 
+from vqrae.calibration.layers import LAYER_METADATA, node_layers
 from vqrae.export.dtypes import DTYPES, FP32, KEPT_IN_FP16, GraphDtypes
 from vqrae.export.graphs import GraphPlan, graph_plans
 from vqrae.model import VQRAE
@@ -27,8 +27,6 @@ from vqrae.runtimes.manifest import GraphSpec, Precision, PrecisionName
 OPSET = 20
 SINGLE_FILE_LIMIT = 1_500_000_000
 """Bytes of weights up to which a graph is one file; PyTorch splits it at 1.5 GiB on its own, protobuf ends at 2 GiB."""
-LAYER_METADATA = "pkg.torch.onnx.name_scopes"
-"""Names a node's layer. Other notes of the exporter hold paths of this machine."""
 
 
 def traced_precision(name: PrecisionName) -> Precision:
@@ -108,7 +106,7 @@ def graph_from_plan(plan: GraphPlan, model: VQRAE, folder: Path, dtypes: GraphDt
         )
         assert program is not None, "only the old exporter returns nothing"  # noqa: S101
         for node in program.model.graph.all_nodes():
-            scopes = node.metadata_props.get(LAYER_METADATA)
+            scopes = node.metadata_props.get(LAYER_METADATA)  # other notes hold paths of this machine
             node.metadata_props.clear()
             if scopes is not None:
                 node.metadata_props[LAYER_METADATA] = scopes
@@ -117,17 +115,6 @@ def graph_from_plan(plan: GraphPlan, model: VQRAE, folder: Path, dtypes: GraphDt
     onnx.checker.check_model(str(path), full_check=True)
     extra_files = (f"{path.name}.data",) if external else ()
     return GraphSpec(file=path.name, extra_files=extra_files, inputs=(plan.input,), outputs=plan.outputs)
-
-
-def node_layers(path: Path) -> dict[str, str]:
-    """Which layer of the model, such as `encoder.blocks.0.out`, each node of a traced graph came from, where known."""
-    layers = {}
-    for node in onnx.load(path, load_external_data=False).graph.node:
-        scopes = next((prop.value for prop in node.metadata_props if prop.key == LAYER_METADATA), "['']")
-        *modules, _ = ast.literal_eval(scopes)  # the last one is the operation itself
-        if modules and modules[-1]:
-            layers[node.name] = modules[-1]
-    return layers
 
 
 def _weight_bytes(module: nn.Module) -> int:

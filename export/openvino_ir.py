@@ -9,8 +9,9 @@ from pathlib import Path
 import onnx
 import openvino
 
+from vqrae.calibration.layers import node_layers
 from vqrae.export.bundle_graphs import GraphRequest, WrittenGraphs
-from vqrae.export.onnx_graph import node_layers, traced_precision, tracer_versions
+from vqrae.export.onnx_graph import tracer_versions
 from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.runtimes.manifest import RuntimeInfo
 
@@ -19,17 +20,17 @@ def write_openvino(request: GraphRequest) -> WrittenGraphs:
     """The `GraphWriter` of the format `openvino`.
 
     FP16 is what the graphs were traced in, weights and arithmetic, with the scores kept in FP32. OpenVINO's own
-    compression would put the scores' weights into FP16 too, and that alone misses the gate (docs/fp16.md).
+    compression would put the scores' weights into FP16 too, and that alone misses the gate (docs/fp16.md). INT8 is the
+    Q/DQ that ONNX Runtime gets, which OpenVINO compiles to the same kernels as what NNCF makes (docs/int8.md).
     """
-    target = request.target
-    folder, traced = request.onnx.graphs(target.precision, target.batch.axis, split=target.split)
+    folder, traced, precision = request.onnx_graphs()
     graphs = {}
     for name, spec in traced.items():
         path = ir_from_onnx(folder / spec.file, request.folder)
         files = {"file": path.name, "extra_files": (path.with_suffix(".bin").name,)}
         graphs[name] = spec.model_copy(update=files)
     runtime = RuntimeInfo(name="openvino", built_with={**tracer_versions(), "openvino": version("openvino")})
-    return WrittenGraphs(graphs=graphs, precision=traced_precision(target.precision), runtime=runtime)
+    return WrittenGraphs(graphs=graphs, precision=precision, runtime=runtime)
 
 
 def ir_from_onnx(source: Path, folder: Path) -> Path:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vqrae.runtimes.errors import UsageError
+from vqrae.runtimes.image_files import image_files
 from vqrae.runtimes.preprocess import open_image, prepare
-from vqrae.training.data import image_files
 from vqrae.training.photographs import HELD_OUT, photographs
 
 DEFAULT_COUNT = 16

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 
+from vqrae.calibration.layers import node_layers
 from vqrae.export.bundle_graphs import GraphRequest, WrittenGraphs
 from vqrae.export.formats import EngineOptions, TensorRTOptions, TensorRTRTXOptions
-from vqrae.export.onnx_graph import node_layers, traced_precision, tracer_versions
+from vqrae.export.onnx_graph import traced_precision, tracer_versions
 from vqrae.export.verify import SOURCE_RUNTIME
 from vqrae.runtimes.engines.api import EngineApi
 from vqrae.runtimes.engines.builder import EngineBuilder, building_gpu

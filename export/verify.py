@@ -24,7 +24,7 @@ from vqrae.runtimes.manifest import (
     RuntimeInfo,
     SourceEvidence,
 )
-from vqrae.runtimes.parity import GATES, Reference, Sample, judge, measure
+from vqrae.runtimes.parity import Reference, Sample, gate_of, judge, measure
 from vqrae.runtimes.registry import session_class
 from vqrae.runtimes.session import SessionOptions
 from vqrae.runtimes.tokenizer import Tokenizer
@@ -55,6 +55,10 @@ class VerifyRow(BaseModel):
     interchange: dict[str, float] | None = None
     """Encoder's bundle -> what is lost when this bundle decodes its tokens: the reference's PSNR to the source images
     minus the pair's, in dB. None where one bundle was verified alone."""
+    int8_share: float | None = None
+    """Of INT8: the share of the multiplications that it does."""
+    speedup: dict[str, float] | None = None
+    """Of INT8, when it is built: graph -> times faster than the fastest float precision of its format, at batch 1."""
     source_gate: Literal["pass", "fail"] | None = None
     """Of a bundle that was not executed: the verdict on the graphs that it was built from, by another runtime."""
     images: int | None = None
@@ -80,7 +84,7 @@ def evidence_of(sample: Sample, tokenizer: Tokenizer, reference: Reference) -> E
     """Judge what a tokenizer made of the reference's images."""
     figures = measure(reference, sample)
     execution = tokenizer.execution["encode"]
-    missed = judge(figures, GATES[tokenizer.manifest.precision.name])
+    missed = judge(figures, gate_of(tokenizer.manifest.precision))
     return Evidence(
         executed=True,
         means=execution.means,
@@ -129,12 +133,13 @@ def verify_row(bundle: Path, manifest: Manifest, evidence: Evidence) -> VerifyRo
         runtime=manifest.runtime.name,
         runtime_version=evidence.runtime_version,
         precision=manifest.precision.name,
+        int8_share=manifest.precision.int8_share,
         device=evidence.device,
         executed=evidence.executed,
         reason=evidence.reason,
         means=evidence.means,
         gate=evidence.gate,
-        misses=tuple(judge(judged, GATES[manifest.precision.name])) if judged else (),
+        misses=tuple(judge(judged, gate_of(manifest.precision))) if judged else (),
         source_gate=source.gate if source else None,
         **_shared_fields(figures),
     )

@@ -32,10 +32,13 @@ from pydantic_core import ErrorDetails
 from vqrae.runtimes.errors import BundleError
 
 FORMAT_NAME: Literal["vqrae-bundle"] = "vqrae-bundle"
-FORMAT_VERSION = "1.1"
+FORMAT_VERSION = "1.2"
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 4 * 2**20
 """A larger manifest is refused before it is parsed."""
+
+MIXED_BELOW = 0.5
+"""Share of the multiplications below which INT8 is called mixed."""
 
 PrecisionName = Literal["fp32", "fp16", "int8"]
 GateVerdict = Literal["pass", "fail", "not-executed"]
@@ -183,11 +186,32 @@ class KeptFloat(Record):
     reason: str
 
 
+class Budget(Record):
+    """What a user allows INT8 to cost, where that is not what its gate allows; None leaves the gate's limit."""
+
+    max_excess_distortion: float | None = None
+    """Fraction: 0.0005 is 0.05 %."""
+    min_token_agreement: float | None = None
+    """Fraction."""
+    max_source_psnr_drop_db: float | None = None
+
+
 class Precision(Record):
     """The precision that was really built."""
 
     name: PrecisionName
     kept_float: tuple[KeptFloat, ...] = ()
+    int8_share: float | None = None
+    """Of an INT8 bundle: the share of its graphs' multiplications that INT8 does, read back from the artifacts."""
+    budget: Budget | None = None
+
+    @property
+    def title(self) -> str:
+        """`FP32`, `FP16`, `INT8`; `INT8 mixed 41%` where INT8 does less than half of the multiplications."""
+        name = self.name.upper()
+        if self.int8_share is None or self.int8_share >= MIXED_BELOW:
+            return name
+        return f"{name} mixed {self.int8_share:.0%}"
 
 
 class EngineTies(Record):
@@ -220,9 +244,12 @@ class Calibration(Record):
     """Where numeric ranges came from; `codebook_coverage` is the fraction of codes that the images use."""
 
     image_sha256: tuple[Sha256, ...]
+    """Of each image's bytes after the preprocessing rule."""
     count: PositiveInt
     seed: int
     codebook_coverage: float
+    plan: BundlePath
+    """The precision of every layer, and how INT8 was made; `vqrae export --plan` takes it."""
 
 
 class MarginHistogram(Record):
@@ -355,6 +382,14 @@ class Manifest(Record):
         absent = {path for graph in self.graphs.values() for path in graph.all_files} - set(paths) - folders
         if absent:
             raise ValueError(f"the graphs' file {min(absent)} among the files")
+        if self.calibration is not None and self.calibration.plan not in paths:
+            raise ValueError(f"the plan {self.calibration.plan} among the files")
+        return self
+
+    @model_validator(mode="after")
+    def _only_int8_is_calibrated(self) -> Self:
+        if self.calibration is not None and self.precision.name != "int8":
+            raise ValueError("no calibration, because the precision is not int8")
         return self
 
     @model_validator(mode="after")

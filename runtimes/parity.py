@@ -12,12 +12,12 @@ Shape suffixes: M tokens of all images, K codes, E code width, C feature width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrae.runtimes.manifest import MarginHistogram, ParityFigures, PrecisionName
+from vqrae.runtimes.manifest import MarginHistogram, ParityFigures, Precision, PrecisionName
 
 IDENTICAL_PSNR_DB = 100.0
 """PSNR given to identical images, and the largest that is told: a number that JSON can hold."""
@@ -62,6 +62,12 @@ GATES: dict[PrecisionName, Gate] = {
     ),
 }
 """The one table that export, verify, selftest and the tests read."""
+
+
+def gate_of(precision: Precision) -> Gate:
+    """The gate of a bundle: its precision's, or of that what the user's budget says instead."""
+    gate = GATES[precision.name]
+    return gate if precision.budget is None else replace(gate, **precision.budget.model_dump(exclude_none=True))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,8 +72,13 @@ def open_image(path: str | Path) -> Image.Image:
     if not path.is_file():
         got = "a folder" if path.is_dir() else "no such file"
         raise ImageError(str(path), got=got, expected="an image file")
-    with _reading(str(path)), _opened(path) as image:
-        return _rgb(str(path), image)
+    return read_image(str(path), path)
+
+
+def read_image(name: str, file: Path | IO[bytes]) -> Image.Image:
+    """As `open_image`, from an open file too; `name` is what errors call it."""
+    with _reading(name), _opened(file) as image:
+        return _rgb(name, image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -136,11 +142,11 @@ def _centered_box(width: int, height: int, aspect: float) -> tuple[float, float,
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(file: Path | IO[bytes]) -> Iterator[Image.Image]:
     """Pillow reads the header only; its own, lower limit on pixels gives way to ours, which is checked right after."""
     with _WARNING_FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = Image.open(path, formats=FORMATS)
+        image = Image.open(file, formats=FORMATS)
     with image:
         yield image
 

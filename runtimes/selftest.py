@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from vqrae.runtimes.manifest import PrecisionName
-from vqrae.runtimes.parity import GATES, psnr_db
+from vqrae.runtimes.manifest import Precision, PrecisionName
+from vqrae.runtimes.parity import gate_of, psnr_db
 from vqrae.runtimes.preprocess import prepare
 from vqrae.runtimes.tokenizer import Tokenizer
 
@@ -75,7 +75,7 @@ def _report(tokenizer: Tokenizer, started: float) -> SelftestReport:
     psnr = psnr_db(tokenizer.decode(golden.indices), golden.decoded)
     manifest, execution = tokenizer.manifest, tokenizer.execution["encode"]
     agreement = float(1 - flipped.mean())
-    misses = _misses(manifest.precision.name, equal, agreement, int(unexplained.sum()), psnr)
+    misses = _misses(manifest.precision, equal, agreement, int(unexplained.sum()), psnr)
     return SelftestReport(
         bundle=manifest.name,
         runtime=execution.runtime,
@@ -99,9 +99,9 @@ def _noise(tokenizer: Tokenizer) -> float:
     return measured.noise if measured else 0.0
 
 
-def _misses(precision: PrecisionName, equal: bool, agreement: float, unexplained: int, psnr: float) -> tuple[str, ...]:
+def _misses(precision: Precision, equal: bool, agreement: float, unexplained: int, psnr: float) -> tuple[str, ...]:
     """The limits of the precision's gate that are missed. A limit of None is reported only."""
-    gate = GATES[precision]
+    gate = gate_of(precision)
     most, least = gate.max_unexplained_mismatches, gate.min_token_agreement
     checks = {
         "preprocessing differs from the golden images": equal,

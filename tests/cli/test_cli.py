@@ -259,7 +259,7 @@ def test_formats(vqrae: Command) -> None:
     found = vqrae.done("formats", "--json").json()
     assert found["onnx"] == {
         "runtime": "onnxruntime",
-        "precisions": ["fp32", "fp16"],
+        "precisions": ["fp32", "fp16", "int8"],
         "batch": ["dynamic", "fixed"],
         "aliases": ["ort"],
         "options": {},

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from tiny_models import tiny_model
 
+from vqrae.calibration.layers import node_layers
 from vqrae.checkpoint import save_pretrained
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target
-from vqrae.export.onnx_graph import node_layers
 from vqrae.export.parity_images import parity_images
 from vqrae.export.reference import reference_from_model, sample_from_tokenizer
 from vqrae.export.verify import gather_evidence, reference_checkpoint

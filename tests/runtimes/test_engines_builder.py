@@ -15,10 +15,11 @@ from fake_gpu import FakeCudart
 from onnx import TensorProto, helper
 from tiny_models import tiny_model
 
+from vqrae.calibration.layers import node_layers
 from vqrae.export.build import BundleBuilder
 from vqrae.export.dtypes import DTYPES
 from vqrae.export.graphs import graph_plans
-from vqrae.export.onnx_graph import graph_from_plan, node_layers, traced_precision
+from vqrae.export.onnx_graph import graph_from_plan, traced_precision
 from vqrae.runtimes.backends.tensorrt_rtx import API
 from vqrae.runtimes.engines import cuda
 from vqrae.runtimes.engines.api import EngineApi

@@ -98,14 +98,14 @@ def test_a_newer_minor_version_is_still_validated(read: Read, values: Values) ->
 
 def test_unknown_fields_of_this_version_are_refused(read: Read, values: Values) -> None:
     values["tokens"]["color"] = "blue"
-    with pytest.raises(BundleError, match=r"field tokens\.color: got an unknown field; expected a field of 1\.1"):
+    with pytest.raises(BundleError, match=r"field tokens\.color: got an unknown field; expected a field of 1\.2"):
         read(values)
 
 
 @pytest.mark.parametrize("version", [1, "1", "1.x", "", None, "1.0 ", "9" * 9 + ".0", "\u0661.\u0660"])
 def test_a_version_that_is_none_is_refused(read: Read, values: Values, version: object) -> None:
     values["format_version"] = version
-    with pytest.raises(BundleError, match=r"field format_version: got .*; expected '1\.1'"):
+    with pytest.raises(BundleError, match=r"field format_version: got .*; expected '1\.2'"):
         read(values)
 
 

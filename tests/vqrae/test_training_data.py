@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vqrae.runtimes.errors import DataError, ImageError
-from vqrae.training.data import CroppedPhotographs, _hue_rotation, image_files, jitter_colors
+from vqrae.runtimes.image_files import image_files
+from vqrae.training.data import CroppedPhotographs, _hue_rotation, jitter_colors
 
 
 @pytest.fixture

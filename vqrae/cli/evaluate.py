@@ -72,8 +72,9 @@ def _side(size: tuple[int, int], option: str) -> int:
 def _images(data: Path, size: tuple[int, int], crops: int, color_jitter: float, seed: int) -> NDArray[np.uint8]:
     import numpy as np
 
+    from vqrae.runtimes.image_files import image_files
     from vqrae.runtimes.preprocess import prepare
-    from vqrae.training.data import CroppedPhotographs, image_files
+    from vqrae.training.data import CroppedPhotographs
 
     paths = image_files(data)
     if crops:

@@ -8,10 +8,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vqrae.cli.int8 import (
+    Calibration,
+    CalibrationCount,
+    CalibrationSeed,
+    MaxExcessDistortion,
+    MaxPsnrDrop,
+    MinAgreement,
+    PlanFile,
+    budget_of,
+    calibration_of,
+)
 from vqrae.cli.options import AsJson, Overwrite
 
 if TYPE_CHECKING:
+    from vqrae.calibration.plan import Plan
     from vqrae.export.formats import Target
+    from vqrae.runtimes.manifest import Budget
 
 
 def export(
@@ -27,9 +40,10 @@ def export(
         ),
     ] = None,
     precision: Annotated[
-        list[str] | None, typer.Option("--precision", help="fp32 or fp16; repeatable. fp32 if not given.")
+        list[str] | None, typer.Option("--precision", help="fp32, fp16 or int8; repeatable. fp32 if not given.")
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="The same as --precision fp16.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="The same as --precision int8.")] = False,
     imgsz: Annotated[
         str | None,
         typer.Option(help="Image size in pixels, 256 or 256x384 (height x width); the trained one if not given."),
@@ -52,18 +66,28 @@ def export(
     allow_gate_failure: Annotated[
         bool, typer.Option("--allow-gate-failure", help="Write a bundle that misses its gate, marked as such.")
     ] = False,
+    calibration: Calibration = None,
+    calibration_images: CalibrationCount = 128,
+    calibration_seed: CalibrationSeed = 0,
+    plan: PlanFile = None,
+    max_excess_distortion: MaxExcessDistortion = None,
+    min_agreement: MinAgreement = None,
+    max_psnr_drop: MaxPsnrDrop = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Export CHECKPOINT: one verified bundle per format and precision, written into the output folder."""
+    from vqrae.calibration.plan import Plan
     from vqrae.cli.needs import needing
     from vqrae.cli.output import print_json, progress_console
     from vqrae.cli.verify import print_rows
     from vqrae.runtimes.staging import check_new_folder
 
     # Everything that can be refused without a model is refused first.
-    precisions = [*(precision or []), *(["fp16"] if half else [])] or ["fp32"]
-    targets = _targets(format_ or ["onnx"], precisions, batch, option or [], split=split)
+    precisions = [*(precision or []), *(["fp16"] if half else []), *(["int8"] if int8 else [])] or ["fp32"]
+    budget = budget_of(max_excess_distortion, min_agreement, max_psnr_drop)
+    chosen = None if plan is None else Plan.read(plan)
+    targets = _targets(format_ or ["onnx"], precisions, batch, option or [], split=split, plan=chosen, budget=budget)
     size = None if imgsz is None else _size(imgsz)
     with needing("export"):
         from vqrae.checkpoint import open_config
@@ -77,7 +101,10 @@ def export(
         check_new_folder(output / bundle_name(config, size, target), overwrite=overwrite)
     opened = open_at_size(checkpoint, size)
     photographs = parity_images(data, opened.model.size, images)
-    with progress_console.status("") as status, BundleBuilder(opened, photographs, status.update) as builder:
+    observed = None
+    if "int8" in precisions:
+        observed = calibration_of(calibration, opened.model.size, calibration_images, calibration_seed, photographs)
+    with progress_console.status("") as status, BundleBuilder(opened, photographs, status.update, observed) as builder:
         rows = [
             builder.build(target, output, allow_gate_failure=allow_gate_failure, overwrite=overwrite)
             for target in targets
@@ -85,7 +112,16 @@ def export(
     print_json(rows) if as_json else print_rows(rows)
 
 
-def _targets(names: list[str], precisions: list[str], batch: str, options: list[str], *, split: bool) -> list[Target]:
+def _targets(
+    names: list[str],
+    precisions: list[str],
+    batch: str,
+    options: list[str],
+    *,
+    split: bool,
+    plan: Plan | None,
+    budget: Budget | None,
+) -> list[Target]:
     """What to build: every precision of every format, duplicates once."""
     from vqrae.export.formats import ALIASES, Batch, format_key, target
     from vqrae.runtimes.errors import UsageError, unknown_name
@@ -102,10 +138,20 @@ def _targets(names: list[str], precisions: list[str], batch: str, options: list[
         for format_name in [ALIASES.get(owner, owner)] if dot else formats:
             chosen[format_name][name] = value
     axis = Batch.parse(batch)
+    wanted = [(name, precision) for name in formats for precision in dict.fromkeys(precisions)]
+    if "int8" not in precisions and (plan or budget):
+        raise UsageError("--plan and limits", got=f"precision {', '.join(precisions)}", expected="--precision int8")
     return [
-        target(name, precision, batch=axis, options=chosen[name], split=split)
-        for name in formats
-        for precision in dict.fromkeys(precisions)
+        target(
+            name,
+            precision,
+            batch=axis,
+            options=chosen[name],
+            split=split,
+            plan=plan if precision == "int8" else None,
+            budget=budget if precision == "int8" else None,
+        )
+        for name, precision in wanted
     ]
 
 

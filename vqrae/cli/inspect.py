@@ -28,7 +28,7 @@ def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
         "checkpoint": f"{checkpoint.name} from {checkpoint.source} ({weights})",
         "images": f"uint8 {size.height}×{size.width} RGB, {size.rule}",
         "tokens": f"{h}×{w} of {manifest.tokens.codebook_size} codes; features {manifest.tokens.feature_width} wide",
-        "precision": manifest.precision.name,
+        "precision": manifest.precision.title,
         "kept in float": ", ".join(kept.layer for kept in manifest.precision.kept_float) or "nothing else",
         "runtime": f"{manifest.runtime.name}, built with {_pairs(manifest.runtime.built_with)}",
         "hardware": manifest.runtime.hardware or "any that the runtime knows",
@@ -37,6 +37,11 @@ def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
         "parity": evidence.gate + (" (written all the same)" if evidence.gate_failure_allowed else ""),
         "executed": _executed(evidence),
     }
+    if manifest.calibration is not None:
+        made = manifest.calibration
+        fields["calibrated on"] = (
+            f"{made.count} images, seed {made.seed}, which use {made.codebook_coverage:.1%} of the codes; {made.plan}"
+        )
     if evidence.figures is not None:
         fields["figures"] = _described(evidence.figures)
     if evidence.source is not None:

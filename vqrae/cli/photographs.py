@@ -12,6 +12,9 @@ from vqrae.cli.options import Overwrite
 
 def photographs(
     folder: Annotated[Path, typer.Argument(help="Folder to write train/ and held-out/ into.")],
+    crops: Annotated[
+        int, typer.Option(help="Also write so many crops of the training photographs into calibration/.", min=0)
+    ] = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Write the photographs inside scikit-image and scikit-learn as PNG files, in two splits."""
@@ -21,5 +24,6 @@ def photographs(
     with needing("train"):
         from vqrae.training.photographs import HELD_OUT, TRAIN, write_photographs
 
-    write_photographs(folder, overwrite=overwrite)
-    console.print(f"{folder}: {len(TRAIN)} photographs to train on, {len(HELD_OUT)} held out")
+    write_photographs(folder, cropped=crops, overwrite=overwrite)
+    cropped = f", {crops} crops to calibrate on" if crops else ""
+    console.print(f"{folder}: {len(TRAIN)} photographs to train on, {len(HELD_OUT)} held out{cropped}")

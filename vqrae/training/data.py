@@ -14,27 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vqrae.runtimes.errors import DataError
 from vqrae.runtimes.preprocess import open_image
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 CROP_AREA = (0.1, 1.0)
 """Share of the largest centered square that a random crop covers."""
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-
-
-def image_files(folder: Path | str) -> list[Path]:
-    """The image files below a folder, sorted by path.
-
-    Raises:
-        DataError: not a folder, or no image in it.
-    """
-    folder = Path(folder)
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir())
-    if not found:
-        got = "no image files" if folder.is_dir() else "a file" if folder.exists() else "no such folder"
-        raise DataError(str(folder), got=got, expected=f"a folder with {', '.join(IMAGE_SUFFIXES)} files")
-    return found
 
 
 class CroppedPhotographs:

@@ -21,11 +21,11 @@ from vqrae.checkpoint import from_pretrained
 from vqrae.layers import uint8_from_pixels
 from vqrae.reference import ReferenceTokenizer
 from vqrae.runtimes.errors import run_as_program
+from vqrae.runtimes.image_files import image_files
 from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.preprocess import open_image, prepare
 from vqrae.runtimes.staging import staged_folder
 from vqrae.training.config import Recipe, recipe
-from vqrae.training.data import image_files
 from vqrae.training.evaluate import codebook_figures, evaluate, exp_entropy
 from vqrae.training.loop import LOG_FILE
 from vqrae.training.probe import TEST_COUNT, TRAIN_COUNT, probe_accuracy

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vqrae.benchmarks.latency import MIN_ROUNDS, interleave, latency, median_interval, speedup
 from vqrae.runtimes.errors import UsageError
+from vqrae.runtimes.latency import MIN_ROUNDS, interleave, latency, median_interval, speedup
 
 
 def test_candidates_take_turns_of_two_calls():

@@ -1,0 +1,96 @@
+"""The images that numeric ranges are taken from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqrae.calibration.sources import source_images
+from vqrae.runtimes.errors import UsageError
+from vqrae.runtimes.preprocess import prepare
+
+LEAST_IMAGES = 128
+"""Fewer leave ranges to chance; a user may ask for less by naming the number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationImages:
+    """What was chosen."""
+
+    names: tuple[str, ...]
+    images: NDArray[np.uint8]
+    """(B, H, W, 3), after the preprocessing rule."""
+    sha256: tuple[str, ...]
+    """Of each prepared image's bytes: equal pixels are equal, whatever file they came from."""
+    seed: int
+    duplicates: int
+    """Images that were passed over because an equal one had been chosen."""
+
+
+def pixels_sha256(image: NDArray[np.uint8]) -> str:
+    """SHA-256 of a prepared image's bytes, uint8 (H, W, 3)."""
+    return hashlib.sha256(image.tobytes()).hexdigest()
+
+
+def calibration_images(
+    source: Path,
+    size: tuple[int, int],
+    *,
+    count: int = LEAST_IMAGES,
+    seed: int = 0,
+    kept_apart: Mapping[str, str] | None = None,
+) -> CalibrationImages:
+    """Choose `count` different images of a source by a seed, and prepare them.
+
+    Args:
+        source: see `sources.source_images`.
+        size: (H, W) in pixels of the tokenizer's images.
+        count: how many.
+        seed: of the choice; the same source, count and seed give the same images in the same order.
+        kept_apart: SHA-256 -> name of the images that the result is verified on, which may not be among them.
+
+    Raises:
+        DataError: the source cannot be read.
+        ImageError: one of its images cannot be read.
+        UsageError: it holds fewer different images, or one that is kept apart.
+    """
+    if count < 1:
+        raise UsageError("number of calibration images", got=str(count), expected="at least 1")
+    candidates = source_images(source)
+    order = np.random.default_rng(seed).permutation(len(candidates))
+    chosen: dict[str, tuple[str, NDArray[np.uint8]]] = {}
+    duplicates = 0
+    for number in order:
+        candidate = candidates[number]
+        image = prepare(candidate.read(), *size)
+        digest = pixels_sha256(image)
+        if kept_apart and digest in kept_apart:
+            got, expected = f"{kept_apart[digest]}, which the result is verified on", "other images"
+            raise UsageError(f"calibration image {candidate.name}", got=got, expected=expected, remedy="leave it out")
+        if digest in chosen:
+            duplicates += 1
+            continue
+        chosen[digest] = candidate.name, image
+        if len(chosen) == count:
+            break
+    _check_count(source, len(chosen), count, duplicates)
+    names, images = zip(*chosen.values(), strict=True)
+    return CalibrationImages(
+        names=names, images=np.stack(images), sha256=tuple(chosen), seed=seed, duplicates=duplicates
+    )
+
+
+def _check_count(source: Path, found: int, count: int, duplicates: int) -> None:
+    if found < count:
+        repeated = f" and {duplicates} duplicates" if duplicates else ""
+        raise UsageError(
+            f"calibration images in {source}",
+            got=f"{found} different ones{repeated}",
+            expected=f"at least {count}",
+            remedy=f"give more, or ask for fewer with --calibration-images {found}",
+        )

@@ -1,0 +1,124 @@
+"""A precision plan: which matrix products are INT8, layer by layer. A small file to read, edit, and apply again.
+
+Light: nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from vqrae.runtimes.errors import DataError, unknown_name
+from vqrae.runtimes.manifest import KeptFloat, Record
+from vqrae.runtimes.staging import staged_file
+
+if TYPE_CHECKING:
+    from vqrae.calibration.layers import Product
+
+RangeMethod = Literal["minmax", "percentile", "entropy"]
+LayerPrecision = Literal["int8", "float"]
+Scheme = Literal["asymmetric", "symmetric"]
+"""How a runtime wants activations: uint8 with a zero point, which covers one-sided ones better, or int8 around zero."""
+
+PLAN_FILE = "plan.json"
+"""A bundle's own plan."""
+
+FLOAT_BY_DEFAULT: Mapping[str, str] = {
+    "scores": "neighboring codes differ by less than INT8 resolves",
+    "weights_values": "most attention weights are smaller than one step of INT8 from 0 to 1",
+    "queries_keys": "quantizing both sides costs about what the product gains",
+    "patch_embedding": "too little arithmetic to gain from it",
+    "head": "its rounding is seen in every pixel",
+}
+"""Last part of a layer's name -> why it stays in float unless a plan says otherwise."""
+
+
+def _in_order(layers: dict[str, LayerPrecision]) -> dict[str, LayerPrecision]:
+    return dict(sorted(layers.items()))
+
+
+class Plan(Record):
+    """The precision of every matrix product of a tokenizer's graphs, and how its INT8 is made."""
+
+    format: Literal["vqrae-plan/1"] = "vqrae-plan/1"
+    ranges: RangeMethod = "minmax"
+    """How far an activation's INT8 reaches; see `ranges.activation_ranges`."""
+    smoothing: Annotated[float, Field(ge=0, le=1)] | None = 0.5
+    """SmoothQuant's α: how much of the activations' spread between channels moves into the weights; None moves none."""
+    layers: Annotated[dict[str, LayerPrecision], AfterValidator(_in_order)]
+    """Layer -> `int8` or `float`; all layers of the architecture, such as `encoder.blocks.0.up`."""
+
+    @classmethod
+    def default(cls, products: Sequence[Product]) -> Self:
+        """INT8 where there are weights, but for `FLOAT_BY_DEFAULT`."""
+        return cls(layers={p.layer: "float" if _kind(p.layer) in FLOAT_BY_DEFAULT else "int8" for p in products})
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a plan's file.
+
+        Raises:
+            DataError: it cannot be read, or is no plan; names the first field that is wrong.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise DataError(str(path), got=str(error.strerror), expected="a plan's file") from error
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = ".".join(map(str, first["loc"]))
+            subject = f"{path} field {field}" if field else str(path)
+            raise DataError(subject, got=first["msg"], expected="a plan") from error
+
+    def write(self, path: Path) -> None:
+        """Write it; equal plans give equal bytes.
+
+        Raises:
+            StorageError: the operating system refused to write.
+        """
+        with staged_file(path) as staging:
+            staging.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    def check(self, products: Sequence[Product]) -> None:
+        """Compare with the architecture that it is to be applied to.
+
+        Raises:
+            UsageError: it names a layer that is not there.
+            DataError: it says nothing of a layer that is.
+        """
+        known = [product.layer for product in products]
+        for layer in self.layers:
+            if layer not in known:
+                raise unknown_name("layer of the plan", layer, known)
+        absent = [layer for layer in known if layer not in self.layers]
+        if absent:
+            got = f"nothing about {absent[0]}" + (f" and {len(absent) - 1} others" if len(absent) > 1 else "")
+            raise DataError("layers of the plan", got=got, expected="int8 or float for each layer of the tokenizer")
+
+    def int8(self, products: Sequence[Product]) -> list[Product]:
+        """The products that are to be INT8."""
+        return [product for product in products if self.layers[product.layer] == "int8"]
+
+    def with_layers(self, changes: Mapping[str, LayerPrecision]) -> Self:
+        """The same plan, with other precisions for some layers."""
+        return self.model_copy(update={"layers": _in_order({**self.layers, **changes})})
+
+    def kept_float(self) -> tuple[KeptFloat, ...]:
+        """What stays in float and why, for the manifest: one entry for each kind of layer."""
+        kinds: dict[str, list[str]] = {}
+        for layer, precision in self.layers.items():
+            if precision == "float":
+                kinds.setdefault(_kind(layer), []).append(layer)
+        entries = []
+        for kind, layers in kinds.items():
+            whole = len(layers) == sum(_kind(layer) == kind for layer in self.layers)
+            name = kind if whole else ", ".join(layers)
+            entries.append(KeptFloat(layer=name, reason=FLOAT_BY_DEFAULT.get(kind, "the plan keeps it")))
+        return tuple(entries)
+
+
+def _kind(layer: str) -> str:
+    return layer.rpartition(".")[2]

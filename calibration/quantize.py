@@ -1,0 +1,109 @@
+"""From a traced FP32 graph and a plan to an INT8 graph: smoothing, ranges, and pairs of Q/DQ around matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto
+from onnxruntime.quantization import QuantType
+from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+from vqrae.calibration.layers import Product, matrix_products
+from vqrae.calibration.plan import Plan, RangeMethod, Scheme
+from vqrae.calibration.ranges import Range, activation_ranges
+from vqrae.calibration.smoothing import smooth
+from vqrae.runtimes.closing import Closing
+
+
+class Quantizer(Closing):
+    """Makes INT8 graphs of one traced graph. What one plan needs to be observed is kept for the next."""
+
+    def __init__(self, path: Path, inputs: NDArray[Any]) -> None:
+        """Read a graph.
+
+        Args:
+            path: a traced FP32 graph.
+            inputs: calibration images uint8 (B, H, W, 3), or indices int32 (B, h, w).
+        """
+        self.products = matrix_products(path)
+        self._path = path
+        self._inputs = inputs
+        self._temporary = TemporaryDirectory(prefix="vqrae-int8-")
+        self._smoothed: dict[float, Path] = {}
+        self._observed: dict[tuple[Path, RangeMethod], dict[str, Range]] = {}
+
+    def write(self, plan: Plan, scheme: Scheme, path: Path) -> None:
+        """Write the INT8 graph of a plan; the same images and plan give the same bytes.
+
+        Raises:
+            CheckpointError: an activation holds no numbers, or only one.
+        """
+        chosen = plan.int8(self.products)
+        source = self._path if plan.smoothing is None else self._smooth(plan.smoothing)
+        ranges = self._ranges(source, chosen, plan.ranges)
+        onnx.save(_with_pairs(onnx.load(source), chosen, ranges, scheme), path)
+        onnx.checker.check_model(str(path), full_check=True)
+
+    def close(self) -> None:
+        """Delete the smoothed graphs."""
+        self._temporary.cleanup()
+
+    def _smooth(self, alpha: float) -> Path:
+        """The graph with even channels: one for all plans, since it computes the same."""
+        if alpha not in self._smoothed:
+            weighted = [product for product in self.products if product.has_weight]
+            model, path = onnx.load(self._path), Path(self._temporary.name) / f"{len(self._smoothed)}.onnx"
+            smooth(model, weighted, self._ranges(self._path, weighted, "minmax"), alpha)
+            onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data")
+            self._smoothed[alpha] = path
+        return self._smoothed[alpha]
+
+    def _ranges(self, path: Path, products: Sequence[Product], method: RangeMethod) -> Mapping[str, Range]:
+        """Of every input of these products that is no weight."""
+        observed = self._observed.setdefault((path, method), {})
+        absent = {
+            tensor: product.layer
+            for product in products
+            for tensor in product.inputs[: 1 if product.has_weight else 2]
+            if tensor not in observed
+        }
+        if absent:
+            observed |= activation_ranges(path, absent, self._inputs, method)
+        return observed
+
+
+def _with_pairs(
+    model: ModelProto, products: Sequence[Product], ranges: Mapping[str, Range], scheme: Scheme
+) -> ModelProto:
+    """Q/DQ around the inputs of these products: weights int8 for each output channel, activations as a whole."""
+    limits = {
+        name: TensorData(lowest=np.float32(found.low), highest=np.float32(found.high)) for name, found in ranges.items()
+    }
+    quantizer = QDQQuantizer(
+        model,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QInt8 if scheme == "symmetric" else QuantType.QUInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
+        nodes_to_quantize=[product.node for product in products],
+        nodes_to_exclude=[],
+        op_types_to_quantize=["MatMul"],
+        extra_options={
+            "ActivationSymmetric": scheme == "symmetric",
+            "WeightSymmetric": True,
+            "QuantizeBias": False,
+            "OpTypesToExcludeOutputQuantization": ["MatMul"],  # results are added to in float
+            "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
+        },
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    return quantizer.model.model

@@ -1,0 +1,113 @@
+"""What values flow through a graph: run it on the calibration images and keep, of each tensor, how far they reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnxruntime.quantization.calibrate import HistogramCollector
+
+from vqrae.calibration.plan import RangeMethod
+from vqrae.runtimes.errors import CheckpointError
+
+BATCH = 4
+"""Images that run at once; what they make is held only until the next."""
+BINS = 2048
+PERCENTILE = 99.99
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """What one tensor held."""
+
+    low: float
+    high: float
+    """The interval that INT8 is to cover, by the method that was asked for."""
+    largest_C: NDArray[np.float32]
+    """Largest magnitude in each channel, which is the last axis."""
+
+
+def activation_ranges(
+    path: Path, tensors: Mapping[str, str], inputs: NDArray[Any], method: RangeMethod
+) -> dict[str, Range]:
+    """Run a graph and observe some of its tensors.
+
+    Args:
+        path: an ONNX graph with one input.
+        tensors: names of tensors -> the layer that takes them in, for errors.
+        inputs: what goes in, batch first: images uint8 (B, H, W, 3), or indices int32 (B, h, w).
+        method: `minmax` covers all that was seen; `percentile` all but 0.01 % at each end; `entropy` what loses the
+            least information (onnxruntime's collectors).
+
+    Returns:
+        Tensor -> its range.
+
+    Raises:
+        CheckpointError: a tensor holds no numbers, or one value only: the model is broken there.
+    """
+    lows = dict.fromkeys(tensors, np.inf)
+    highs = dict.fromkeys(tensors, -np.inf)
+    largest: dict[str, NDArray[np.float32]] = {}
+    collector = None if method == "minmax" else _collector(method)
+    with _observed(path, list(tensors)) as session:
+        name = session.get_inputs()[0].name
+        for start in range(0, len(inputs), BATCH):
+            values = dict(zip(tensors, session.run(list(tensors), {name: inputs[start : start + BATCH]}), strict=True))
+            for tensor, array in values.items():
+                lows[tensor], highs[tensor] = min(lows[tensor], array.min()), max(highs[tensor], array.max())
+                channels = np.abs(array.reshape(-1, array.shape[-1])).max(0)
+                largest[tensor] = np.maximum(largest.get(tensor, channels), channels)
+            if collector is not None:
+                with redirect_stdout(None):  # it tells its progress
+                    collector.collect({tensor: [array] for tensor, array in values.items()})
+    for tensor, layer in tensors.items():
+        _check(layer, lows[tensor], highs[tensor])
+    if collector is not None:
+        with redirect_stdout(None):
+            found = collector.compute_collection_result()
+        for tensor, (low, high, *_) in found.items():
+            lows[tensor], highs[tensor] = low, high
+    return {
+        tensor: Range(low=float(lows[tensor]), high=float(highs[tensor]), largest_C=largest[tensor])
+        for tensor in tensors
+    }
+
+
+def _collector(method: RangeMethod) -> HistogramCollector:
+    return HistogramCollector(
+        method=method,
+        symmetric=False,
+        num_bins=BINS,
+        num_quantized_bins=BINS // 16,
+        percentile=PERCENTILE,
+        scenario="same",
+    )
+
+
+@contextmanager
+def _observed(path: Path, tensors: Sequence[str]) -> Iterator[onnxruntime.InferenceSession]:
+    """A session whose outputs are these tensors."""
+    model = onnx.load(path)
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=tensor) for tensor in tensors)
+    with TemporaryDirectory(prefix="vqrae-ranges-") as folder:
+        observed = Path(folder) / "graph.onnx"
+        onnx.save(model, observed, save_as_external_data=True, location="weights")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        yield onnxruntime.InferenceSession(observed, options, providers=["CPUExecutionProvider"])
+
+
+def _check(layer: str, low: float, high: float) -> None:
+    if not np.isfinite(low) or not np.isfinite(high):
+        raise CheckpointError(f"activations of {layer}", got="values that are not numbers", expected="finite ones")
+    if low == high:
+        raise CheckpointError(f"activations of {layer}", got=f"nothing but {low:g}", expected="values that differ")

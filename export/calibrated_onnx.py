@@ -1,0 +1,107 @@
+"""The INT8 graphs of one tokenizer, in ONNX: its traced graphs with Q/DQ, by a plan, from calibration images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqrae.calibration.images import CalibrationImages
+from vqrae.calibration.layers import Product
+from vqrae.calibration.plan import PLAN_FILE, Plan, Scheme
+from vqrae.calibration.quantize import Quantizer
+from vqrae.calibration.readback import check_int8, int8_layers, int8_share
+from vqrae.export.onnx_graph import TracedOnnx
+from vqrae.runtimes.closing import Closing
+from vqrae.runtimes.manifest import Calibration, GraphSpec, Precision, RuntimeInfo
+from vqrae.runtimes.registry import session_class
+from vqrae.runtimes.session import SessionOptions
+
+GRAPHS = ("encode", "decode")
+LOW_COVERAGE = 0.1
+"""Share of the codes below which calibration images are told to be of another domain, or too few."""
+
+
+class CalibratedOnnx(Closing):
+    """INT8 graphs for any plan and scheme. The images are observed once for all of them."""
+
+    def __init__(
+        self, traced: TracedOnnx, images: CalibrationImages, codebook_size: int, report: Callable[[str], None]
+    ) -> None:
+        """`traced` gives the FP32 graphs, and is closed by its owner; `report` is told of warnings and steps."""
+        self._folder, self._specs = traced.graphs("fp32", "batch", split=False)
+        self._images = images
+        self._codebook_size = codebook_size
+        self._report = report
+        self._temporary = TemporaryDirectory(prefix="vqrae-calibrated-")
+        self._written = 0
+
+    @cached_property
+    def indices(self) -> NDArray[np.int32]:
+        """What the FP32 graph makes of the calibration images, (B, h, w): what the decoder is calibrated on."""
+        spec = self._specs["encode"]
+        path, runtime = self._folder / spec.file, RuntimeInfo(name="onnxruntime", built_with={})
+        with session_class("onnxruntime").open(path, spec, SessionOptions(), runtime) as session:
+            parts = [session.run({"images": image[None]})["indices"] for image in self._images.images]
+        return np.concatenate(parts)
+
+    @cached_property
+    def quantizers(self) -> dict[str, Quantizer]:
+        """One for `encode` and one for `decode`."""
+        inputs: dict[str, NDArray[Any]] = {"encode": self._images.images, "decode": self.indices}
+        return {name: Quantizer(self._folder / self._specs[name].file, inputs[name]) for name in GRAPHS}
+
+    @cached_property
+    def products(self) -> tuple[Product, ...]:
+        """The matrix products of both graphs."""
+        return tuple(product for quantizer in self.quantizers.values() for product in quantizer.products)
+
+    def graphs(self, plan: Plan, scheme: Scheme) -> tuple[Path, dict[str, GraphSpec], Precision]:
+        """A folder with the INT8 graphs, their specs, and what is really INT8 in them.
+
+        Raises:
+            UsageError: the plan is for another architecture.
+            DataError: it leaves a layer out.
+            CheckpointError: an activation holds no numbers, or only one.
+            RuntimeUnavailable: a layer did not become what was planned.
+        """
+        plan.check(self.products)
+        folder = Path(self._temporary.name) / str(self._written)
+        folder.mkdir()
+        self._written += 1
+        found: list[str] = []
+        for name, quantizer in self.quantizers.items():
+            path = folder / self._specs[name].file
+            quantizer.write(plan, scheme, path)
+            layers = int8_layers(path, quantizer.products)
+            check_int8(path.name, layers, [product.layer for product in plan.int8(quantizer.products)])
+            found += layers
+        share = int8_share(self.products, found)
+        specs = {name: self._specs[name].model_copy(update={"extra_files": ()}) for name in GRAPHS}
+        return folder, specs, Precision(name="int8", kept_float=plan.kept_float(), int8_share=share)
+
+    def provenance(self) -> Calibration:
+        """Where the ranges come from, for the manifest; a coverage that is low is told."""
+        images = self._images
+        coverage = len(np.unique(self.indices)) / self._codebook_size
+        if coverage < LOW_COVERAGE:
+            self._report(f"calibration images use {coverage:.1%} of the codes: of another domain, or too few")
+        return Calibration(
+            image_sha256=images.sha256,
+            count=len(images.images),
+            seed=images.seed,
+            codebook_coverage=coverage,
+            plan=PLAN_FILE,
+        )
+
+    def close(self) -> None:
+        """Delete the graphs."""
+        if "quantizers" in self.__dict__:
+            for quantizer in self.quantizers.values():
+                quantizer.close()
+        self._temporary.cleanup()

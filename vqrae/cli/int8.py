@@ -1,0 +1,91 @@
+"""The options of `vqrae export` that only INT8 has, and what they stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from vqrae.calibration.images import CalibrationImages
+    from vqrae.export.parity_images import ParityImages
+    from vqrae.runtimes.manifest import Budget
+
+PANEL = "INT8"
+Calibration = Annotated[
+    Path | None,
+    typer.Option(help="Images to calibrate on: a folder, .tar, .parquet or .npy.", rich_help_panel=PANEL),
+]
+CalibrationCount = Annotated[int, typer.Option(help="How many of them.", min=1, rich_help_panel=PANEL)]
+CalibrationSeed = Annotated[int, typer.Option(help="Names the choice.", min=0, rich_help_panel=PANEL)]
+PlanFile = Annotated[
+    Path | None,
+    typer.Option("--plan", help="Precision of every layer; a safe one if not given.", rich_help_panel=PANEL),
+]
+MaxExcessDistortion = Annotated[
+    str | None, typer.Option(help="Most that it may cost, such as 0.05%; 0.2% if not given.", rich_help_panel=PANEL)
+]
+MinAgreement = Annotated[
+    str | None, typer.Option(help="Least share of equal tokens, such as 97%.", rich_help_panel=PANEL)
+]
+MaxPsnrDrop = Annotated[
+    float | None, typer.Option(help="Most dB that may be lost to the photographs.", rich_help_panel=PANEL)
+]
+
+
+def budget_of(
+    max_excess_distortion: str | None, min_agreement: str | None, max_psnr_drop: float | None
+) -> Budget | None:
+    """What was asked for; None where nothing was.
+
+    Raises:
+        UsageError: no share, or not a possible one.
+    """
+    from vqrae.runtimes.manifest import Budget
+
+    budget = Budget(
+        max_excess_distortion=_fraction("--max-excess-distortion", max_excess_distortion),
+        min_token_agreement=_fraction("--min-agreement", min_agreement),
+        max_source_psnr_drop_db=max_psnr_drop,
+    )
+    return None if budget == Budget() else budget
+
+
+def calibration_of(
+    source: Path | None, size: tuple[int, int], count: int, seed: int, verified_on: ParityImages
+) -> CalibrationImages:
+    """The images that were asked for, none of them among those that the bundle is verified on.
+
+    Raises:
+        UsageError: none were asked for, or they are too few.
+        DataError: they cannot be read.
+    """
+    from vqrae.calibration.images import calibration_images, pixels_sha256
+    from vqrae.cli.output import progress_console
+    from vqrae.runtimes.errors import UsageError
+
+    if source is None:
+        remedy = "pass --calibration FOLDER; `vqrae photographs FOLDER --crops 128` writes some"
+        raise UsageError("--calibration", got="nothing", expected="images, because of int8", remedy=remedy)
+    kept_apart = {pixels_sha256(image): name for image, name in zip(verified_on.images, verified_on.names, strict=True)}
+    images = calibration_images(source, size, count=count, seed=seed, kept_apart=kept_apart)
+    if images.duplicates:
+        progress_console.print(f"calibration: passed over {images.duplicates} duplicates", style="yellow")
+    return images
+
+
+def _fraction(option: str, text: str | None) -> float | None:
+    """`0.05%` or `0.0005` as a fraction."""
+    from vqrae.runtimes.errors import UsageError
+
+    if text is None:
+        return None
+    number, percent = text.removesuffix("%"), text.endswith("%")
+    try:
+        value = float(number) / (100 if percent else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise UsageError(option, got=repr(text), expected="a share from 0 to 100%, such as 0.05%")
+    return value
