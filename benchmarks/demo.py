@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +15,18 @@ from vqrae.benchmarks.picture import reconstruction_picture
 from vqrae.benchmarks.report import Pictures, write_report
 from vqrae.benchmarks.rows import BenchResult
 from vqrae.benchmarks.table import markdown_table
+from vqrae.calibration.images import LEAST_IMAGES, CalibrationImages, calibration_images
 from vqrae.checkpoint import open_checkpoint
 from vqrae.export.build import BundleBuilder, check_target
 from vqrae.export.formats import Target, target
 from vqrae.export.parity_images import parity_images
 from vqrae.export.verify import VerifyRow
-from vqrae.runtimes.errors import RuntimeUnavailable
+from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable
 from vqrae.runtimes.manifest import MANIFEST_FILE, GateVerdict, Manifest, read_manifest
+from vqrae.runtimes.preprocess import prepare
 from vqrae.runtimes.staging import staged_folder
 from vqrae.runtimes.tokenizer import load
+from vqrae.training.photographs import TRAIN, crops
 
 BENCHMARK_FILE = "benchmark.json"
 PICTURES = 6
@@ -32,8 +36,10 @@ PICTURES = 6
 EXPORTS = (
     ("onnx", "fp32"),
     ("onnx", "fp16"),
+    ("onnx", "int8"),
     ("openvino", "fp32"),
     ("openvino", "fp16"),
+    ("openvino", "int8"),
     ("coreml", "fp32"),
     ("coreml", "fp16"),
     ("tensorrt-rtx", "fp32"),
@@ -49,7 +55,7 @@ class Demo:
     verified: list[VerifyRow]
     """A row for each bundle."""
     missing: list[str]
-    """Why a format was left out: its runtime is not installed."""
+    """Why something was left out: its runtime is not installed, or its INT8 is not worth it on this machine."""
     benchmark: BenchResult
     files: tuple[Path, ...]
 
@@ -71,15 +77,17 @@ def run_demo(checkpoint: Path, output: Path, *, rounds: int, command: str, repor
         report: told of each step as it begins.
 
     Raises:
-        GateFailure: a bundle misses its parity gate.
+        GateFailure: a bundle misses its parity gate, but for INT8, which is left out then.
         RuntimeUnavailable: ONNX Runtime is not installed.
     """
     targets, missing = _installed_targets()
     opened = open_checkpoint(str(checkpoint))
     photographs = parity_images(None, opened.model.size)
     with staged_folder(output, overwrite=True) as staging:
-        with BundleBuilder(opened, photographs, report) as builder:
-            verified = [builder.build(target, staging) for target in targets]
+        report("cropping photographs to calibrate INT8 on")
+        observed = _calibration_images(opened.model.size)
+        with BundleBuilder(opened, photographs, report, observed) as builder:
+            verified = [row for target in targets if (row := _built(builder, target, staging, missing)) is not None]
         bundles = [Path(row.bundle) for row in verified]
         result = run_benchmark(
             checkpoint,
@@ -94,6 +102,25 @@ def run_demo(checkpoint: Path, output: Path, *, rounds: int, command: str, repor
     names = (*(bundle.name for bundle in bundles), "reconstruction.png", "report.html", BENCHMARK_FILE)
     moved = [row.model_copy(update={"bundle": str(output / Path(row.bundle).name)}) for row in verified]
     return Demo(verified=moved, missing=missing, benchmark=result, files=tuple(output / name for name in names))
+
+
+def _built(builder: BundleBuilder, wanted: Target, folder: Path, missing: list[str]) -> VerifyRow | None:
+    """A bundle's row; of INT8 that misses its gate or is no faster here, only the reason."""
+    try:
+        return builder.build(wanted, folder)
+    except GateFailure as error:
+        if wanted.precision != "int8":
+            raise
+        missing.append(str(error))
+        return None
+
+
+def _calibration_images(size: tuple[int, int]) -> CalibrationImages:
+    """Crops of the training photographs: none of them is verified on."""
+    with TemporaryDirectory() as folder:
+        source = Path(folder) / "crops.npy"
+        np.save(source, np.stack([prepare(crop, *size) for crop in crops(TRAIN, LEAST_IMAGES)]))
+        return calibration_images(source, size)
 
 
 def _installed_targets() -> tuple[list[Target], list[str]]:

@@ -11,18 +11,19 @@ from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.staging import staged_file
 
 
-def write_page(path: Path, text: str, module: str) -> None:
+def write_page(path: Path, text: str, module: str | None = None) -> None:
     """Write a page that ends with the machine, the versions, and the command that made it.
 
     Args:
         path: Markdown file.
         text: what it says.
-        module: the program that runs, as `python -m` knows it; its arguments are those of this process.
+        module: the program that runs, as `python -m` knows it; None is `vqrae`. Its arguments are this process's.
 
     Raises:
         StorageError: the operating system refused to write.
     """
     versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
-    command = shlex.join(["python", "-m", module, *sys.argv[1:]])
+    program = ["vqrae"] if module is None else ["python", "-m", module]
+    command = shlex.join([*program, *sys.argv[1:]])
     with staged_file(path) as staging:
         staging.write_text(f"{text}\n{this_machine()}.\n\n{versions}; `{command}`.\n", encoding="utf-8")

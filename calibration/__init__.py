@@ -1,1 +1,1 @@
-"""Choosing numeric ranges, graph to graph. FP16 and INT8 land here; FP32 needs none."""
+"""INT8, graph to graph: calibration images, ranges, plans, sensitivity, and the search for the fastest plan."""

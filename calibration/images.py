@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,14 @@ class CalibrationImages:
     seed: int
     duplicates: int
     """Images that were passed over because an equal one had been chosen."""
+
+    def parted(self, count: int) -> tuple[CalibrationImages, CalibrationImages]:
+        """The first `count` images, and the others."""
+        first, others = (
+            replace(self, names=self.names[part], images=self.images[part], sha256=self.sha256[part])
+            for part in (slice(count), slice(count, None))
+        )
+        return first, others
 
 
 def pixels_sha256(image: NDArray[np.uint8]) -> str:
@@ -87,7 +95,7 @@ def calibration_images(
 
 def _check_count(source: Path, found: int, count: int, duplicates: int) -> None:
     if found < count:
-        repeated = f" and {duplicates} duplicates" if duplicates else ""
+        repeated = f" and {duplicates} that equal one of them" if duplicates else ""
         raise UsageError(
             f"calibration images in {source}",
             got=f"{found} different ones{repeated}",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, helper
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -79,10 +79,32 @@ class Quantizer(Closing):
         return observed
 
 
+def _part_from_outputs(model: ModelProto, products: Sequence[Product], ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """Give products that read an output of the graph a copy to read: what leaves the graph is not to be rounded.
+
+    Returns:
+        The ranges of the copies.
+    """
+    outputs = {output.name for output in model.graph.output}
+    nodes = {node.name: node for node in model.graph.node}
+    found = {}
+    for product in products:
+        tensor = product.inputs[0]
+        if tensor in outputs:
+            copy = f"{tensor}_read_by_{product.node}"
+            model.graph.node.append(helper.make_node("Identity", [tensor], [copy], name=copy))
+            nodes[product.node].input[0] = copy
+            found[copy] = ranges[tensor]
+    return found
+
+
 def _with_pairs(
     model: ModelProto, products: Sequence[Product], ranges: Mapping[str, Range], scheme: Scheme
 ) -> ModelProto:
     """Q/DQ around the inputs of these products: weights int8 for each output channel, activations as a whole."""
+    if not products:
+        return model  # onnxruntime takes no nodes for all nodes
+    ranges = {**ranges, **_part_from_outputs(model, products, ranges)}
     limits = {
         name: TensorData(lowest=np.float32(found.low), highest=np.float32(found.high)) for name, found in ranges.items()
     }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tarfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
+from lzma import LZMAError
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from vqrae.runtimes.errors import DataError, RuntimeUnavailable
 from vqrae.runtimes.image_files import IMAGE_SUFFIXES, image_files
 from vqrae.runtimes.preprocess import open_image, read_image
 
+DAMAGED = (tarfile.TarError, EOFError, LZMAError, zlib.error)
+"""What reading a damaged archive raises, by its compression."""
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
 """Columns of a Parquet file that are looked for, in this order: bytes, or a struct with a field `bytes`, as
 `datasets` writes it."""
@@ -60,7 +64,7 @@ def source_images(source: Path) -> list[SourceImage]:
 def _from_array(path: Path) -> list[SourceImage]:
     expected = "uint8 (B, H, W, 3)"
     try:
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
+        images = np.lib.format.open_memmap(path, mode="r")  # `np.load` would take a zip for an archive of arrays
     except (ValueError, EOFError) as error:
         raise DataError(str(path), got=str(error), expected=f"a .npy file, {expected}") from error
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
@@ -77,15 +81,18 @@ def _from_tar(path: Path) -> list[SourceImage]:
     try:
         with tarfile.open(path) as archive:
             names = sorted(member.name for member in archive if member.isfile() and _is_image(member.name))
-    except tarfile.TarError as error:
+    except DAMAGED as error:
         expected = "a folder, a tar, a parquet or a .npy file"
         raise DataError(str(path), got=f"no archive ({error})", expected=expected) from error
 
     def read(name: str) -> Image.Image:
-        with tarfile.open(path) as archive:
-            file = archive.extractfile(name)
-            assert file is not None, "it is a regular file"  # noqa: S101
-            return read_image(f"{path}:{name}", file)
+        try:
+            with tarfile.open(path) as archive:
+                file = archive.extractfile(name)
+                assert file is not None, "it is a regular file"  # noqa: S101
+                return read_image(f"{path}:{name}", file)
+        except DAMAGED as error:
+            raise DataError(f"{path}:{name}", got=f"damaged data ({error})", expected="a whole archive") from error
 
     return [SourceImage(name=name, read=partial(read, name)) for name in dict.fromkeys(names)]
 
@@ -96,14 +103,14 @@ def _is_image(name: str) -> bool:
 
 def _from_parquet(path: Path) -> list[SourceImage]:
     try:
-        from pyarrow import ArrowInvalid, parquet
+        from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise RuntimeUnavailable(
             f"{path} needs pyarrow", got=str(error), remedy="Install it with `pip install 'vqrae[parquet]'`"
         ) from error
     try:
         table = parquet.ParquetFile(path)
-    except ArrowInvalid as error:
+    except (ArrowException, OSError) as error:  # the latter for damaged bytes, too
         raise DataError(str(path), got=str(error), expected="a whole Parquet file") from error
     names = table.schema_arrow.names
     column = next((name for name in IMAGE_COLUMNS if name in names), None)
@@ -115,7 +122,10 @@ def _from_parquet(path: Path) -> list[SourceImage]:
 
     def read(number: int) -> Image.Image:
         group, row = places[number]
-        value = table.read_row_group(group, columns=[column]).column(0)[row].as_py()
+        try:
+            value = table.read_row_group(group, columns=[column]).column(0)[row].as_py()
+        except (ArrowException, OSError) as error:
+            raise DataError(f"{path} row {number}", got=str(error), expected="a whole Parquet file") from error
         return read_image(f"{path} row {number}", BytesIO(_encoded(path, column, value)))
 
     return [SourceImage(name=str(number), read=partial(read, number)) for number in range(len(places))]

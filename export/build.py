@@ -102,9 +102,7 @@ class BundleBuilder(Closing):
             raise UsageError("int8", got="no calibration images", expected="some", remedy=remedy)
         from vqrae.export.calibrated_onnx import CalibratedOnnx  # brings ONNX Runtime, which only INT8 needs
 
-        return CalibratedOnnx(
-            self._onnx, self._calibration, self.checkpoint.model.config.quantizer.codebook_size, self.report
-        )
+        return CalibratedOnnx(self._onnx, self._calibration, self.checkpoint.model.config.quantizer.codebook_size)
 
     def name(self, target: Target) -> str:
         """What the bundle is called."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,28 +15,24 @@ from vqrae.calibration.layers import Product
 from vqrae.calibration.plan import PLAN_FILE, Plan, Scheme
 from vqrae.calibration.quantize import Quantizer
 from vqrae.calibration.readback import check_int8, int8_layers, int8_share
+from vqrae.calibration.trials import GraphName
 from vqrae.export.onnx_graph import TracedOnnx
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.manifest import Calibration, GraphSpec, Precision, RuntimeInfo
 from vqrae.runtimes.registry import session_class
 from vqrae.runtimes.session import SessionOptions
 
-GRAPHS = ("encode", "decode")
-LOW_COVERAGE = 0.1
-"""Share of the codes below which calibration images are told to be of another domain, or too few."""
+GRAPHS: tuple[GraphName, ...] = ("encode", "decode")
 
 
 class CalibratedOnnx(Closing):
     """INT8 graphs for any plan and scheme. The images are observed once for all of them."""
 
-    def __init__(
-        self, traced: TracedOnnx, images: CalibrationImages, codebook_size: int, report: Callable[[str], None]
-    ) -> None:
-        """`traced` gives the FP32 graphs, and is closed by its owner; `report` is told of warnings and steps."""
+    def __init__(self, traced: TracedOnnx, images: CalibrationImages, codebook_size: int) -> None:
+        """`traced` gives the FP32 graphs, and is closed by its owner."""
         self._folder, self._specs = traced.graphs("fp32", "batch", split=False)
         self._images = images
         self._codebook_size = codebook_size
-        self._report = report
         self._temporary = TemporaryDirectory(prefix="vqrae-calibrated-")
         self._written = 0
 
@@ -61,6 +56,15 @@ class CalibratedOnnx(Closing):
         """The matrix products of both graphs."""
         return tuple(product for quantizer in self.quantizers.values() for product in quantizer.products)
 
+    def float_graph(self, name: str) -> tuple[Path, GraphSpec]:
+        """The traced FP32 graph and its spec."""
+        return self._folder / self._specs[name].file, self._specs[name]
+
+    def write(self, name: str, plan: Plan, path: Path) -> GraphSpec:
+        """Write one INT8 graph, for a trial; its spec."""
+        self.quantizers[name].write(plan, "asymmetric", path)
+        return self._specs[name].model_copy(update={"file": path.name, "extra_files": ()})
+
     def graphs(self, plan: Plan, scheme: Scheme) -> tuple[Path, dict[str, GraphSpec], Precision]:
         """A folder with the INT8 graphs, their specs, and what is really INT8 in them.
 
@@ -82,20 +86,19 @@ class CalibratedOnnx(Closing):
             check_int8(path.name, layers, [product.layer for product in plan.int8(quantizer.products)])
             found += layers
         share = int8_share(self.products, found)
-        specs = {name: self._specs[name].model_copy(update={"extra_files": ()}) for name in GRAPHS}
+        specs: dict[str, GraphSpec] = {
+            name: self._specs[name].model_copy(update={"extra_files": ()}) for name in GRAPHS
+        }
         return folder, specs, Precision(name="int8", kept_float=plan.kept_float(), int8_share=share)
 
     def provenance(self) -> Calibration:
-        """Where the ranges come from, for the manifest; a coverage that is low is told."""
+        """Where the ranges come from, for the manifest."""
         images = self._images
-        coverage = len(np.unique(self.indices)) / self._codebook_size
-        if coverage < LOW_COVERAGE:
-            self._report(f"calibration images use {coverage:.1%} of the codes: of another domain, or too few")
         return Calibration(
             image_sha256=images.sha256,
             count=len(images.images),
             seed=images.seed,
-            codebook_coverage=coverage,
+            codebook_coverage=len(np.unique(self.indices)) / self._codebook_size,
             plan=PLAN_FILE,
         )
 

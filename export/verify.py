@@ -57,6 +57,8 @@ class VerifyRow(BaseModel):
     minus the pair's, in dB. None where one bundle was verified alone."""
     int8_share: float | None = None
     """Of INT8: the share of the multiplications that it does."""
+    codebook_coverage: float | None = None
+    """Of INT8: the share of the codes that its calibration images use."""
     speedup: dict[str, float] | None = None
     """Of INT8, when it is built: graph -> times faster than the fastest float precision of its format, at batch 1."""
     source_gate: Literal["pass", "fail"] | None = None
@@ -134,6 +136,7 @@ def verify_row(bundle: Path, manifest: Manifest, evidence: Evidence) -> VerifyRo
         runtime_version=evidence.runtime_version,
         precision=manifest.precision.name,
         int8_share=manifest.precision.int8_share,
+        codebook_coverage=manifest.calibration.codebook_coverage if manifest.calibration else None,
         device=evidence.device,
         executed=evidence.executed,
         reason=evidence.reason,

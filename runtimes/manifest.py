@@ -207,11 +207,9 @@ class Precision(Record):
 
     @property
     def title(self) -> str:
-        """`FP32`, `FP16`, `INT8`; `INT8 mixed 41%` where INT8 does less than half of the multiplications."""
-        name = self.name.upper()
-        if self.int8_share is None or self.int8_share >= MIXED_BELOW:
-            return name
-        return f"{name} mixed {self.int8_share:.0%}"
+        """`FP32`, `FP16`, `INT8`; `mixed 41%` where INT8 does no more than that share of the multiplications."""
+        mixed = self.int8_share is not None and self.int8_share < MIXED_BELOW
+        return f"mixed {self.int8_share:.0%}" if mixed else self.name.upper()
 
 
 class EngineTies(Record):

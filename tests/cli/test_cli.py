@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -21,11 +22,12 @@ from vqrae.cli.app import VERBS, main
 from vqrae.config import PRESETS
 from vqrae.export.bundle_writer import with_evidence
 from vqrae.export.onnx_graph import TracedOnnx
+from vqrae.export.speed import GraphSpeed
 from vqrae.runtimes import parity, registry
 from vqrae.runtimes.backends.onnxruntime import OnnxRuntimeSession
 from vqrae.runtimes.bundle import Bundle, write_manifest
 from vqrae.runtimes.errors import RuntimeUnavailable
-from vqrae.runtimes.manifest import Evidence, GraphSpec, SourceEvidence
+from vqrae.runtimes.manifest import Budget, Evidence, GraphSpec, SourceEvidence
 from vqrae.training.config import PhaseConfig, Recipe
 
 ROW = {"bundle", "runtime", "runtime_version", "precision", "device", "executed"}
@@ -252,6 +254,30 @@ def test_photographs(vqrae: Command, tmp_path: Path, monkeypatch: pytest.MonkeyP
     vqrae.done("photographs", folder, "--overwrite")
 
 
+def test_photographs_with_crops_to_calibrate_on(
+    vqrae: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vqrae.training.photographs.TRAIN", {"coins": data.coins, "camera": data.camera})
+    monkeypatch.setattr("vqrae.training.photographs.HELD_OUT", {"cat": data.cat})
+    one, other, none = (tmp_path / name for name in ("one", "other", "none"))
+    shown = " ".join(vqrae.done("photographs", one, "--crops", "3").out.split())
+    assert shown.endswith("2 photographs to train on, 1 held out, 3 crops to calibrate on")
+    made = sorted((one / "calibration").iterdir())
+    assert [path.name for path in made] == ["0000.png", "0001.png", "0002.png"]
+    for number, path in enumerate(made):
+        shorter = min((data.coins, data.camera)[number % 2]().shape)
+        with Image.open(path) as image:
+            assert image.width == image.height
+            assert shorter // 4 <= image.width <= shorter
+    assert len(list((one / "train").iterdir())) == 2
+    vqrae.done("photographs", other, "--crops", "3")
+    again = sorted((other / "calibration").iterdir())
+    assert [path.read_bytes() for path in made] == [path.read_bytes() for path in again], "named by their seed"
+    vqrae.done("photographs", none)
+    assert not (none / "calibration").exists()
+    assert "crops" in vqrae.refused(2, "photographs", tmp_path / "new", "--crops", "-1")
+
+
 # --- formats, export ---
 
 
@@ -407,6 +433,207 @@ def test_a_bundle_that_misses_its_gate(
     evidence = Bundle.open(row["bundle"]).manifest.evidence
     assert evidence.gate_failure_allowed
     assert "fail (written all the same)" in vqrae.done("inspect", row["bundle"]).out
+
+
+# --- export at INT8 ---
+
+
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight crops of a photograph that nothing is verified on, and a copy of one of them."""
+    folder = tmp_path_factory.mktemp("calibration")
+    for number in range(8):
+        Image.fromarray(data.coins()[:, number * 40 : number * 40 + 90]).save(folder / f"{number}.png")
+    shutil.copy(folder / "0.png", folder / "copy.png")
+    return folder
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """INT8 gains nothing at this size; a larger model sees it faster."""
+    speed = GraphSpeed(int8_ms=1.0, float_ms=1.5, float_precision="fp32", speedup=1.5)
+    monkeypatch.setattr("vqrae.export.build.int8_speeds", lambda *_: {"encode": speed, "decode": speed})
+
+
+@pytest.mark.usefixtures("traced_before", "fast")
+def test_export_at_int8(
+    vqrae: Command, checkpoint_folder: Path, photographs: Path, calibration: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "bundles"
+    export = ("export", checkpoint_folder, "-o", output, "--data", photographs, "--int8")
+    observed = ("--calibration", calibration, "--calibration-images", "8", "--calibration-seed", "3")
+    budget = ("--max-excess-distortion", "0.05%", "--min-agreement", "0.9", "--max-psnr-drop", "0.05")
+    outcome = vqrae.done(*export, *observed, *budget, "--json")
+    (row,) = outcome.json()
+    assert (row["precision"], row["gate"], row["misses"]) == ("int8", "pass", [])
+    assert row["bundle"] == str(output / "test-siglip-onnx-int8")
+    assert row["int8_share"] == pytest.approx(0.64)
+    assert row["speedup"] == {"encode": 1.5, "decode": 1.5}
+    manifest = Bundle.open(row["bundle"]).manifest
+    assert manifest.calibration is not None
+    assert (manifest.calibration.count, manifest.calibration.seed) == (8, 3)
+    assert manifest.precision.budget == Budget(
+        max_excess_distortion=0.0005, min_token_agreement=0.9, max_source_psnr_drop_db=0.05
+    )
+    shown = vqrae.done("inspect", row["bundle"]).out
+    assert "calibrated on" in shown
+    assert "8 images, seed 3, which use" in shown
+    assert re.search(r"precision +INT8\n", shown)
+    assert vqrae.done("verify", row["bundle"], "--data", photographs, "--json").json()[0]["gate"] == "pass"
+    plan = output / "test-siglip-onnx-int8" / "plan.json"
+    before = (plan.parent / "encode.onnx").read_bytes()
+    shutil.copy(plan, tmp_path / "mine.json")
+    shown = vqrae.done(*export, *observed, "--plan", tmp_path / "mine.json", "--overwrite").out
+    assert "INT8 does 64% of the multiplications" in " ".join(shown.split())
+    assert (plan.parent / "encode.onnx").read_bytes() == before, "a bundle's plan gives the same graphs"
+
+
+@pytest.mark.usefixtures("traced_before", "fast")
+def test_duplicates_among_calibration_images_are_told(
+    vqrae: Command, checkpoint_folder: Path, photographs: Path, calibration: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(calibration, tmp_path / "calibration"))
+    for number in range(20):
+        shutil.copy(folder / "1.png", folder / f"again {number}.png")
+    arguments = ("--int8", "--calibration", folder, "--calibration-images", "8")
+    outcome = vqrae.done("export", checkpoint_folder, "-o", tmp_path / "new", "--data", photographs, *arguments)
+    assert re.search(r"calibration: passed over (a duplicate|\d+ duplicates)$", outcome.err)
+
+
+@pytest.mark.usefixtures("traced_before", "fast")
+def test_calibration_images_of_another_domain_are_told(
+    vqrae: Command, checkpoint_folder: Path, photographs: Path, calibration: Path, tmp_path: Path
+) -> None:
+    arguments = ("--int8", "--calibration", calibration, "--calibration-images", "8")
+    outcome = vqrae.done("export", checkpoint_folder, "-o", tmp_path / "new", "--data", photographs, *arguments)
+    manifest = Bundle.open(tmp_path / "new" / "test-siglip-onnx-int8").manifest
+    assert manifest.calibration is not None
+    assert manifest.calibration.codebook_coverage < 0.1
+    assert "of another domain, or too few" in outcome.err
+
+
+@pytest.mark.usefixtures("traced_before", "fast")
+def test_a_missed_budget_is_refused_and_can_be_allowed(
+    vqrae: Command, checkpoint_folder: Path, photographs: Path, calibration: Path, tmp_path: Path
+) -> None:
+    arguments = ("--int8", "--calibration", calibration, "--calibration-images", "8", "--max-psnr-drop", "-100")
+    export = ("export", checkpoint_folder, "-o", tmp_path / "new", "--data", photographs, *arguments)
+    error = vqrae.refused(3, *export)
+    assert "gate <= -100 dB; pass --allow-gate-failure to write it, marked" in error
+    assert not (tmp_path / "new").exists()
+    (row,) = vqrae.done(*export, "--allow-gate-failure", "--json").json()
+    assert row["gate"] == "fail"
+    assert "fail (written all the same)" in vqrae.done("inspect", row["bundle"]).out
+    assert "gate <= -100 dB" in vqrae.refused(3, "verify", row["bundle"], "--data", photographs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (
+            ["--int8"],
+            2,
+            "--calibration: got nothing; expected images, because of int8; pass --calibration FOLDER; "
+            "`vqrae photographs FOLDER --crops 128` writes some",
+        ),
+        (["--int8", "--calibration", "nowhere"], 5, "nowhere: got no such file or folder; expected a folder, a tar"),
+        (
+            ["--int8", "--calibration", "CALIBRATION"],
+            2,
+            "got 8 different ones and 1 that equal one of them; expected at least 128; give more, or ask for fewer "
+            "with --calibration-images 8",
+        ),
+        (
+            ["--int8", "--calibration", "PHOTOGRAPHS", "--calibration-images", "2"],
+            2,
+            ", which the result is verified on; expected other images; leave it out",
+        ),
+        (["--int8", "--calibration-images", "0"], 2, "calibration-images"),
+        (["--int8", "--calibration-seed", "-1"], 2, "calibration-seed"),
+        (
+            ["--int8", "--max-excess-distortion", "much"],
+            2,
+            "--max-excess-distortion: got 'much'; expected a share from",
+        ),
+        (
+            ["--int8", "--max-excess-distortion", "101%"],
+            2,
+            "--max-excess-distortion: got '101%'; expected a share from",
+        ),
+        (["--int8", "--max-excess-distortion", "-1%"], 2, "--max-excess-distortion: got '-1%'; expected a share from"),
+        (["--int8", "--min-agreement", "1.5"], 2, "--min-agreement: got '1.5'; expected a share from 0 to 100%"),
+        (["--int8", "--min-agreement", "nan"], 2, "--min-agreement: got 'nan'; expected a share from 0 to 100%"),
+        (["--int8", "--min-agreement", "%"], 2, "--min-agreement: got '%'; expected a share from 0 to 100%"),
+        (["--int8", "--max-psnr-drop", "much"], 2, "max-psnr-drop"),
+        (
+            ["--int8", "--plan", "nowhere.json"],
+            5,
+            "nowhere.json: got No such file or directory; expected a plan's file",
+        ),
+        (
+            ["--half", "--min-agreement", "97%"],
+            2,
+            "--plan and limits: got precision fp16; expected --precision int8",
+        ),
+        (["--plan", "PLAN"], 2, "--plan and limits: got precision fp32; expected --precision int8"),
+        (["--int8", "--batch", "4"], 2, "batch of onnx at int8: got fixed at 4; expected dynamic"),
+        (["--int8", "--split"], 2, "--split of onnx at int8: got the parts; expected the whole graphs only"),
+        (["--int8", "--format", "coreml"], 2, "precision of coreml: got 'int8'; expected one of fp32, fp16"),
+    ],
+)
+def test_export_at_int8_refuses(
+    vqrae: Command,
+    checkpoint_folder: Path,
+    photographs: Path,
+    calibration: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    (tmp_path / "plan.json").write_text('{"layers": {}}')
+    places = {"CALIBRATION": calibration, "PHOTOGRAPHS": photographs, "PLAN": tmp_path / "plan.json"}
+    typed = [places.get(argument, argument) for argument in arguments]
+    output = tmp_path / "bundles"
+    error = vqrae.refused(code, "export", checkpoint_folder, "-o", output, "--data", photographs, *typed)
+    assert message in error
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("text", ["nan", "inf"])
+def test_a_limit_in_db_that_is_no_number(vqrae: Command, checkpoint_folder: Path, tmp_path: Path, text: str) -> None:
+    arguments = ("-o", tmp_path / "new", "--int8", "--max-psnr-drop", text)
+    assert "--max-psnr-drop" in vqrae.refused(2, "export", checkpoint_folder, *arguments)
+
+
+@pytest.mark.usefixtures("traced_before")
+def test_calibration_images_without_int8_are_refused(
+    vqrae: Command, checkpoint_folder: Path, photographs: Path, calibration: Path, tmp_path: Path
+) -> None:
+    arguments = ("-o", tmp_path / "new", "--data", photographs, "--calibration", calibration)
+    assert "--precision int8" in vqrae.refused(2, "export", checkpoint_folder, *arguments)
+
+
+def test_no_calibration_images_are_refused_before_any_work(
+    vqrae: Command, checkpoint_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vqrae.resize.open_checkpoint", lambda source: pytest.fail("the weights were read"))
+    assert "--calibration: got nothing" in vqrae.refused(
+        2, "export", checkpoint_folder, "-o", tmp_path / "new", "--int8"
+    )
+
+
+@pytest.mark.usefixtures("traced_before", "fast")
+def test_a_plan_of_another_architecture(
+    vqrae: Command, checkpoint_folder: Path, photographs: Path, calibration: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "plan.json").write_text('{"layers": {"encoder.blocks.0.upp": "int8"}}')
+    arguments = ("--int8", "--calibration", calibration, "--calibration-images", "8", "--plan", tmp_path / "plan.json")
+    export = ("export", checkpoint_folder, "-o", tmp_path / "new", "--data", photographs, *arguments)
+    error = vqrae.refused(2, *export)
+    assert "layer of the plan: got 'encoder.blocks.0.upp'" in error
+    assert "did you mean encoder.blocks.0.up?" in error
+    assert not (tmp_path / "new").exists()
 
 
 # --- verify, inspect, selftest ---

@@ -13,10 +13,14 @@ from pydantic import ValidationError
 from vqrae.runtimes.errors import BundleError
 from vqrae.runtimes.manifest import (
     MAX_MANIFEST_BYTES,
+    Budget,
+    Calibration,
     Evidence,
     FileEntry,
     Manifest,
     MarginHistogram,
+    Precision,
+    PrecisionName,
     manifest_schema,
     read_manifest,
 )
@@ -244,6 +248,43 @@ def test_figures_that_are_not_numbers_can_be_judged_but_not_written(make_manifes
     evidence = manifest.evidence.model_copy(update={"figures": broken})
     with pytest.raises(BundleError, match="expected finite figures"):
         make_manifest(evidence=evidence).to_json()
+
+
+@pytest.mark.parametrize(
+    ("name", "share", "title"),
+    [
+        ("fp32", None, "FP32"),
+        ("fp16", None, "FP16"),
+        ("int8", None, "INT8"),
+        ("int8", 1.0, "INT8"),
+        ("int8", 0.5, "INT8"),
+        ("int8", 0.4099, "mixed 41%"),
+        ("int8", 0.0, "mixed 0%"),
+    ],
+)
+def test_int8_that_does_less_than_half_is_called_mixed(name: PrecisionName, share: float | None, title: str) -> None:
+    assert Precision(name=name, int8_share=share).title == title
+
+
+CALIBRATION = Calibration(image_sha256=("a" * 64,), count=1, seed=0, codebook_coverage=0.5, plan="plan.json")
+
+
+def test_a_calibrated_manifest_reads_back(make_manifest: MakeManifest, read: Read) -> None:
+    files = (*make_manifest().files, FileEntry(path="plan.json", size=1, sha256="d" * 64))
+    precision = Precision(name="int8", int8_share=0.6, budget=Budget(max_excess_distortion=0.001))
+    manifest = make_manifest(calibration=CALIBRATION, precision=precision, files=files)
+    assert read(manifest.to_json().encode()) == manifest
+
+
+def test_a_calibration_s_plan_is_among_the_files(make_manifest: MakeManifest) -> None:
+    with pytest.raises(ValidationError, match=r"the plan plan\.json among the files"):
+        make_manifest(calibration=CALIBRATION, precision=Precision(name="int8"))
+
+
+def test_only_int8_is_calibrated(make_manifest: MakeManifest) -> None:
+    files = (*make_manifest().files, FileEntry(path="plan.json", size=1, sha256="d" * 64))
+    with pytest.raises(ValidationError, match="no calibration, because the precision is not int8"):
+        make_manifest(calibration=CALIBRATION, files=files)
 
 
 def test_the_published_schema_is_the_manifest_s() -> None:

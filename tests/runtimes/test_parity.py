@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
-from vqrae.runtimes.manifest import ParityFigures
+from vqrae.runtimes.manifest import Budget, ParityFigures, Precision, PrecisionName
 from vqrae.runtimes.parity import (
     GATES,
     IDENTICAL_PSNR_DB,
     CodeSpace,
     Reference,
     Sample,
+    gate_of,
     judge,
     mean_ssim,
     measure,
@@ -168,3 +169,27 @@ def test_ssim_equals_scikit_image() -> None:
         a, b, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
     )
     assert mean_ssim(a[None], b[None]) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", sorted(GATES))
+def test_without_a_budget_a_bundle_has_the_gate_of_its_precision(name: PrecisionName) -> None:
+    assert gate_of(Precision(name=name)) == GATES[name]
+    assert gate_of(Precision(name=name, budget=Budget())) == GATES[name]
+
+
+def test_a_budget_takes_the_place_of_the_limits_that_it_names() -> None:
+    whole = Budget(max_excess_distortion=0.0005, min_token_agreement=0.97, max_source_psnr_drop_db=0.3)
+    gate = gate_of(Precision(name="int8", budget=whole))
+    assert gate == dataclasses.replace(GATES["int8"], **whole.model_dump())
+    strict = gate_of(Precision(name="int8", budget=Budget(max_excess_distortion=0.0)))
+    assert strict == dataclasses.replace(GATES["int8"], max_excess_distortion=0.0), "zero is a limit"
+
+
+def test_a_budget_is_judged_like_a_gate() -> None:
+    source = reference()
+    figures = measure(source, same(source)).model_copy(update={"excess_distortion": 0.003, "token_agreement": 0.9})
+    assert judge(figures, gate_of(Precision(name="int8"))) == ["excess distortion 0.3%, gate <= 0.2%"]
+    lax = Budget(max_excess_distortion=0.003, min_token_agreement=0.9)
+    assert judge(figures, gate_of(Precision(name="int8", budget=lax))) == []
+    strict = Budget(max_excess_distortion=0.003, min_token_agreement=0.95)
+    assert judge(figures, gate_of(Precision(name="int8", budget=strict))) == ["token agreement 90%, gate >= 95%"]

@@ -20,6 +20,8 @@ PACKAGES = {
     "onnxscript": "export",
     "polygraphy": "export",
     "jinja2": "export",
+    "matplotlib": "plan",
+    "pyarrow": "parquet",
     "skimage": "export",
     "sklearn": "export",
 }

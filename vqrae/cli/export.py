@@ -18,6 +18,8 @@ from vqrae.cli.int8 import (
     PlanFile,
     budget_of,
     calibration_of,
+    check_asked_for,
+    warn_of_coverage,
 )
 from vqrae.cli.options import AsJson, Overwrite
 
@@ -85,6 +87,7 @@ def export(
 
     # Everything that can be refused without a model is refused first.
     precisions = [*(precision or []), *(["fp16"] if half else []), *(["int8"] if int8 else [])] or ["fp32"]
+    check_asked_for(calibration, precisions)
     budget = budget_of(max_excess_distortion, min_agreement, max_psnr_drop)
     chosen = None if plan is None else Plan.read(plan)
     targets = _targets(format_ or ["onnx"], precisions, batch, option or [], split=split, plan=chosen, budget=budget)
@@ -102,13 +105,15 @@ def export(
     opened = open_at_size(checkpoint, size)
     photographs = parity_images(data, opened.model.size, images)
     observed = None
-    if "int8" in precisions:
+    if calibration is not None:
         observed = calibration_of(calibration, opened.model.size, calibration_images, calibration_seed, photographs)
     with progress_console.status("") as status, BundleBuilder(opened, photographs, status.update, observed) as builder:
         rows = [
             builder.build(target, output, allow_gate_failure=allow_gate_failure, overwrite=overwrite)
             for target in targets
         ]
+    for row in rows:
+        warn_of_coverage(row)
     print_json(rows) if as_json else print_rows(rows)
 
 

@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vqrae.calibration.images import CalibrationImages
     from vqrae.export.parity_images import ParityImages
+    from vqrae.export.verify import VerifyRow
     from vqrae.runtimes.manifest import Budget
 
 PANEL = "INT8"
+LOW_COVERAGE = 0.1
+"""Share of the codes below which calibration images are told to be of another domain, or too few."""
 Calibration = Annotated[
     Path | None,
     typer.Option(help="Images to calibrate on: a folder, .tar, .parquet or .npy.", rich_help_panel=PANEL),
@@ -47,32 +52,63 @@ def budget_of(
     budget = Budget(
         max_excess_distortion=_fraction("--max-excess-distortion", max_excess_distortion),
         min_token_agreement=_fraction("--min-agreement", min_agreement),
-        max_source_psnr_drop_db=max_psnr_drop,
+        max_source_psnr_drop_db=_decibels("--max-psnr-drop", max_psnr_drop),
     )
     return None if budget == Budget() else budget
 
 
+def check_asked_for(source: Path | None, precisions: Sequence[str]) -> None:
+    """Refuse images without INT8, and INT8 without images, before any work.
+
+    Raises:
+        UsageError: one of the two.
+    """
+    from vqrae.runtimes.errors import UsageError
+
+    if "int8" in precisions and source is None:
+        remedy = "pass --calibration FOLDER; `vqrae photographs FOLDER --crops 128` writes some"
+        raise UsageError("--calibration", got="nothing", expected="images, because of int8", remedy=remedy)
+    if "int8" not in precisions and source is not None:
+        raise UsageError("--calibration", got=f"precision {', '.join(precisions)}", expected="--precision int8")
+
+
+def warn_of_coverage(row: VerifyRow) -> None:
+    """Tell on standard error if the calibration images use few of the codes."""
+    from vqrae.cli.output import progress_console
+
+    coverage = row.codebook_coverage
+    if coverage is not None and coverage < LOW_COVERAGE:
+        name = Path(row.bundle).name
+        text = f"{name}: its calibration images use {coverage:.1%} of the codes: of another domain, or too few"
+        progress_console.print(text, style="yellow", soft_wrap=True)
+
+
 def calibration_of(
-    source: Path | None, size: tuple[int, int], count: int, seed: int, verified_on: ParityImages
+    source: Path, size: tuple[int, int], count: int, seed: int, verified_on: ParityImages
 ) -> CalibrationImages:
     """The images that were asked for, none of them among those that the bundle is verified on.
 
     Raises:
-        UsageError: none were asked for, or they are too few.
+        UsageError: they are too few, or one is among those.
         DataError: they cannot be read.
     """
     from vqrae.calibration.images import calibration_images, pixels_sha256
     from vqrae.cli.output import progress_console
-    from vqrae.runtimes.errors import UsageError
 
-    if source is None:
-        remedy = "pass --calibration FOLDER; `vqrae photographs FOLDER --crops 128` writes some"
-        raise UsageError("--calibration", got="nothing", expected="images, because of int8", remedy=remedy)
     kept_apart = {pixels_sha256(image): name for image, name in zip(verified_on.images, verified_on.names, strict=True)}
     images = calibration_images(source, size, count=count, seed=seed, kept_apart=kept_apart)
     if images.duplicates:
-        progress_console.print(f"calibration: passed over {images.duplicates} duplicates", style="yellow")
+        repeated = "a duplicate" if images.duplicates == 1 else f"{images.duplicates} duplicates"
+        progress_console.print(f"calibration: passed over {repeated}", style="yellow")
     return images
+
+
+def _decibels(option: str, value: float | None) -> float | None:
+    from vqrae.runtimes.errors import UsageError
+
+    if value is not None and not 0 <= value < float("inf"):
+        raise UsageError(option, got=str(value), expected="decibels, 0 or more")
+    return value
 
 
 def _fraction(option: str, text: str | None) -> float | None:

@@ -94,7 +94,7 @@ def _print_notes(rows: Sequence[VerifyRow]) -> None:
             notes.append(f"{name}: by an evaluator, operation by operation, not by its runtime")
         if row.int8_share is not None:
             faster = [f"{graph} {times:.2f}×" for graph, times in (row.speedup or {}).items()]
-            speed = f"; as fast as float: {', '.join(faster)}" if faster else ""
+            speed = f"; against float: {', '.join(faster)}" if faster else ""
             notes.append(f"{name}: INT8 does {row.int8_share:.0%} of the multiplications{speed}")
         if not row.executed:
             source = f"; its source graphs on ONNX Runtime: {row.source_gate}" if row.source_gate else ""

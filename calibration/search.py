@@ -1,0 +1,104 @@
+"""The search for a plan: the fastest set of INT8 layers that keeps a budget.
+
+It starts from INT8 everywhere and walks layers back to float, first the one that gives back most for a millisecond,
+until the budget is kept; then it takes layers to INT8 again, the cheapest first, as long as it still is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from vqrae.calibration.sensitivity import Progress, Sensitivity
+from vqrae.calibration.trials import Trial, Try
+from vqrae.runtimes.errors import GateFailure
+from vqrae.runtimes.manifest import Budget
+
+MARGIN = 0.8
+"""Share of the budget that the search may use: other images cost a little more or less."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What the search for one graph came to."""
+
+    best: Trial
+    walked: tuple[Trial, ...]
+    """In the order that they were made: from INT8 everywhere to the best."""
+
+
+def kept(trial: Trial, budget: Budget, least_decode_psnr_db: float) -> bool:
+    """Whether a trial keeps the budget, with `MARGIN`; both graphs share what may be lost to the photographs."""
+    checks = [trial.decode_psnr_db >= least_decode_psnr_db]
+    if budget.max_excess_distortion is not None and trial.graph == "encode":
+        checks.append(trial.damage <= budget.max_excess_distortion * MARGIN)
+    if budget.min_token_agreement is not None:
+        checks.append(1 - trial.token_agreement <= (1 - budget.min_token_agreement) * MARGIN)
+    if budget.max_source_psnr_drop_db is not None:
+        checks.append(trial.source_psnr_drop_db <= budget.max_source_psnr_drop_db * MARGIN / 2)
+    return all(checks)
+
+
+def search(
+    sensitivities: Sequence[Sensitivity], make: Try, keeps: Callable[[Trial], bool], progress: Progress
+) -> Found:
+    """Walk from INT8 everywhere to a set of layers that keeps the budget.
+
+    Args:
+        sensitivities: of every layer.
+        make: tries a set of layers.
+        keeps: judges a trial.
+        progress: told of each step.
+
+    Raises:
+        GateFailure: not even a graph with one INT8 layer keeps it; names the best that was reached, and its cost.
+    """
+    names = {sensitivity.name for sensitivity in sensitivities}
+    everything = make(names)
+    by_gain = sorted(sensitivities, key=lambda s: -s.damage_per_ms(everything.ms_won))
+    walked, current = [everything], set(names)
+    for step, sensitivity in enumerate(by_gain):
+        if keeps(walked[-1]):
+            break
+        progress(f"{sensitivity.name} to float", step, len(by_gain))
+        current.discard(sensitivity.name)
+        if not current:
+            raise _out_of_reach(walked)
+        walked.append(make(current))
+    best = walked[-1]
+    if not keeps(best):
+        raise _out_of_reach(walked)
+    for step, sensitivity in enumerate(reversed([s for s in by_gain if s.name not in current])):
+        progress(f"{sensitivity.name} to INT8 again", step, len(by_gain))
+        trial = make(current | {sensitivity.name})
+        # It does less work: slower by no more than the noise is not slower.
+        if keeps(trial) and trial.relative_time_low <= best.relative_time:
+            current.add(sensitivity.name)
+            best = trial
+            walked.append(trial)
+    return Found(best=best, walked=tuple(walked))
+
+
+def frontier(trials: Collection[Trial]) -> list[Trial]:
+    """Those that no other beats in both time and damage, fastest first."""
+    found: list[Trial] = []
+    for trial in sorted(trials, key=lambda trial: (trial.relative_time, trial.damage)):
+        if not found or trial.damage < found[-1].damage:
+            found.append(trial)
+    return found
+
+
+def _out_of_reach(walked: Sequence[Trial]) -> GateFailure:
+    best = min(walked, key=lambda trial: trial.damage)
+    got = (
+        f"at best excess distortion {best.damage:.4%}, token agreement {best.token_agreement:.2%}"
+        if best.graph == "encode"
+        else f"at best decode PSNR {best.decode_psnr_db:.1f} dB"
+    )
+    layers = f"{len(best.int8)} layers at INT8, {best.relative_time:.2f} of FP32's time"
+    return GateFailure(
+        f"plan of {best.graph}",
+        got=f"{got}, {best.source_psnr_drop_db:+.4f} dB to the photographs, with {layers}",
+        expected="what the budget allows",
+        remedy="allow more",
+    )

@@ -1,0 +1,106 @@
+"""Find a plan for a format: sensitivities, the search, and what was found out, resumable from its log of trials."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqrae.calibration.plan import Plan
+from vqrae.calibration.search import Found, kept, search
+from vqrae.calibration.sensitivity import Sensitivity, group_sensitivities, layer_sensitivities
+from vqrae.calibration.trials import GraphName, Trial, TrialLog
+from vqrae.export.build import BundleBuilder
+from vqrae.export.calibrated_onnx import GRAPHS
+from vqrae.export.formats import Target
+from vqrae.export.reference import reference_from_model
+from vqrae.export.trials import GraphTrials
+from vqrae.runtimes.machine import this_machine
+from vqrae.runtimes.manifest import Budget
+from vqrae.runtimes.parity import GATES, Reference
+from vqrae.runtimes.registry import runtime_version
+
+TRIALS_FILE = "trials.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphPlanning:
+    """What was found out about one graph."""
+
+    graph: GraphName
+    layers: tuple[Sensitivity, ...]
+    """Most harmful at INT8 first."""
+    groups: tuple[Sensitivity, ...]
+    found: Found
+    trials: tuple[Trial, ...]
+    """All that were made."""
+
+
+def search_plan(
+    builder: BundleBuilder, target: Target, images: NDArray[np.uint8], folder: Path
+) -> tuple[Plan, list[GraphPlanning]]:
+    """Search both graphs of a tokenizer.
+
+    Args:
+        builder: of its bundles, with images to calibrate on.
+        target: at INT8, for a runtime that loads ONNX; its plan says how INT8 is made, and the precisions of the layers
+            are what is searched for; of what its budget leaves open, the gate's limits hold.
+        images: to measure trials on, uint8 (B, H, W, 3); none of them was calibrated on.
+        folder: keeps the log of trials, from which a search that was stopped goes on.
+
+    Returns:
+        The plan, and what was found out about each graph.
+
+    Raises:
+        GateFailure: no plan keeps the budget.
+        DataError: the folder's log is of another search.
+    """
+    builder.report("running the PyTorch reference on the images to measure on")
+    reference = reference_from_model(builder.checkpoint.model, images)
+    plan = target.plan or Plan.default(builder.calibrated.products)
+    plan.check(builder.calibrated.products)
+    log = TrialLog(folder / TRIALS_FILE, _made_with(builder, reference, target.format.runtime, plan))
+    graphs = [_search_graph(builder, name, plan, target, reference, log) for name in GRAPHS]
+    chosen = {layer for graph in graphs for layer in graph.found.best.int8}
+    return plan.with_layers({layer: "int8" if layer in chosen else "float" for layer in plan.layers}), graphs
+
+
+def _search_graph(
+    builder: BundleBuilder, name: GraphName, plan: Plan, target: Target, reference: Reference, log: TrialLog
+) -> GraphPlanning:
+    products, budget = builder.calibrated.quantizers[name].products, _whole(target.budget)
+
+    def progress(step: str, done: int, total: int) -> None:
+        builder.report(f"{name}: {step}, {done + 1} of {total}")
+
+    with GraphTrials(builder.calibrated, plan, name, target.format.runtime, reference) as trials:
+        make = log.keeping(name, trials.make)
+        layers = layer_sensitivities(products, make, progress)
+        groups = group_sensitivities(products, make, progress)
+        found = search(layers, make, lambda trial: kept(trial, budget, GATES["int8"].min_decode_psnr_db), progress)
+    made = tuple(trial for trial in log if trial.graph == name)
+    return GraphPlanning(graph=name, layers=tuple(layers), groups=tuple(groups), found=found, trials=made)
+
+
+def _whole(budget: Budget | None) -> Budget:
+    """A budget with the INT8 gate's limits where it leaves one open."""
+    limits = {name: getattr(GATES["int8"], name) for name in Budget.model_fields}
+    return Budget(**limits | (budget.model_dump(exclude_none=True) if budget else {}))
+
+
+def _made_with(builder: BundleBuilder, reference: Reference, runtime: str, plan: Plan) -> dict[str, str]:
+    """What trials depend on: those of one log have it in common."""
+    provenance, model = builder.calibrated.provenance(), builder.checkpoint.model
+    return {
+        "checkpoint": builder.checkpoint.identity.weights_sha256,
+        "image size": "x".join(map(str, model.size)),
+        "runtime": f"{runtime} {runtime_version(runtime)}",
+        "machine": str(this_machine()),
+        "calibration images": hashlib.sha256("".join(provenance.image_sha256).encode()).hexdigest(),
+        "images to measure on": hashlib.sha256(reference.images.tobytes()).hexdigest(),
+        "ranges": plan.ranges,
+        "smoothing": str(plan.smoothing),
+    }

@@ -1,0 +1,159 @@
+"""Plans: what is INT8 by default, the file, and what does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vqrae.calibration.layers import Product
+from vqrae.calibration.plan import FLOAT_BY_DEFAULT, Plan
+from vqrae.runtimes.errors import DataError, UsageError
+from vqrae.runtimes.manifest import KeptFloat
+
+LAYERS = (
+    "encoder.patch_embedding",
+    "encoder.blocks.0.query_key_value",
+    "encoder.blocks.0.attention.queries_keys",
+    "encoder.blocks.0.attention.weights_values",
+    "encoder.blocks.0.out",
+    "encoder.blocks.0.gate",
+    "encoder.blocks.0.up",
+    "encoder.blocks.0.down",
+    "encoder.blocks.1.up",
+    "quantizer.scores",
+    "decoder.head",
+)
+INT8 = {layer for layer in LAYERS if layer.rpartition(".")[2] in ("query_key_value", "out", "gate", "up", "down")}
+
+
+@pytest.fixture
+def products() -> tuple[Product, ...]:
+    return tuple(
+        Product(
+            layer=layer,
+            node=f"node_{number}",
+            group="attention",
+            inputs=(f"x_{number}", f"w_{number}"),
+            has_weight=".attention." not in layer,
+            multiplications=1,
+        )
+        for number, layer in enumerate(LAYERS)
+    )
+
+
+def test_by_default_the_large_products_with_weights_are_int8(products: tuple[Product, ...]) -> None:
+    plan = Plan.default(products)
+    assert {layer for layer, precision in plan.layers.items() if precision == "int8"} == INT8
+    assert set(plan.layers) == set(LAYERS)
+    assert (plan.ranges, plan.smoothing) == ("minmax", 0.5)
+    plan.check(products)
+    assert [product.layer for product in plan.int8(products)] == [layer for layer in LAYERS if layer in INT8]
+
+
+def test_a_plan_reads_back_as_it_was_written(products: tuple[Product, ...], tmp_path: Path) -> None:
+    plan = Plan(ranges="percentile", smoothing=None, layers=Plan.default(products).layers)
+    plan.write(tmp_path / "plan.json")
+    again = Plan.read(tmp_path / "plan.json")
+    assert again == plan
+    again.write(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "plan.json").read_bytes()
+
+
+def test_equal_plans_give_equal_bytes_whatever_the_order(products: tuple[Product, ...], tmp_path: Path) -> None:
+    Plan.default(products).write(tmp_path / "one.json")
+    Plan.default(products[::-1]).write(tmp_path / "other.json")
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "other.json").read_bytes()
+
+
+def test_a_plan_is_one_line_for_each_layer(products: tuple[Product, ...], tmp_path: Path) -> None:
+    """It is edited by hand."""
+    Plan.default(products).write(tmp_path / "plan.json")
+    lines = (tmp_path / "plan.json").read_text().splitlines()
+    assert '    "encoder.blocks.0.up": "int8",' in lines
+    assert sum('": "int8"' in line or '": "float"' in line for line in lines) == len(LAYERS)
+
+
+def test_a_plan_that_names_only_its_layers_has_the_defaults_for_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text('{"layers": {"encoder.blocks.0.up": "int8"}}')
+    assert Plan.read(tmp_path / "plan.json") == Plan(layers={"encoder.blocks.0.up": "int8"})
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "plan.json: got Invalid JSON"),
+        (b"{", "plan.json: got Invalid JSON"),
+        (b"\xff\xfe", "plan.json: got Invalid JSON"),
+        (b"[]", "plan.json: got Input should be an object; expected a plan"),
+        (b"{}", "plan.json field layers: got Field required; expected a plan"),
+        (b'{"format": "vqrae-plan/2", "layers": {}}', "field format: got Input should be 'vqrae-plan/1'"),
+        (b'{"layers": {"a": "int4"}}', "field layers.a: got Input should be 'int8' or 'float'; expected a plan"),
+        (b'{"layers": {}, "ranges": "most"}', "field ranges: got Input should be 'minmax', 'percentile' or 'entropy'"),
+        (b'{"layers": {}, "smoothing": 1.5}', "field smoothing: got Input should be less than or equal to 1"),
+        (b'{"layers": {}, "smoothing": NaN}', "field smoothing: got Input should be"),
+        (b'{"layers": {}, "color": 1}', "field color: got Extra inputs are not permitted; expected a plan"),
+    ],
+)
+def test_a_file_that_is_no_plan(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "plan.json").write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        Plan.read(tmp_path / "plan.json")
+    assert words in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere\.json: got No such file or directory; expected a plan's file"):
+        Plan.read(tmp_path / "nowhere.json")
+    with pytest.raises(DataError, match="got Is a directory; expected a plan's file"):
+        Plan.read(tmp_path)
+
+
+def test_an_unknown_layer_is_refused_with_the_nearest_one(products: tuple[Product, ...]) -> None:
+    plan = Plan.default(products).with_layers({"encoder.blocks.0.upp": "int8"})
+    message = (
+        r"layer of the plan: got 'encoder.blocks.0.upp'; expected one of .*; did you mean encoder\.blocks\.0\.up\?"
+    )
+    with pytest.raises(UsageError, match=message):
+        plan.check(products)
+
+
+def test_a_layer_that_is_left_out_is_named(products: tuple[Product, ...]) -> None:
+    whole = Plan.default(products).layers
+    one = {layer: precision for layer, precision in whole.items() if layer != "encoder.blocks.1.up"}
+    expected = "expected int8 or float for each layer of the tokenizer"
+    with pytest.raises(DataError, match=rf"layers of the plan: got nothing about encoder\.blocks\.1\.up; {expected}"):
+        Plan(layers=one).check(products)
+    with pytest.raises(DataError, match=r"got nothing about encoder\.patch_embedding and 10 others; expected"):
+        Plan(layers={}).check(products)
+
+
+def test_changes_leave_the_plan_they_are_made_of(products: tuple[Product, ...]) -> None:
+    plan = Plan(ranges="entropy", smoothing=0.7, layers=Plan.default(products).layers)
+    other = plan.with_layers({"decoder.head": "int8"})
+    assert plan.layers["decoder.head"] == "float"
+    assert other.layers == {**plan.layers, "decoder.head": "int8"}
+    assert (other.ranges, other.smoothing) == ("entropy", 0.7)
+
+
+def test_what_stays_in_float_has_a_reason(products: tuple[Product, ...]) -> None:
+    kept = Plan.default(products).kept_float()
+    assert {entry.layer for entry in kept} == {
+        "patch_embedding",
+        "queries_keys",
+        "weights_values",
+        "scores",
+        "head",
+    }
+    assert all(entry.reason == FLOAT_BY_DEFAULT[entry.layer] for entry in kept)
+
+
+def test_some_layers_of_a_kind_are_named_and_a_whole_kind_is_not(products: tuple[Product, ...]) -> None:
+    layers = dict.fromkeys(LAYERS, "int8")
+    some = Plan.model_validate({"layers": layers | {"encoder.blocks.0.up": "float"}})
+    assert some.kept_float() == (KeptFloat(layer="encoder.blocks.0.up", reason="the plan keeps it"),)
+    both = some.with_layers({"encoder.blocks.1.up": "float"})
+    assert both.kept_float() == (KeptFloat(layer="up", reason="the plan keeps it"),)
+    assert Plan.model_validate({"layers": layers}).kept_float() == ()
