@@ -87,10 +87,10 @@ def export(
 
     # Everything that can be refused without a model is refused first.
     precisions = [*(precision or []), *(["fp16"] if half else []), *(["int8"] if int8 else [])] or ["fp32"]
-    check_asked_for(calibration, precisions)
     budget = budget_of(max_excess_distortion, min_agreement, max_psnr_drop)
     chosen = None if plan is None else Plan.read(plan)
     targets = _targets(format_ or ["onnx"], precisions, batch, option or [], split=split, plan=chosen, budget=budget)
+    check_asked_for(calibration, precisions)
     size = None if imgsz is None else _size(imgsz)
     with needing("export"):
         from vqrae.checkpoint import open_config

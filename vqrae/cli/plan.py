@@ -52,9 +52,9 @@ def plan(
     from vqrae.cli.verify import print_rows
     from vqrae.export.formats import target
 
-    check_asked_for(calibration, ["int8"])
     budget = budget_of(max_excess_distortion, min_agreement, max_psnr_drop)
     wanted = target(format_, "int8", plan=None if start is None else Plan.read(start), budget=budget)
+    check_asked_for(calibration, [wanted.precision])
     with needing("plan"):
         from vqrae.benchmarks.plan_page import write_plan_pages
         from vqrae.benchmarks.rows import runtime_title
