@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from vqrae.runtimes.errors import ImageError
+from vqrae.runtimes.errors import ImageError, UsageError
 from vqrae.runtimes.parity import psnr_db
 
 CELL = 256
@@ -59,6 +60,17 @@ def reconstruction_picture(
         _write(picture, label, QUIET, left, top + line * 0.4, cell_width)
         _write(picture, psnr, INK, left, top + block_height - line * 0.45, cell_width)
     return picture
+
+
+def check_picture_name(path: Path) -> None:
+    """Refuse a name that Pillow cannot save under, before any work.
+
+    Raises:
+        UsageError: its suffix is no picture's.
+    """
+    Image.init()
+    if path.suffix.lower() not in Image.EXTENSION:
+        raise UsageError(str(path), got=f"suffix {path.suffix!r}", expected="a picture's name, such as picture.png")
 
 
 def check_pairs(originals: NDArray[np.uint8], reconstructions: NDArray[np.uint8], labels: Sequence[str]) -> None:

@@ -152,12 +152,13 @@ def _shared_fields(figures: ParityFigures | None) -> dict[str, Any]:
     return {} if figures is None else figures.model_dump(include=set(VerifyRow.model_fields))
 
 
-def reference_source(manifest: Manifest, source: str | None) -> str:
+def reference_source(manifest: Manifest, source: str | None, option: str = "--reference") -> str:
     """Where the checkpoint that a bundle was made of lies, its weights' hash compared.
 
     Args:
         manifest: names the checkpoint.
         source: where it lies now; None looks where it lay when the bundle was made.
+        option: how the command line lets its user name the place.
 
     Raises:
         UsageError: there is nothing at that place.
@@ -169,19 +170,19 @@ def reference_source(manifest: Manifest, source: str | None) -> str:
         return place  # a preset's name: the weights are made anew from their seed
     weights = Path(place) / WEIGHTS_FILE
     if not weights.is_file():
-        remedy = "pass --reference CHECKPOINT"
+        remedy = f"pass {option} CHECKPOINT"
         raise UsageError(f"reference {place}", got="no checkpoint's folder", expected=named.name, remedy=remedy)
     _compare_hashes(place, sha256_file(weights), named.name, named.weights_sha256)
     return place
 
 
-def reference_checkpoint(manifest: Manifest, source: str | None) -> Checkpoint:
+def reference_checkpoint(manifest: Manifest, source: str | None, option: str = "--reference") -> Checkpoint:
     """Open the checkpoint that a bundle was made of, its model at the bundle's image size.
 
     Arguments and errors as for `reference_source`.
     """
     size = (manifest.preprocessing.height, manifest.preprocessing.width)
-    checkpoint = open_at_size(reference_source(manifest, source), size)
+    checkpoint = open_at_size(reference_source(manifest, source, option), size)
     named, found = manifest.checkpoint, checkpoint.identity
     _compare_hashes(found.source, found.weights_sha256, named.name, named.weights_sha256)
     _compare_hashes(found.source, found.config_sha256, named.name, named.config_sha256)
@@ -190,4 +191,9 @@ def reference_checkpoint(manifest: Manifest, source: str | None) -> Checkpoint:
 
 def _compare_hashes(place: str, got: str, name: str, expected: str) -> None:
     if got != expected:
-        raise CheckpointError(f"reference {place}", got=f"SHA-256 {got[:12]}…", expected=f"{expected[:12]}… of {name}")
+        raise CheckpointError(
+            f"reference {place}",
+            got=f"SHA-256 {got[:12]}…",
+            expected=f"{expected[:12]}… of {name}",
+            remedy="give the checkpoint that the bundle was made of",
+        )

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -320,9 +321,11 @@ def test_export_of_several_formats_at_another_size(
     assert [row["bundle"] for row in matrix] == paths[::-1]
     assert all(set(row["interchange"]) == set(paths) for row in matrix)
     assert vqrae.done("eval", paths[0], "--data", photographs, "--json").json()["images"] == 2
-    assert "--crops: got a tokenizer of 64x48 images" in vqrae.refused(
-        2, "eval", paths[0], "--data", photographs, "--crops", "2"
-    )
+    for option in (("--crops", "2"), ("--probe",)):
+        error = vqrae.refused(2, "eval", paths[0], "--data", photographs, *option)
+        assert f"{option[0]}: got a tokenizer of 64x48 images" in error
+    taught = vqrae.done("eval", paths[0], "--data", photographs, "--teacher", checkpoint_folder, "--json").json()
+    assert taught["frechet_space"].endswith("images resized from 64x48 to 32x32")
     bench = vqrae.done("bench", *paths, "--batch", "2", "--rounds", "6", "--bundles-only", "--json").json()
     assert [row["runtime"] for row in bench["rows"]] == ["onnxruntime", "openvino"] * 2
 
@@ -833,11 +836,88 @@ def test_eval_of_a_checkpoint_and_of_its_bundle(
         vqrae.done("eval", source, "--data", photographs, "--json").json() for source in (checkpoint_folder, exported)
     )
     assert of_checkpoint["psnr_db"] == pytest.approx(of_bundle["psnr_db"], abs=0.01)
-    assert of_checkpoint["codebook_usage"] == of_bundle["codebook_usage"]
+    assert of_checkpoint["ssim"] == pytest.approx(of_bundle["ssim"], abs=1e-4)
+    assert of_checkpoint["frechet_distance"] == pytest.approx(of_bundle["frechet_distance"], rel=1e-3)
+    assert of_checkpoint["frechet_space"] == "its own features, 32 wide, mean over tokens"
+    assert [of_checkpoint[name] for name in ("codebook_usage", "perplexity")] == [
+        of_bundle[name] for name in ("codebook_usage", "perplexity")
+    ]
     assert (of_checkpoint["images"], of_checkpoint["tokens"]) == (2, 32)
     assert of_checkpoint["effective_rank"] > 1
     assert of_bundle["effective_rank"] is None
-    assert "perplexity" in vqrae.done("eval", exported, "--data", photographs).out
+    assert [note.partition(":")[0] for note in of_bundle["notes"] if "rfid" not in note] == [
+        "frechet_distance",
+        "effective_rank, feature_norm, code_norm",
+    ]
+    shown = vqrae.done("eval", exported, "--data", photographs).out
+    assert "perplexity" in shown
+    assert "2 images in 32 dimensions: the covariances are singular" in shown
+    assert "pass --checkpoint" in shown
+
+
+def test_eval_of_a_bundle_with_its_checkpoint(
+    vqrae: Command, checkpoint_folder: Path, exported: Path, photographs: Path
+) -> None:
+    arguments = ("--data", photographs, "--crops", "40", "--teacher", checkpoint_folder, "--json")
+    of_checkpoint = vqrae.done("eval", checkpoint_folder, *arguments).json()
+    of_bundle = vqrae.done("eval", exported, "--checkpoint", checkpoint_folder, *arguments).json()
+    assert of_bundle["source"] == str(exported)
+    assert [note for note in of_bundle["notes"] if "rfid" not in note] == []
+    named = {name: value for name, value in of_checkpoint.items() if isinstance(value, float)}
+    assert set(named) >= {"frechet_distance", "effective_rank", "feature_norm", "code_norm", "perplexity"}
+    assert {name: of_bundle[name] for name in named} == pytest.approx(named, rel=1e-3)
+    assert of_bundle["frechet_space"].startswith(f"encoder of {checkpoint_folder}")
+
+
+@pytest.mark.skipif(find_spec("torch_fidelity") is not None, reason="torch-fidelity is installed")
+def test_eval_says_why_there_is_no_rfid(vqrae: Command, exported: Path, photographs: Path) -> None:
+    report = vqrae.done("eval", exported, "--data", photographs, "--json").json()
+    assert report["rfid"] is None
+    (note,) = [note for note in report["notes"] if note.startswith("rfid")]
+    assert "pip install 'vqrae[fid]'" in note
+
+
+def test_eval_refuses_another_checkpoint(vqrae: Command, exported: Path, photographs: Path, tmp_path: Path) -> None:
+    save_pretrained(tiny_model(seed=1), tmp_path / "other")
+    arguments = ("eval", exported, "--data", photographs, "--checkpoint")
+    expected = Bundle.open(exported).manifest.checkpoint.weights_sha256[:12]
+    error = vqrae.refused(5, *arguments, tmp_path / "other")
+    assert f"reference {tmp_path / 'other'}: got SHA-256" in error
+    assert f"expected {expected}… of test-siglip; give the checkpoint that the bundle was made of" in error
+    assert "pass --checkpoint CHECKPOINT" in vqrae.refused(2, *arguments, tmp_path)
+
+
+def test_eval_refuses_what_makes_no_sense(
+    vqrae: Command, checkpoint_folder: Path, exported: Path, photographs: Path, tmp_path: Path
+) -> None:
+    of_checkpoint = ("eval", checkpoint_folder, "--data", photographs)
+    assert "which is no bundle" in vqrae.refused(2, *of_checkpoint, "--checkpoint", checkpoint_folder)
+    assert "--device: got cuda; expected cpu" in vqrae.refused(2, *of_checkpoint, "--device", "cuda")
+    assert "a Hugging Face checkpoint" in vqrae.refused(5, *of_checkpoint, "--teacher", tmp_path)
+    assert "suffix '.txt'" in vqrae.refused(2, *of_checkpoint, "--picture", tmp_path / "a.txt")
+    (tmp_path / "broken.png").write_bytes(b"no photograph")
+    assert "got 1 of 1 images that cannot be read" in vqrae.refused(5, "eval", exported, "--data", tmp_path)
+
+
+def test_eval_draws_a_picture_and_limits_the_images(
+    vqrae: Command, exported: Path, photographs: Path, tmp_path: Path
+) -> None:
+    picture = tmp_path / "picture.png"
+    report = vqrae.done("eval", exported, "--data", photographs, "--images", "1", "--picture", picture, "--json").json()
+    assert (report["images"], report["frechet_distance"]) == (1, None)
+    with Image.open(picture) as drawn:
+        assert drawn.width == 256 + 64
+
+
+def test_eval_probes_the_features(
+    vqrae: Command, exported: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vqrae.training.photographs.TRAIN", {"coins": data.coins})
+    monkeypatch.setattr("vqrae.training.photographs.HELD_OUT", {"cat": data.cat})
+    outcome = vqrae.done("eval", exported, "--data", photographs, "--probe", "--json")
+    probe = outcome.json()["probe"]
+    assert list(probe) == ["shape", "color", "position", "count", "mean"]
+    assert probe["color"] > 1 / 8
 
 
 def test_eval_on_crops_is_named_by_its_seed(vqrae: Command, exported: Path, photographs: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -12,18 +14,57 @@ from vqrae.cli.options import AsJson, Device, Threads, Trusted
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from rich.progress import Progress
+
+    from vqrae.model import VQRAE
+    from vqrae.reference import ArrayTokenizer
+    from vqrae.runtimes.session import SessionOptions
+    from vqrae.training.evaluate import EvalReport
+    from vqrae.training.feature_space import FeatureSpace
+    from vqrae.training.image_stream import ImageStream
+
+SHOWN = 12
+"""Images in the picture, at most."""
+
+
+class Judged(NamedTuple):
+    """What is evaluated."""
+
+    tokenizer: ArrayTokenizer
+    size: tuple[int, int]
+    codebook_size: int
+    model: VQRAE | None
+    """Its weights, where they are at hand."""
 
 
 def evaluate(
     source: Annotated[Path, typer.Argument(help="A checkpoint's or a bundle's folder.", metavar="CHECKPOINT|BUNDLE")],
     data: Annotated[Path, typer.Option(help="Folder of photographs.")],
+    images: Annotated[
+        int | None,
+        typer.Option(help="Take so many of the photographs at most, spread evenly over the folder's order.", min=1),
+    ] = None,
     crops: Annotated[
         int,
         typer.Option(help="Evaluate on this many random crops, as in training, instead of whole photographs.", min=0),
     ] = 0,
     color_jitter: Annotated[float, typer.Option(help="Strength of color jitter on the crops.", min=0, max=1)] = 0.0,
     seed: Annotated[int, typer.Option(help="Names the crops.", min=0)] = 0,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="Encoder whose features the Fréchet distance is taken in: a Hugging Face name or folder, or a vqrae "
+            "checkpoint's folder; the evaluated one's own if not given."
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="The checkpoint that a BUNDLE was made of, for rank and norms. Its hash must match."),
+    ] = None,
     probe: Annotated[bool, typer.Option("--probe", help="Also train a linear probe on labelled scenes.")] = False,
+    picture: Annotated[
+        Path | None, typer.Option(help="Picture to write: the first images above their reconstructions, with PSNR.")
+    ] = None,
     device: Device = None,
     threads: Threads = None,
     trusted: Trusted = False,
@@ -31,62 +72,150 @@ def evaluate(
 ) -> None:
     """Evaluate a CHECKPOINT in PyTorch, or a BUNDLE through its runtime, on the same images."""
     from vqrae.cli.needs import needing
-    from vqrae.cli.output import print_fields, print_json
+    from vqrae.cli.output import print_json
+    from vqrae.runtimes.errors import UsageError
     from vqrae.runtimes.manifest import MANIFEST_FILE
-    from vqrae.runtimes.tokenizer import load
+    from vqrae.runtimes.session import SessionOptions
 
+    if picture is not None:
+        from vqrae.benchmarks.picture import check_picture_name
+
+        check_picture_name(picture)
     with needing("train"):
-        from vqrae.checkpoint import from_pretrained
-        from vqrae.reference import ArrayTokenizer, ReferenceTokenizer
-        from vqrae.training import evaluate as evaluation
+        from vqrae.training.feature_space import open_teacher
+        from vqrae.training.image_stream import ImageStream
 
-    more: dict[str, Any] = {}
-    if (source / MANIFEST_FILE).exists():
-        deployed = load(source, device=device, threads=threads, trusted=trusted)
-        tokenizer: ArrayTokenizer = deployed
-        size, codebook_size = deployed.image_size, deployed.codebook_size
-        images = _images(data, size, crops, color_jitter, seed)
-    else:
-        model = from_pretrained(source)
-        tokenizer, config = ReferenceTokenizer(model), model.config
-        size, codebook_size = model.size, config.quantizer.codebook_size
-        images = _images(data, size, crops, color_jitter, seed)
-        more = evaluation.codebook_figures(model, tokenizer.encode(images[:64])[1])
-    report = evaluation.evaluate(tokenizer, codebook_size, images, str(source))
-    if probe:
-        more["probe"] = _probe(tokenizer, _side(size, "--probe"))
-    report = report.model_copy(update=more)
-    print_json(report) if as_json else print_fields(str(source), report.model_dump(exclude={"source"}))
+    deployed = (source / MANIFEST_FILE).exists()
+    if checkpoint is not None and not deployed:
+        raise UsageError("--checkpoint", got=f"{source}, which is no bundle", expected="a bundle to be evaluated")
+    options = SessionOptions(device=device, threads=threads, trusted=trusted)
+    with ExitStack() as closing:
+        judged = _open_bundle(source, options, checkpoint, closing) if deployed else _open_checkpoint(source, options)
+        for option in (["--crops"] if crops else []) + (["--probe"] if probe else []):
+            _check_square(judged.size, option)
+        stream = ImageStream(data, judged.size, images=images, crops=crops, color_jitter=color_jitter, seed=seed)
+        space = None if teacher is None else open_teacher(teacher, judged.size)
+        report = _measured(judged, stream, str(source), space, probe=probe)
+        if picture is not None:
+            _draw(judged.tokenizer, stream, picture)
+    print_json(report) if as_json else _print(report)
 
 
-def _side(size: tuple[int, int], option: str) -> int:
-    """The side of a square image; what is made of training's images has no other shape."""
+def _open_bundle(source: Path, options: SessionOptions, checkpoint: Path | None, closing: ExitStack) -> Judged:
+    from vqrae.export.verify import reference_checkpoint
+    from vqrae.runtimes.bundle import Bundle
+    from vqrae.runtimes.tokenizer import Tokenizer
+
+    bundle = Bundle.open(source)
+    model = None
+    if checkpoint is not None:
+        model = reference_checkpoint(bundle.manifest, str(checkpoint), option="--checkpoint").model
+    tokenizer = closing.enter_context(Tokenizer.from_bundle(bundle, options))
+    return Judged(tokenizer, tokenizer.image_size, tokenizer.codebook_size, model)
+
+
+def _open_checkpoint(source: Path, options: SessionOptions) -> Judged:
+    """In PyTorch on the CPU."""
+    import torch
+
+    from vqrae.checkpoint import from_pretrained
+    from vqrae.reference import ReferenceTokenizer
+    from vqrae.runtimes.errors import UsageError
+
+    if options.device not in (None, "cpu"):
+        raise UsageError("--device", got=options.device, expected="cpu, where checkpoints are evaluated")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    model = from_pretrained(source)
+    return Judged(ReferenceTokenizer(model), model.size, model.config.quantizer.codebook_size, model)
+
+
+def _measured(
+    judged: Judged, stream: ImageStream, source: str, space: FeatureSpace | None, *, probe: bool
+) -> EvalReport:
+    """All figures, and beside them what is missing and why."""
+    from rich.progress import Progress
+
+    from vqrae.cli.output import progress_console
+    from vqrae.runtimes.errors import RuntimeUnavailable
+    from vqrae.training.evaluate import evaluate
+    from vqrae.training.feature_space import open_inception
+
+    inception, notes = None, []
+    try:
+        inception = open_inception()
+    except RuntimeUnavailable as error:
+        notes.append(f"rfid: {error}")
+    if judged.model is None:
+        notes.append(
+            "effective_rank, feature_norm, code_norm: a bundle's graphs, its parts too, hold no code as it is, only "
+            "scores and ready features made of it; pass --checkpoint, the one that it was made of"
+        )
+    with Progress(console=progress_console, transient=True) as bar:
+        chunks = _shown(stream, bar)
+        report = evaluate(
+            judged.tokenizer,
+            judged.codebook_size,
+            chunks,
+            source,
+            model=judged.model,
+            space=space,
+            inception=inception,
+        )
+        accuracy = _probe(judged.tokenizer, judged.size[0], bar) if probe else None
+    found = {"probe": accuracy, "skipped": tuple(stream.skipped.values()), "notes": (*report.notes, *notes)}
+    return report.model_copy(update=found)
+
+
+def _shown(stream: ImageStream, bar: Progress) -> Iterator[NDArray[np.uint8]]:
+    """The images of a stream, while a bar tells how many are done."""
+    task = bar.add_task("images", total=len(stream))
+    for chunk in stream:
+        yield chunk.images
+        bar.advance(task, len(chunk.images))
+
+
+def _probe(tokenizer: ArrayTokenizer, size: int, bar: Progress) -> dict[str, float]:
+    from vqrae.training.photographs import HELD_OUT, TRAIN, photographs
+    from vqrae.training.probe import probe_accuracy
+
+    bar.add_task("linear probe", total=None)
+    return probe_accuracy(tokenizer, list(photographs(TRAIN).values()), list(photographs(HELD_OUT).values()), size)
+
+
+def _check_square(size: tuple[int, int], option: str) -> None:
+    """What is made of training's images has no other shape."""
     from vqrae.runtimes.errors import UsageError
 
     height, width = size
     if height != width:
         raise UsageError(option, got=f"a tokenizer of {height}x{width} images", expected="square ones")
-    return height
 
 
-def _images(data: Path, size: tuple[int, int], crops: int, color_jitter: float, seed: int) -> NDArray[np.uint8]:
-    import numpy as np
+def _draw(tokenizer: ArrayTokenizer, stream: ImageStream, picture: Path) -> None:
+    from vqrae.benchmarks.picture import reconstruction_picture
+    from vqrae.runtimes.staging import staged_file
 
-    from vqrae.runtimes.image_files import image_files
-    from vqrae.runtimes.preprocess import prepare
-    from vqrae.training.data import CroppedPhotographs
-
-    paths = image_files(data)
-    if crops:
-        return CroppedPhotographs(paths, _side(size, "--crops"), color_jitter).batch(crops, [seed])
-    return np.stack([prepare(path, *size) for path in paths])
+    first = next(iter(stream))
+    originals = first.images[:SHOWN]
+    drawn = reconstruction_picture(originals, tokenizer.decode(tokenizer.encode(originals)[0]), first.names[:SHOWN])
+    with staged_file(picture) as staging:
+        drawn.save(staging)
 
 
-def _probe(tokenizer: Any, size: int) -> dict[str, float]:
-    from vqrae.cli.needs import needing
+def _print(report: EvalReport) -> None:
+    """Figures one to a line, then what was skipped and what is missing."""
+    from vqrae.cli.output import console, print_fields
 
-    with needing("train"):
-        from vqrae.training.photographs import HELD_OUT, TRAIN, photographs
-        from vqrae.training.probe import probe_accuracy
+    fields = report.model_dump(exclude={"source", "skipped", "notes"})
+    print_fields(report.source, {name: _written(value) for name, value in fields.items()})
+    for note in (*(f"skipped: {image}" for image in report.skipped), *report.notes):
+        console.print(note, style="dim", highlight=False, markup=False, soft_wrap=True)
 
-    return probe_accuracy(tokenizer, list(photographs(TRAIN).values()), list(photographs(HELD_OUT).values()), size)
+
+def _written(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_written(part)}" for name, part in value.items())
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    return "–" if value is None else str(value)

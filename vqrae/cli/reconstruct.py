@@ -23,18 +23,14 @@ def reconstruct(
 ) -> None:
     """Encode and decode images with a BUNDLE, and put both side by side."""
     import numpy as np
-    from PIL import Image
 
-    from vqrae.benchmarks.picture import reconstruction_picture
+    from vqrae.benchmarks.picture import check_picture_name, reconstruction_picture
     from vqrae.cli.output import console
-    from vqrae.runtimes.errors import UsageError
     from vqrae.runtimes.preprocess import prepare
     from vqrae.runtimes.staging import staged_file
     from vqrae.runtimes.tokenizer import load
 
-    Image.init()
-    if output.suffix.lower() not in Image.EXTENSION:
-        raise UsageError(str(output), got=f"suffix {output.suffix!r}", expected="a picture's name, such as picture.png")
+    check_picture_name(output)
     loaded = load(
         bundle, device=device, threads=threads, streams=streams, cache=cache, rebuild=rebuild, trusted=trusted
     )

@@ -1,20 +1,30 @@
 """How good a tokenizer is, in PyTorch and deployed alike: reconstruction, codebook health, semantics.
 
 Usage alone is no health: a codebook can be used to 100 % and yet say almost everything with a few codes, so perplexity
-and effective rank stand beside it.
+and effective rank stand beside it. What each figure means: docs/evaluation.md.
+
+Images come in chunks and none is kept: beside the networks, memory holds one chunk, two numbers per image, and the
+covariances.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from vqrae.model import VQRAE
 from vqrae.reference import ArrayTokenizer
-from vqrae.runtimes.parity import mean_psnr_db, mean_ssim
+from vqrae.runtimes.errors import ImageError
+from vqrae.runtimes.parity import mean_ssim, psnr_db
+from vqrae.training.feature_space import FeatureSpace
+from vqrae.training.frechet import FrechetMeter
+from vqrae.training.image_stream import CHUNK_IMAGES
 
-CHUNK_IMAGES = 64
+PERCENTILES = (5, 50, 95)
 
 
 class EvalReport(BaseModel):
@@ -27,8 +37,11 @@ class EvalReport(BaseModel):
     """Images evaluated."""
     psnr_db: float
     """Mean over images of the reconstruction's PSNR."""
+    psnr_db_percentiles: dict[str, float]
+    """The PSNR that 5, 50 and 95 % of the images do not exceed."""
     ssim: float
     """Mean over images of the reconstruction's SSIM."""
+    ssim_percentiles: dict[str, float]
     tokens: int
     """Indices counted for the two figures below."""
     codebook_usage: float
@@ -36,48 +49,147 @@ class EvalReport(BaseModel):
     perplexity: float
     """exp of the entropy of the choice: the number of equally likely codes that would be as varied."""
     effective_rank: float | None = None
-    """exp of the entropy of the effective codes' normalized singular values; checkpoints only."""
+    """exp of the entropy of the effective codes' normalized singular values; needs a checkpoint."""
     feature_norm: float | None = None
-    """Mean Euclidean norm of the projected features; checkpoints only."""
+    """Mean Euclidean norm of the projected features; needs a checkpoint."""
     code_norm: float | None = None
-    """Mean Euclidean norm of the effective codes; checkpoints only."""
+    """Mean Euclidean norm of the effective codes; needs a checkpoint."""
+    frechet_distance: float | None
+    """Squared Fréchet distance between the pooled features of originals and reconstructions; None of one image."""
+    frechet_space: str
+    """Whose features."""
+    rfid: float | None = None
+    """The same in Inception's feature space; None where torch-fidelity or its weights are not there."""
     probe: dict[str, float] | None = None
     """Linear-probe accuracy per scene attribute and their mean, in [0, 1]; where it was asked for."""
+    skipped: tuple[str, ...] = ()
+    """Images that could not be read, and why."""
+    notes: tuple[str, ...] = ()
+    """Which figures are missing or weak, and why."""
 
 
-def evaluate(tokenizer: ArrayTokenizer, codebook_size: int, images: NDArray[np.uint8], source: str) -> EvalReport:
-    """Reconstruct images uint8 (B, H, W, 3) and count the codes that they use."""
+def evaluate(
+    tokenizer: ArrayTokenizer,
+    codebook_size: int,
+    images: NDArray[np.uint8] | Iterable[NDArray[np.uint8]],
+    source: str,
+    *,
+    model: VQRAE | None = None,
+    space: FeatureSpace | None = None,
+    inception: FeatureSpace | None = None,
+) -> EvalReport:
+    """Reconstruct images, and count the codes that they use.
+
+    Args:
+        tokenizer: what is judged.
+        codebook_size: its number of codes K.
+        images: uint8 (B, H, W, 3), or a stream of such chunks.
+        source: what the report calls the tokenizer.
+        model: its weights, for the figures that need the effective codes.
+        space: where the Fréchet distance is taken; None is the tokenizer's own features.
+        inception: where rFID is taken.
+
+    Raises:
+        ImageError: there is no image.
+        InvalidInput: features are NaN or infinite.
+    """
+    psnrs: list[float] = []
+    ssims: list[float] = []
     counts = np.zeros(codebook_size, np.int64)
-    reconstructed = np.empty_like(images)
-    for start in range(0, len(images), CHUNK_IMAGES):  # never the features of all images at once
-        rows = slice(start, start + CHUNK_IMAGES)
-        indices, _ = tokenizer.encode(images[rows])
-        reconstructed[rows] = tokenizer.decode(indices)
+    codebook = None if model is None else CodebookMeter(model)
+    frechet, fidelity = FrechetMeter(), FrechetMeter()
+    for originals in _chunks(images):
+        indices, features = tokenizer.encode(originals)
+        reconstructed = tokenizer.decode(indices)
+        psnrs += [psnr_db(a, b) for a, b in zip(originals, reconstructed, strict=True)]
+        ssims += [mean_ssim(a[None], b[None]) for a, b in zip(originals, reconstructed, strict=True)]
         counts += np.bincount(indices.ravel(), minlength=codebook_size)
+        if codebook is not None:
+            codebook.add(features)
+        if space is None:
+            frechet.add(_pooled(features), _pooled(tokenizer.encode(reconstructed)[1]))
+        else:
+            frechet.add(space.pooled(originals), space.pooled(reconstructed))
+        if inception is not None:
+            fidelity.add(inception.pooled(originals), inception.pooled(reconstructed))
+    if not psnrs:
+        raise ImageError("images", got="none", expected="at least one")
     return EvalReport(
         source=source,
-        images=len(images),
-        psnr_db=mean_psnr_db(images, reconstructed),
-        ssim=mean_ssim(images, reconstructed),
+        images=len(psnrs),
+        psnr_db=float(np.mean(psnrs)),
+        psnr_db_percentiles=_percentiles(psnrs),
+        ssim=float(np.mean(ssims)),
+        ssim_percentiles=_percentiles(ssims),
         tokens=int(counts.sum()),
         codebook_usage=float((counts > 0).mean()),
         perplexity=exp_entropy(counts),
+        **({} if codebook is None else codebook.figures()),
+        frechet_distance=frechet.distance(),
+        frechet_space=f"its own features, {frechet.originals.width} wide, mean over tokens"
+        if space is None
+        else space.name,
+        rfid=None if inception is None else fidelity.distance(),
+        notes=_warnings(frechet, None if inception is None else fidelity),
     )
 
 
+class CodebookMeter:
+    """Rank and norms of a model's effective codes, and beside them the norm of the features that they are to meet."""
+
+    def __init__(self, model: VQRAE) -> None:
+        with torch.inference_mode():
+            self._codes_KE = model.quantizer.codes().numpy()
+        self._projection = model.in_projection
+        self._norms, self._tokens = 0.0, 0
+
+    def add(self, features_BNC: NDArray[np.float32]) -> None:
+        """Take in the continuous features of some images."""
+        with torch.inference_mode():
+            projected = self._projection(torch.tensor(features_BNC)).numpy()
+        norms = np.linalg.norm(projected.astype(np.float64), axis=-1)
+        self._norms, self._tokens = self._norms + norms.sum(), self._tokens + norms.size
+
+    def figures(self) -> dict[str, float]:
+        """The fields of `EvalReport` that need a model."""
+        codes = self._codes_KE
+        return {
+            "effective_rank": exp_entropy(np.linalg.svd(codes - codes.mean(0), compute_uv=False)),
+            "feature_norm": float(self._norms / self._tokens),
+            "code_norm": float(np.linalg.norm(codes, axis=-1).mean()),
+        }
+
+
 def codebook_figures(model: VQRAE, features_BNC: NDArray[np.float32]) -> dict[str, float]:
-    """The fields of `EvalReport` that only a checkpoint can tell, given the features of some images."""
-    codes_KE = model.quantizer.codes().detach().numpy()
-    projection = model.in_projection
-    projected = features_BNC @ projection.weight.detach().numpy().T + projection.bias.detach().numpy()
-    return {
-        "effective_rank": exp_entropy(np.linalg.svd(codes_KE - codes_KE.mean(0), compute_uv=False)),
-        "feature_norm": float(np.linalg.norm(projected, axis=-1).mean()),
-        "code_norm": float(np.linalg.norm(codes_KE, axis=-1).mean()),
-    }
+    """`CodebookMeter`'s figures, given the features of some images."""
+    meter = CodebookMeter(model)
+    meter.add(features_BNC)
+    return meter.figures()
 
 
 def exp_entropy(weights: NDArray[np.number]) -> float:
     """Exponential of the entropy of weights ≥ 0 over their sum: perplexity of counts, effective rank of a spectrum."""
     shares = weights[weights > 0] / weights.sum()
     return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def _chunks(images: NDArray[np.uint8] | Iterable[NDArray[np.uint8]]) -> Iterable[NDArray[np.uint8]]:
+    if not isinstance(images, np.ndarray):
+        return images
+    return (images[start : start + CHUNK_IMAGES] for start in range(0, len(images), CHUNK_IMAGES))
+
+
+def _pooled(features_BNC: NDArray[np.float32]) -> NDArray[np.float64]:
+    return features_BNC.mean(1, dtype=np.float64)
+
+
+def _percentiles(values: list[float]) -> dict[str, float]:
+    return {
+        f"p{share}": float(value) for share, value in zip(PERCENTILES, np.percentile(values, PERCENTILES), strict=True)
+    }
+
+
+def _warnings(frechet: FrechetMeter, fidelity: FrechetMeter | None) -> tuple[str, ...]:
+    meters = {"frechet_distance": frechet, "rfid": fidelity}
+    said = {name: meter.warning() for name, meter in meters.items() if meter is not None}
+    return tuple(f"{name}: {warning}" for name, warning in said.items() if warning)
