@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tiny_models import random_images, tiny_model
 
+from vqrae.model import VQRAE
 from vqrae.reference import ReferenceTokenizer
 from vqrae.runtimes.errors import ImageError
-from vqrae.training.evaluate import codebook_figures, evaluate, exp_entropy
+from vqrae.training.evaluate import CodebookMeter, evaluate, exp_entropy
 
 CODES = 16
 
@@ -69,6 +70,12 @@ def test_exp_entropy_lies_between_one_and_the_number_of_positive_weights(weights
 def test_exp_entropy_does_not_depend_on_the_scale() -> None:
     spectrum = np.array([5.0, 2.0, 1.0])
     assert exp_entropy(spectrum) == pytest.approx(exp_entropy(spectrum * 1e6))
+
+
+def codebook_figures(model: VQRAE, features_BNC: NDArray[np.float32]) -> dict[str, float]:
+    meter = CodebookMeter(model)
+    meter.add(features_BNC)
+    return meter.figures()
 
 
 def test_codebook_figures_of_a_known_codebook() -> None:

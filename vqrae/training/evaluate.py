@@ -160,13 +160,6 @@ class CodebookMeter:
         }
 
 
-def codebook_figures(model: VQRAE, features_BNC: NDArray[np.float32]) -> dict[str, float]:
-    """`CodebookMeter`'s figures, given the features of some images."""
-    meter = CodebookMeter(model)
-    meter.add(features_BNC)
-    return meter.figures()
-
-
 def exp_entropy(weights: NDArray[np.number]) -> float:
     """Exponential of the entropy of weights ≥ 0 over their sum: perplexity of counts, effective rank of a spectrum."""
     shares = weights[weights > 0] / weights.sum()

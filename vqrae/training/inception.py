@@ -6,6 +6,7 @@ the features of all images.
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, Featu
 from vqrae.runtimes.bundle import sha256_file
 from vqrae.runtimes.errors import RuntimeUnavailable
 
-WEIGHTS_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-"""Of the weights that make the distance an rFID. They are a pickle, so no other file is opened."""
+STATED_DIGITS = Path(URL_INCEPTION_V3).stem.rsplit("-", 1)[1]
+"""First digits of the weights' SHA-256, which their name states, as torch.hub's file names do."""
 
 
 class Inception:
@@ -32,13 +33,8 @@ class Inception:
             RuntimeUnavailable: they are not there, or other ones are.
         """
         path = Path(torch.hub.get_dir()) / "checkpoints" / Path(URL_INCEPTION_V3).name
-        got = "no such file" if not path.is_file() else "another file"
-        if not path.is_file() or sha256_file(path) != WEIGHTS_SHA256:
-            remedy = f"download {URL_INCEPTION_V3} to there"
-            expected = f"Inception's weights, SHA-256 {WEIGHTS_SHA256[:12]}…"
-            raise RuntimeUnavailable(str(path), got=got, expected=expected, remedy=remedy)
         self._network = FeatureExtractorInceptionV3(
-            "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)
+            "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(_checked(path))
         )
 
     @torch.inference_mode()
@@ -46,3 +42,21 @@ class Inception:
         """Images uint8 (B, H, W, 3) -> float32 (B, 2048)."""
         (features,) = self._network(torch.tensor(images).permute(0, 3, 1, 2))
         return features.numpy()
+
+
+def _checked(path: Path) -> Path:
+    """The weights' file, once it is seen to be the one that its name states, and to hold tensors only.
+
+    torch-fidelity unpickles it without restrictions, so it is read once before, with them.
+    """
+    try:
+        if not sha256_file(path).startswith(STATED_DIGITS):
+            raise ValueError("another file")
+        torch.load(path, weights_only=True)
+    except (OSError, ValueError, pickle.UnpicklingError, RuntimeError) as error:
+        reasons = {FileNotFoundError: "no such file", pickle.UnpicklingError: "a pickle of more than tensors"}
+        got = reasons.get(type(error), str(error))
+        expected = f"Inception's weights, SHA-256 {STATED_DIGITS}…"
+        remedy = f"download {URL_INCEPTION_V3} to there"
+        raise RuntimeUnavailable(str(path), got=got, expected=expected, remedy=remedy) from error
+    return path

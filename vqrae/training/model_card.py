@@ -26,7 +26,7 @@ from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.preprocess import open_image, prepare
 from vqrae.runtimes.staging import staged_folder
 from vqrae.training.config import Recipe, recipe
-from vqrae.training.evaluate import codebook_figures, evaluate, exp_entropy
+from vqrae.training.evaluate import evaluate, exp_entropy
 from vqrae.training.loop import LOG_FILE
 from vqrae.training.probe import TEST_COUNT, TRAIN_COUNT, probe_accuracy
 from vqrae.training.run import RUN_FILE, TrainingRun
@@ -45,6 +45,7 @@ def measure_stage(checkpoint: Path, held_out: Path, train: Path, images: Trainin
     tokenizer, size, codes = ReferenceTokenizer(model), model.config.image_size, model.config.quantizer.codebook_size
     photographs = {path.stem: prepare(path, size, size)[None] for path in image_files(held_out)}
     each = {name: evaluate(tokenizer, codes, image, name) for name, image in photographs.items()}
+    together = evaluate(tokenizer, codes, np.concatenate(list(photographs.values())), checkpoint.name, model=model)
     counts = np.zeros(codes, np.int64)
     for step in range(TRAIN_BATCHES):
         batch = uint8_from_pixels(images.pixels(FIRST_BATCH + step)).numpy()
@@ -53,13 +54,11 @@ def measure_stage(checkpoint: Path, held_out: Path, train: Path, images: Trainin
         [open_image(path) for path in image_files(folder)] for folder in (train, held_out)
     )
     return {
-        "psnr_db": float(np.mean([report.psnr_db for report in each.values()])),
-        "ssim": float(np.mean([report.ssim for report in each.values()])),
+        **together.model_dump(include={"psnr_db", "ssim", "effective_rank", "feature_norm", "code_norm"}),
         "psnr_db_each": {name: report.psnr_db for name, report in each.items()},
         "tokens_counted": int(counts.sum()),
         "codebook_usage": float((counts > 0).mean()),
         "perplexity": exp_entropy(counts),
-        **codebook_figures(model, tokenizer.encode(np.concatenate(list(photographs.values())))[1]),
         "probe": probe_accuracy(tokenizer, train_photographs, held_out_photographs, size),
     }
 
