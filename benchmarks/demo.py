@@ -26,7 +26,7 @@ from vqrae.runtimes.manifest import MANIFEST_FILE, GateVerdict, Manifest, read_m
 from vqrae.runtimes.preprocess import prepare
 from vqrae.runtimes.staging import staged_folder
 from vqrae.runtimes.tokenizer import load
-from vqrae.training.photographs import TRAIN, crops
+from vqrae.training.data.photographs import TRAIN, crops
 
 BENCHMARK_FILE = "benchmark.json"
 PICTURES = 6

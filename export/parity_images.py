@@ -13,7 +13,7 @@ from PIL import Image
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.image_files import image_files
 from vqrae.runtimes.preprocess import open_image, prepare
-from vqrae.training.photographs import HELD_OUT, photographs
+from vqrae.training.data.photographs import HELD_OUT, photographs
 
 DEFAULT_COUNT = 16
 GOLDEN_SCALE = 2

@@ -14,9 +14,9 @@ from vqrae.config import preset
 from vqrae.reference import ReferenceTokenizer
 from vqrae.runtimes.preprocess import prepare
 from vqrae.training.config import recipe
-from vqrae.training.evaluate import evaluate
+from vqrae.training.data.photographs import HELD_OUT, photographs
+from vqrae.training.evaluation.evaluate import evaluate
 from vqrae.training.model_card import card_text
-from vqrae.training.photographs import HELD_OUT, photographs
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "vqrae-tiny"
 

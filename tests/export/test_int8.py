@@ -25,7 +25,7 @@ from vqrae.runtimes.manifest import Budget
 from vqrae.runtimes.parity import GATES
 from vqrae.runtimes.selftest import selftest
 from vqrae.runtimes.tokenizer import load
-from vqrae.training.photographs import TRAIN, crops
+from vqrae.training.data.photographs import TRAIN, crops
 
 COUNT = 8
 FORMATS = ("onnx", "openvino")

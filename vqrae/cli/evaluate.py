@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from vqrae.model import VQRAE
     from vqrae.reference import ArrayTokenizer
     from vqrae.runtimes.session import SessionOptions
-    from vqrae.training.evaluate import EvalReport
-    from vqrae.training.feature_space import FeatureSpace
-    from vqrae.training.image_stream import ImageStream
+    from vqrae.training.evaluation.evaluate import EvalReport
+    from vqrae.training.evaluation.feature_space import FeatureSpace
+    from vqrae.training.evaluation.image_stream import ImageStream
 
 SHOWN = 12
 """Images in the picture, at most."""
@@ -82,8 +82,8 @@ def evaluate(
 
         check_picture_name(picture)
     with needing("train"):
-        from vqrae.training.feature_space import open_teacher
-        from vqrae.training.image_stream import ImageStream
+        from vqrae.training.evaluation.feature_space import open_teacher
+        from vqrae.training.evaluation.image_stream import ImageStream
 
     deployed = (source / MANIFEST_FILE).exists()
     if checkpoint is not None and not deployed:
@@ -138,8 +138,8 @@ def _measured(
 
     from vqrae.cli.output import progress_console
     from vqrae.runtimes.errors import RuntimeUnavailable
-    from vqrae.training.evaluate import evaluate
-    from vqrae.training.feature_space import open_inception
+    from vqrae.training.evaluation.evaluate import evaluate
+    from vqrae.training.evaluation.feature_space import open_inception
 
     inception, notes = None, []
     try:
@@ -176,8 +176,8 @@ def _shown(stream: ImageStream, bar: Progress) -> Iterator[NDArray[np.uint8]]:
 
 
 def _probe(tokenizer: ArrayTokenizer, size: int, bar: Progress) -> dict[str, float]:
-    from vqrae.training.photographs import HELD_OUT, TRAIN, photographs
-    from vqrae.training.probe import probe_accuracy
+    from vqrae.training.data.photographs import HELD_OUT, TRAIN, photographs
+    from vqrae.training.evaluation.probe import probe_accuracy
 
     bar.add_task("linear probe", total=None)
     return probe_accuracy(tokenizer, list(photographs(TRAIN).values()), list(photographs(HELD_OUT).values()), size)

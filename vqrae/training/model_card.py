@@ -26,11 +26,11 @@ from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.preprocess import open_image, prepare
 from vqrae.runtimes.staging import staged_folder
 from vqrae.training.config import Recipe, recipe
-from vqrae.training.evaluate import evaluate, exp_entropy
+from vqrae.training.data.scenes import ATTRIBUTES
+from vqrae.training.evaluation.evaluate import evaluate, exp_entropy
+from vqrae.training.evaluation.probe import TEST_COUNT, TRAIN_COUNT, probe_accuracy
 from vqrae.training.loop import LOG_FILE
-from vqrae.training.probe import TEST_COUNT, TRAIN_COUNT, probe_accuracy
 from vqrae.training.run import RUN_FILE, TrainingRun
-from vqrae.training.scenes import ATTRIBUTES
 from vqrae.training.stages import TrainingImages
 
 TRAIN_BATCHES = 384

@@ -21,8 +21,8 @@ from vqrae.layers import patches_from_pixels, pixels_from_uint8, sincos_position
 from vqrae.runtimes.staging import staged_folder
 from vqrae.tensor_file import storage_errors
 from vqrae.training.config import PhaseConfig
+from vqrae.training.data.scenes import ATTRIBUTES, SHAPES, Scenes
 from vqrae.training.loop import Phase, trainable
-from vqrae.training.scenes import ATTRIBUTES, SHAPES, Scenes
 
 
 class LabelledEncoder(nn.Module):

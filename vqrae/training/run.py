@@ -22,7 +22,7 @@ from vqrae.runtimes.image_files import image_files
 from vqrae.runtimes.preprocess import open_image
 from vqrae.runtimes.staging import staged_file
 from vqrae.training.config import PhaseConfig, Recipe
-from vqrae.training.data import CroppedPhotographs
+from vqrae.training.data.crops import CroppedPhotographs
 from vqrae.training.loop import STATE_FILE, train
 from vqrae.training.pretrain import Pretraining
 from vqrae.training.stages import Stage1, Stage2, TrainingImages

@@ -19,10 +19,10 @@ from torch import Tensor
 from vqrae.layers import pixels_from_uint8
 from vqrae.model import VQRAE
 from vqrae.training.config import PhaseConfig
-from vqrae.training.data import CroppedPhotographs
+from vqrae.training.data.crops import CroppedPhotographs
+from vqrae.training.data.scenes import Scenes
 from vqrae.training.loop import Phase, trainable
-from vqrae.training.losses import distillation_loss, pixel_loss
-from vqrae.training.scenes import Scenes
+from vqrae.training.losses.terms import distillation_loss, pixel_loss
 
 INIT_TOKENS_PER_CODE = 16
 """Features that are gathered for each code that is placed among them."""

@@ -77,7 +77,7 @@ def open_inception() -> FeatureSpace:
         RuntimeUnavailable: torch-fidelity is not installed or does not load, or its weights are not there.
     """
     try:
-        from vqrae.training.inception import Inception
+        from vqrae.training.evaluation.inception import Inception
     except (ImportError, OSError, RuntimeError) as error:  # a torchvision that is not for this torch raises the latter
         remedy = "install it with `pip install 'vqrae[fid]'`, torchvision in the version and build for your torch"
         raise RuntimeUnavailable("torch-fidelity", got=f"not loadable ({error})", remedy=remedy) from error

@@ -25,9 +25,9 @@ from vqrae.model import VQRAE
 from vqrae.runtimes.errors import CheckpointError, DataError, UsageError, VqraeError
 from vqrae.training import loop
 from vqrae.training.config import LossWeights, PhaseConfig, Recipe, recipe
-from vqrae.training.data import CroppedPhotographs
+from vqrae.training.data.crops import CroppedPhotographs
 from vqrae.training.loop import LOG_FILE, STATE_FILE, Phase, learning_rate_factor, train
-from vqrae.training.losses import distillation_loss, pixel_loss
+from vqrae.training.losses.terms import distillation_loss, pixel_loss
 from vqrae.training.pretrain import Pretraining
 from vqrae.training.run import TrainingRun
 from vqrae.training.stages import Stage1, Stage2, TrainingImages

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from vqrae.training.scenes import ATTRIBUTES, COLORS, GRID, SHAPES, Scenes
+from vqrae.training.data.scenes import ATTRIBUTES, COLORS, GRID, SHAPES, Scenes
 
 SIZE = 48
 

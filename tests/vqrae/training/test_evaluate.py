@@ -15,7 +15,7 @@ from tiny_models import random_images, tiny_model
 from vqrae.model import VQRAE
 from vqrae.reference import ReferenceTokenizer
 from vqrae.runtimes.errors import ImageError
-from vqrae.training.evaluate import CodebookMeter, evaluate, exp_entropy
+from vqrae.training.evaluation.evaluate import CodebookMeter, evaluate, exp_entropy
 
 CODES = 16
 

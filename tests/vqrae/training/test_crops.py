@@ -10,7 +10,7 @@ from PIL import Image
 
 from vqrae.runtimes.errors import DataError, ImageError
 from vqrae.runtimes.image_files import image_files
-from vqrae.training.data import CroppedPhotographs, _hue_rotation, jitter_colors
+from vqrae.training.data.crops import CroppedPhotographs, _hue_rotation, jitter_colors
 
 
 @pytest.fixture

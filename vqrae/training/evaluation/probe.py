@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from vqrae.reference import ArrayTokenizer
-from vqrae.training.scenes import ATTRIBUTES, SceneBatch, Scenes
+from vqrae.training.data.scenes import ATTRIBUTES, SceneBatch, Scenes
 
 CHUNK_IMAGES = 64
 TRAIN_COUNT, TEST_COUNT = 600, 300

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.linalg import sqrtm
 
 from vqrae.runtimes.errors import InvalidInput
-from vqrae.training.frechet import FrechetMeter, Moments, frechet_distance
+from vqrae.training.evaluation.frechet import FrechetMeter, Moments, frechet_distance
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from vqrae.runtimes.errors import DataError
 from vqrae.runtimes.preprocess import prepare
-from vqrae.training.image_stream import CHUNK_IMAGES, ImageStream
+from vqrae.training.evaluation.image_stream import CHUNK_IMAGES, ImageStream
 
 SIZE = (8, 8)
 

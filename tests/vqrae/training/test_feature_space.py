@@ -15,8 +15,8 @@ from vqrae.encoder import Encoder
 from vqrae.layers import pixels_from_uint8
 from vqrae.reference import ReferenceTokenizer
 from vqrae.runtimes.errors import CheckpointError, RuntimeUnavailable
-from vqrae.training.feature_space import Teacher, open_inception, open_teacher
-from vqrae.training.frechet import FrechetMeter
+from vqrae.training.evaluation.feature_space import Teacher, open_inception, open_teacher
+from vqrae.training.evaluation.frechet import FrechetMeter
 
 IMAGES = random_images(11).numpy()
 
@@ -54,7 +54,7 @@ def test_what_is_no_encoder_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_without_torch_fidelity_rfid_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "vqrae.training.inception", raising=False)
+    monkeypatch.delitem(sys.modules, "vqrae.training.evaluation.inception", raising=False)
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     with pytest.raises(RuntimeUnavailable, match=r"torch-fidelity: got not loadable.*pip install 'vqrae\[fid\]'"):
         open_inception()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vqrae.runtimes.errors import DataError, ImageError
 from vqrae.runtimes.image_files import image_files
 from vqrae.runtimes.preprocess import prepare
-from vqrae.training.data import CroppedPhotographs
+from vqrae.training.data.crops import CroppedPhotographs
 
 CHUNK_IMAGES = 32
 TOLERATED = 0.01

@@ -20,9 +20,9 @@ from vqrae.model import VQRAE
 from vqrae.reference import ArrayTokenizer
 from vqrae.runtimes.errors import ImageError
 from vqrae.runtimes.parity import mean_ssim, psnr_db
-from vqrae.training.feature_space import FeatureSpace
-from vqrae.training.frechet import FrechetMeter
-from vqrae.training.image_stream import CHUNK_IMAGES
+from vqrae.training.evaluation.feature_space import FeatureSpace
+from vqrae.training.evaluation.frechet import FrechetMeter
+from vqrae.training.evaluation.image_stream import CHUNK_IMAGES
 
 PERCENTILES = (5, 50, 95)
 

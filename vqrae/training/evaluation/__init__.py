@@ -1,0 +1,1 @@
+"""How good a tokenizer is: reconstruction, codebook health, Fréchet distances, linear probe."""
