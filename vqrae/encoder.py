@@ -7,6 +7,7 @@ multimodal language model consumes. The paper does not name the layer; this is o
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,20 @@ NETWORKS: dict[EncoderFamily, tuple[type[Any], type[Any]]] = {
 COMPOSITE: dict[str, EncoderFamily] = {"siglip": "siglip_vision_model", "internvl": "internvl_vision"}
 """Checkpoints that hold more than a vision network -> the family of the part that we take."""
 
-PREPROCESSOR_FILE = "preprocessor_config.json"
+NEAR_MISSES: dict[str, str] = {
+    "siglip2": "use one of a fixed resolution instead of NaFlex, such as google/siglip2-so400m-patch16-256",
+    "siglip2_vision_model": "use one of a fixed resolution instead of NaFlex, such as google/siglip2-so400m-patch16-256",
+    "intern_vit_6b": "use an InternVL in transformers' own format, which holds one, such as OpenGVLab/InternVL3-1B-hf",
+    "internvl_chat": "use an InternVL in transformers' own format, such as OpenGVLab/InternVL3-1B-hf",
+    "dinov2_with_registers": "use one without registers, such as facebook/dinov2-base",
+}
+"""`model_type` of checkpoints that are easily taken for one that loads -> what to use instead.
+
+A SigLIP2 of a fixed resolution is a `siglip` to transformers. The original InternViT (`intern_vit_6b`, whatever its size)
+and InternVL (`internvl_chat`) run code of their own repositories.
+"""
+
+CONFIG_FILE, PREPROCESSOR_FILE = "config.json", "preprocessor_config.json"
 
 
 class Encoder(nn.Module):
@@ -57,13 +71,31 @@ class Encoder(nn.Module):
 
         For another size than the network's own, its position embeddings are interpolated, as its library does it.
         """
+        features: Tensor = self._run(pixels_B3HW).last_hidden_state
+        return features[:, self.prefix_tokens :]
+
+    def hidden_states(self, pixels_B3HW: Tensor, depths: Sequence[int]) -> list[Tensor]:
+        """What some blocks put out, and after it the features.
+
+        Args:
+            pixels_B3HW: as for `forward`.
+            depths: numbers of blocks, from 1 for the first; a block's output is taken as it leaves the block, without a
+                norm, patch tokens only.
+
+        Returns:
+            One tensor (B, h·w, C) for each of `depths`, in that order, and last what `forward` returns.
+        """
+        out = self._run(pixels_B3HW, output_hidden_states=list(depths))
+        states = [*(out.hidden_states[depth] for depth in depths), out.last_hidden_state]
+        return [state[:, self.prefix_tokens :] for state in states]
+
+    def _run(self, pixels_B3HW: Tensor, **options: Any) -> Any:
+        """The network's own output of pixels in [-1, 1]."""
         normalized = ((pixels_B3HW + 1) / 2 - self.image_mean) / self.image_std
-        options = {}
         if self.config.family == "siglip_vision_model":  # the others look at the size on their own
             side = self.network.config.image_size
             options["interpolate_pos_encoding"] = pixels_B3HW.shape[-2:] != (side, side)
-        features: Tensor = self.network(normalized, **options).last_hidden_state
-        return features[:, self.prefix_tokens :]
+        return self.network(normalized, **options)
 
     def unfreeze(self) -> None:
         """Let every weight learn but the mask token: only masked pre-training uses it, so no gradient reaches it."""
@@ -78,7 +110,9 @@ class Encoder(nn.Module):
             CheckpointError: the checkpoint is of another kind, cannot be read, or lacks weights of the vision network.
         """
         try:
-            kind = transformers.AutoConfig.from_pretrained(source).model_type
+            _refuse_near_miss(source)
+            # Never the repository's own code; without the word, transformers asks the terminal whether to run it.
+            kind = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
             family = COMPOSITE.get(kind, kind)
             if family not in NETWORKS:
                 raise CheckpointError(source, got=f"a {kind} model", expected=f"one of {', '.join(NETWORKS)}")
@@ -94,6 +128,15 @@ class Encoder(nn.Module):
             field = ".".join(str(part) for part in first["loc"])
             raise CheckpointError(f"{source} field {field}", got=first["msg"], expected="three numbers") from error
         return cls(config, network.float())
+
+
+def _refuse_near_miss(source: str) -> None:
+    """Say what to use instead, before transformers is asked: some of these it would load, others it does not know."""
+    path = cached_file(source, CONFIG_FILE, _raise_exceptions_for_missing_entries=False)
+    kind = _read_object(Path(path)).get("model_type") if path else None
+    if kind in NEAR_MISSES:
+        expected = f"one of {', '.join(NETWORKS)}"
+        raise CheckpointError(source, got=f"a {kind} model", expected=expected, remedy=NEAR_MISSES[kind])
 
 
 def _load_network(source: str, kind: str, family: EncoderFamily) -> Any:
@@ -142,7 +185,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(str(path), got=str(error), expected=f"a readable {PREPROCESSOR_FILE}") from error
+        raise CheckpointError(str(path), got=str(error), expected=f"a readable {path.name}") from error
     if not isinstance(values, dict):
         raise CheckpointError(str(path), got=f"a JSON {type(values).__name__}", expected="a JSON object")
     return values

@@ -87,6 +87,31 @@ def saved(kind: str, folder: Path, **preprocessor: Any) -> Callable[[Tensor], Te
     return features
 
 
+HUB_LAYOUT = {
+    "siglip": {
+        "logit_scale",
+        "text_model.embeddings.token_embedding.weight",
+        "vision_model.embeddings.patch_embedding.weight",
+        "vision_model.encoder.layers.0.self_attn.q_proj.weight",
+        "vision_model.head.probe",
+        "vision_model.post_layernorm.weight",
+    },
+    "dinov2": {
+        "embeddings.mask_token",
+        "encoder.layer.0.attention.attention.query.weight",
+        "encoder.layer.0.layer_scale1.lambda1",
+        "layernorm.weight",
+    },
+    "internvl": {
+        "language_model.model.embed_tokens.weight",
+        "multi_modal_projector.linear_1.weight",
+        "vision_tower.embeddings.cls_token",
+        "vision_tower.encoder.layer.0.lambda_1",
+    },
+}
+"""Tensor names of google/siglip2-so400m-patch16-256, facebook/dinov2-base and OpenGVLab/InternVL3-1B-hf on the hub."""
+
+
 def edit_weights(folder: Path, edit: Callable[[dict[str, Tensor]], object]) -> None:
     state = load_file(folder / "model.safetensors")
     edit(state)
@@ -106,6 +131,17 @@ def test_the_hub_is_out_of_reach() -> None:
     assert huggingface_hub.constants.HF_HUB_OFFLINE
 
 
+@pytest.mark.parametrize("hub_kind", sorted(HUB_LAYOUT))
+def test_what_is_saved_here_is_laid_out_as_on_the_hub(hub_kind: str, tmp_path: Path) -> None:
+    """Otherwise the tests below would prove nothing about the checkpoints that users load.
+
+    SigLIP2 of one resolution come as `siglip`, text tower and pooling head included.
+    """
+    saved(hub_kind, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == hub_kind
+    assert set(load_file(tmp_path / "model.safetensors")) >= HUB_LAYOUT[hub_kind]
+
+
 @torch.inference_mode()
 def test_features_equal_the_librarys_own(kind: str, tmp_path: Path) -> None:
     library = saved(kind, tmp_path, image_mean=[0.5] * 3, image_std=[0.5] * 3)
@@ -114,6 +150,19 @@ def test_features_equal_the_librarys_own(kind: str, tmp_path: Path) -> None:
     assert features.shape == (2, 16, WIDTH)
     # A mean and std of 0.5 map [0, 1] back to our own [-1, 1].
     torch.testing.assert_close(features, library(random_pixels()), atol=1e-6, rtol=1e-6)
+
+
+@torch.inference_mode()
+def test_hidden_states_are_the_librarys_own(kind: str, tmp_path: Path) -> None:
+    saved(kind, tmp_path)
+    encoder = Encoder.from_pretrained(str(tmp_path)).eval()
+    pixels = random_pixels()
+    first, second, features = encoder.hidden_states(pixels, [1, 2])
+    normalized = ((pixels + 1) / 2 - encoder.image_mean) / encoder.image_std
+    theirs = encoder.network(normalized, output_hidden_states=True).hidden_states
+    assert torch.equal(first, theirs[1][:, encoder.prefix_tokens :])
+    assert torch.equal(second, theirs[2][:, encoder.prefix_tokens :])
+    assert torch.equal(features, encoder(pixels))
 
 
 @torch.inference_mode()
@@ -200,7 +249,44 @@ def test_an_unknown_model_type(tmp_path: Path) -> None:
 def test_a_config_that_is_not_json(tmp_path: Path) -> None:
     saved("siglip_vision_model", tmp_path)
     (tmp_path / "config.json").write_text("{")
-    check_refused(tmp_path, "expected a Hugging Face checkpoint")
+    check_refused(tmp_path, "expected a readable config.json")
+
+
+@pytest.mark.parametrize("text", ["[]", "3"])
+def test_a_config_that_is_no_object(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    check_refused(tmp_path, "expected a JSON object")
+
+
+NAFLEX = {"model_type": "siglip2", "vision_config": {"model_type": "siglip2_vision_model", "num_patches": 256}}
+REMOTE_CODE = {"AutoConfig": "configuration_intern_vit.InternVisionConfig"}
+SIGLIP2, INTERNVL = "google/siglip2-so400m-patch16-256", "OpenGVLab/InternVL3-1B-hf"
+
+
+@pytest.mark.parametrize(
+    ("config", "instead"),
+    [
+        (NAFLEX, SIGLIP2),
+        (NAFLEX["vision_config"], SIGLIP2),
+        ({"model_type": "intern_vit_6b", "auto_map": REMOTE_CODE}, INTERNVL),
+        ({"model_type": "internvl_chat", "auto_map": REMOTE_CODE}, INTERNVL),
+        ({"model_type": "dinov2_with_registers", "num_register_tokens": 4}, "facebook/dinov2-base"),
+    ],
+)
+def test_a_near_miss_says_what_to_use_instead(config: dict[str, Any], instead: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    kind = config["model_type"]
+    check_refused(tmp_path, f"got a {kind} model; expected one of .*; use .*, such as {instead}")
+
+
+def test_a_repositorys_own_code_is_neither_run_nor_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "of_tomorrow.py").write_text("raise SystemExit('run')")
+    config = {"model_type": "of-tomorrow", "auto_map": {"AutoConfig": "of_tomorrow.Config"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    check_refused(tmp_path, "custom code")
+    assert "y/N" not in capsys.readouterr().out
 
 
 def test_missing_weights(kind: str, tmp_path: Path) -> None:
