@@ -34,15 +34,15 @@ COMPOSITE: dict[str, EncoderFamily] = {"siglip": "siglip_vision_model", "internv
 """Checkpoints that hold more than a vision network -> the family of the part that we take."""
 
 NEAR_MISSES: dict[str, str] = {
-    "siglip2": "use one of a fixed resolution instead of NaFlex, such as google/siglip2-so400m-patch16-256",
-    "siglip2_vision_model": "use one of a fixed resolution instead of NaFlex, such as google/siglip2-so400m-patch16-256",
+    "siglip2": "use one of a fixed resolution, not NaFlex, such as google/siglip2-so400m-patch16-256",
+    "siglip2_vision_model": "use one of a fixed resolution, not NaFlex, such as google/siglip2-so400m-patch16-256",
     "intern_vit_6b": "use an InternVL in transformers' own format, which holds one, such as OpenGVLab/InternVL3-1B-hf",
     "internvl_chat": "use an InternVL in transformers' own format, such as OpenGVLab/InternVL3-1B-hf",
     "dinov2_with_registers": "use one without registers, such as facebook/dinov2-base",
 }
 """`model_type` of checkpoints that are easily taken for one that loads -> what to use instead.
 
-A SigLIP2 of a fixed resolution is a `siglip` to transformers. The original InternViT (`intern_vit_6b`, whatever its size)
+A SigLIP2 of a fixed resolution is a `siglip` to transformers. The original InternViT (`intern_vit_6b` at every size)
 and InternVL (`internvl_chat`) run code of their own repositories.
 """
 
