@@ -58,6 +58,13 @@ def test_the_logits_are_of_pixels_with_imagenets_normalization() -> None:
     torch.testing.assert_close(stand_in()._logits(flat(*middle)), torch.zeros(1, 3), atol=1e-6, rtol=0)
 
 
+def test_the_resize_sees_every_pixel() -> None:
+    """Every fourth column white, the rest black: a quarter of the light, where plain bilinear would see none."""
+    columns = torch.tensor([1.0, -1.0, -1.0, -1.0]).repeat(224).expand(1, 3, 896, 896)
+    expected = (0.25 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
+    torch.testing.assert_close(stand_in()._logits(columns), expected[None], atol=0.01, rtol=0)
+
+
 def test_the_mean_is_over_images() -> None:
     loss, a, b = stand_in(), flat(0.5, 0, -1), flat(0.1, 0, 0.2)
     torch.testing.assert_close(loss(torch.cat([a, b]), torch.cat([b, b])), loss(a, b) / 2)
