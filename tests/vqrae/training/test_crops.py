@@ -10,7 +10,7 @@ from PIL import Image
 
 from vqrae.runtimes.errors import DataError, ImageError
 from vqrae.runtimes.image_files import image_files
-from vqrae.training.data.crops import CroppedPhotographs, _hue_rotation, jitter_colors
+from vqrae.training.data.crops import ColorShift, Crop, CroppedPhotographs, _hue_rotation, shift_colors
 
 
 @pytest.fixture
@@ -82,6 +82,15 @@ def test_crops_lie_inside_and_are_flipped_half_of_the_time(tmp_path: Path) -> No
     assert np.abs(slopes).max() > 2 * np.abs(slopes).min(), "large and small crops"
 
 
+@given(st.integers(0, 2**31), st.booleans(), st.tuples(st.integers(1, 50), st.integers(1, 50)))
+@settings(max_examples=30, deadline=None)
+def test_a_drawn_crop_fits_every_photograph(seed: int, colors: bool, size: tuple[int, int]) -> None:
+    """So it can be drawn before the photograph is known."""
+    crop = Crop.draw(np.random.default_rng(seed), colors=colors)
+    assert crop.cut(Image.new("RGB", size, "gray"), 8, 0.5).shape == (8, 8, 3)
+    assert (crop.colors is not None) == colors
+
+
 def test_an_unreadable_photograph_is_named(folder: Path) -> None:
     (folder / "b.png").write_text("text with an image's name")
     with pytest.raises(ImageError, match=r"b\.png"):
@@ -92,13 +101,13 @@ def test_an_unreadable_photograph_is_named(folder: Path) -> None:
 @settings(max_examples=20, deadline=None)
 def test_jitter_of_strength_0_changes_nothing(seed: int) -> None:
     image = random_image(seed)
-    jittered = jitter_colors(image, np.random.default_rng(seed), 0.0)
+    jittered = shift_colors(image, ColorShift.draw(np.random.default_rng(seed)), 0.0)
     assert np.abs(jittered.astype(int) - image).max() <= 1
 
 
 def test_jitter_changes_colors_and_is_seeded() -> None:
     image = random_image()
-    first, second = (jitter_colors(image, np.random.default_rng(4), 1.0) for _ in range(2))
+    first, second = (shift_colors(image, ColorShift.draw(np.random.default_rng(4)), 1.0) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert (first.dtype, first.shape) == (np.uint8, image.shape)
     assert np.abs(first.astype(int) - image).mean() > 5
@@ -120,5 +129,5 @@ def test_a_third_of_a_turn_permutes_the_channels() -> None:
 @settings(max_examples=30, deadline=None)
 def test_gray_pixels_stay_gray(seed: int, strength: float) -> None:
     gray = random_image(seed)[..., :1].repeat(3, -1)
-    jittered = jitter_colors(gray, np.random.default_rng(seed), strength).astype(int)
+    jittered = shift_colors(gray, ColorShift.draw(np.random.default_rng(seed)), strength).astype(int)
     assert np.ptp(jittered, axis=-1).max() <= 1

@@ -44,6 +44,16 @@ def test_scenes_of_a_batch_differ() -> None:
     assert len({image.tobytes() for image in images}) == 6
 
 
+@given(st.integers(0, 2**31), st.integers(0, 6), st.integers(0, 6))
+@settings(max_examples=20, deadline=None)
+def test_rows_of_a_batch_are_the_batchs(seed: int, start: int, length: int) -> None:
+    batch, rows = SCENES.batch(12, [seed, 1]), slice(start, start + length)
+    part = SCENES.rows(range(start, start + length), [seed, 1])
+    np.testing.assert_array_equal(part.images, batch.images[rows])
+    np.testing.assert_array_equal(part.masks, batch.masks[rows])
+    assert all((part.labels[name] == batch.labels[name][rows]).all() for name in ATTRIBUTES)
+
+
 def test_shapes_and_dtypes() -> None:
     batch = SCENES.batch(3, [0])
     assert (batch.images.shape, batch.images.dtype) == ((3, SIZE, SIZE, 3), np.uint8)

@@ -1,6 +1,7 @@
-"""Training images from a folder.
+"""Random square crops of photographs, flipped half of the time, colors jittered.
 
-Every batch is a pure function of the seed and the step, so a resumed run needs no other record of its position.
+What is random about a crop is drawn before its photograph is opened, so that a process can draw a whole batch's numbers
+and open only the photographs that it needs.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +23,53 @@ CROP_AREA = (0.1, 1.0)
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
+class ColorShift(NamedTuple):
+    """A change of colors at strength 1."""
+
+    hue: float
+    """Turn around the gray axis, in radians, -π to π."""
+    saturation: float
+    """What is added to the factor 1, -0.5 to 0.5."""
+    brightness: float
+    """As `saturation`."""
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> ColorShift:
+        """A random one."""
+        return cls(rng.uniform(-math.pi, math.pi), *rng.uniform(-0.5, 0.5, 2).tolist())
+
+
+class Crop(NamedTuple):
+    """A crop of a photograph of any size."""
+
+    area: float
+    """Share of the largest centered square, in `CROP_AREA`."""
+    left: float
+    """Share of the free width that lies left of the crop, in [0, 1)."""
+    top: float
+    """Share of the free height that lies above it, in [0, 1)."""
+    flipped: bool
+    colors: ColorShift | None
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, *, colors: bool) -> Crop:
+        """A random one, with a change of colors or without."""
+        area, left, top = rng.uniform(*CROP_AREA), rng.random(), rng.random()
+        return cls(area, left, top, rng.random() < 0.5, ColorShift.draw(rng) if colors else None)
+
+    def cut(self, photograph: Image.Image, size: int, color_jitter: float = 0.0) -> NDArray[np.uint8]:
+        """uint8 (S, S, 3) of an RGB photograph; `color_jitter` is the strength of the change of colors."""
+        side = min(photograph.size) * math.sqrt(self.area)
+        left, top = self.left * (photograph.width - side), self.top * (photograph.height - side)
+        box = (left, top, left + side, top + side)
+        crop = np.asarray(photograph.resize((size, size), Image.Resampling.BICUBIC, box=box))
+        if self.flipped:
+            crop = crop[:, ::-1]
+        return crop if self.colors is None else shift_colors(crop, self.colors, color_jitter)
+
+
 class CroppedPhotographs:
-    """Random square crops of the photographs in a folder, flipped half of the time, colors jittered."""
+    """Random crops of photographs that are all there to be drawn from; what cannot be read is an error."""
 
     def __init__(self, paths: Sequence[Path], size: int, color_jitter: float = 0.0, cached: int = 256) -> None:
         """`cached` photographs are kept decoded in memory."""
@@ -34,28 +81,19 @@ class CroppedPhotographs:
     def batch(self, count: int, seed: Sequence[int]) -> NDArray[np.uint8]:
         """uint8 (count, S, S, 3); the same seed gives the same bytes."""
         rng = np.random.default_rng(seed)
-        return (
-            np.stack([self._crop(rng) for _ in range(count)])
-            if count
-            else np.empty((0, self.size, self.size, 3), np.uint8)
-        )
-
-    def _crop(self, rng: np.random.Generator) -> NDArray[np.uint8]:
-        photograph = self._open(self.paths[rng.integers(len(self.paths))])
-        side = min(photograph.size) * math.sqrt(rng.uniform(*CROP_AREA))
-        left, top = (rng.uniform(0, length - side) for length in photograph.size)
-        box = (left, top, left + side, top + side)
-        crop = np.asarray(photograph.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box))
-        if rng.random() < 0.5:
-            crop = crop[:, ::-1]
-        return jitter_colors(crop, rng, self.color_jitter) if self.color_jitter else crop
+        images = np.empty((count, self.size, self.size, 3), np.uint8)
+        for row in range(count):
+            path = self.paths[rng.integers(len(self.paths))]
+            crop = Crop.draw(rng, colors=self.color_jitter > 0)
+            images[row] = crop.cut(self._open(path), self.size, self.color_jitter)
+        return images
 
 
-def jitter_colors(image: NDArray[np.uint8], rng: np.random.Generator, strength: float) -> NDArray[np.uint8]:
+def shift_colors(image: NDArray[np.uint8], shift: ColorShift, strength: float) -> NDArray[np.uint8]:
     """Turn the hue, scale saturation and brightness of uint8 (H, W, 3); at strength 1 any hue may become any other."""
     gray = image.astype(np.float32) @ LUMA
-    rotation = _hue_rotation(rng.uniform(-math.pi, math.pi) * strength)
-    saturation, brightness = 1 + strength * rng.uniform(-0.5, 0.5, 2)
+    rotation = _hue_rotation(shift.hue * strength)
+    saturation, brightness = 1 + strength * np.array([shift.saturation, shift.brightness])
     chroma = (image - gray[..., None]) @ (rotation.T * saturation)
     return np.clip((gray[..., None] + chroma) * brightness, 0, 255).round().astype(np.uint8)
 

@@ -48,6 +48,23 @@ class SceneBatch(NamedTuple):
     """(B, S, S): 0 for background, else 1 + shape."""
 
 
+class _Texture(NamedTuple):
+    """A square of a photograph."""
+
+    photograph: Image.Image
+    box: tuple[float, float, float, float]
+
+
+class _Plan(NamedTuple):
+    """What is random about a scene; the first object is the main one."""
+
+    labels: dict[str, int]
+    objects: list[tuple[NDArray[np.float64], float, float]]
+    """Center (x, y), radius and angle."""
+    background: _Texture
+    grain: _Texture
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scenes:
     """Draws scenes of one size over the given photographs."""
@@ -57,24 +74,27 @@ class Scenes:
 
     def batch(self, count: int, seed: Sequence[int]) -> SceneBatch:
         """`count` scenes; the same seed gives the same bytes."""
+        return self.rows(range(count), seed)
+
+    def rows(self, rows: range, seed: Sequence[int]) -> SceneBatch:
+        """Neighbouring rows of a batch of that seed, however long it is; those before them are planned, not painted."""
         rng = np.random.default_rng(seed)
-        scenes = [self._draw(rng) for _ in range(count)]
-        labels = {name: np.array([scene[1][name] for scene in scenes]) for name in ATTRIBUTES}
-        return SceneBatch(np.stack([scene[0] for scene in scenes]), labels, np.stack([scene[2] for scene in scenes]))
+        plans = [self._plan(rng) for _ in range(rows.stop)][rows.start :]
+        images = np.empty((len(plans), self.size, self.size, 3), np.uint8)
+        masks = np.empty((len(plans), self.size, self.size), np.int64)
+        for row, plan in enumerate(plans):
+            images[row], masks[row] = self._draw(plan)
+        labels = {name: np.array([plan.labels[name] for plan in plans], np.int64) for name in ATTRIBUTES}
+        return SceneBatch(images, labels, masks)
 
-    def _draw(self, rng: np.random.Generator) -> tuple[NDArray[np.uint8], dict[str, int], NDArray[np.int64]]:
+    def _plan(self, rng: np.random.Generator) -> _Plan:
         labels = {name: int(rng.integers(classes)) for name, classes in ATTRIBUTES.items()}
-        coverage = self._objects(rng, labels)
-        background = self._texture(rng)
-        grain = self._texture(rng).mean(2, keepdims=True)
-        contrast = 0.45 * (grain - grain.mean()) / (grain.std() + 8)
-        fill = np.array(list(COLORS.values())[labels["color"]]) * np.clip(1 + contrast, 0.4, 1.6)
-        alpha = coverage[..., None]
-        image = np.clip(alpha * fill + (1 - alpha) * background, 0, 255).round().astype(np.uint8)
-        return image, labels, np.where(coverage > 0.5, labels["shape"] + 1, 0)
+        return _Plan(labels, self._objects(rng, labels), self._texture(rng), self._texture(rng))
 
-    def _objects(self, rng: np.random.Generator, labels: dict[str, int]) -> NDArray[np.float64]:
-        """Coverage (S, S) in [0, 1] of the main object and its companions, which never overlap it."""
+    def _objects(
+        self, rng: np.random.Generator, labels: dict[str, int]
+    ) -> list[tuple[NDArray[np.float64], float, float]]:
+        """The main object and its companions, which never overlap it."""
         cell = self.size / GRID
         row, column = divmod(labels["position"], GRID)
         center = ((column + 0.5) * cell, (row + 0.5) * cell) + rng.uniform(-0.15, 0.15, 2) * cell
@@ -84,22 +104,37 @@ class Scenes:
             center = rng.uniform(radius, self.size - radius, 2)
             if all(np.hypot(*(center - other)) > radius + size + 2 for other, size in placed):
                 placed.append((center, radius))
-        large = self.size * SUPERSAMPLING
-        mask = Image.new("L", (large, large))
-        for center, radius in placed:
-            shape = SHAPES[labels["shape"]]
-            _paint(mask, shape, center * SUPERSAMPLING, radius * SUPERSAMPLING, rng.uniform(-0.3, 0.3))
-        return np.asarray(mask.resize((self.size, self.size), Image.Resampling.BOX), dtype=np.float64) / 255
+        return [(center, radius, rng.uniform(-0.3, 0.3)) for center, radius in placed]
 
-    def _texture(self, rng: np.random.Generator) -> NDArray[np.float64]:
-        """A random square of a random photograph, as float (S, S, 3) in [0, 255]."""
+    def _texture(self, rng: np.random.Generator) -> _Texture:
+        """A random square of a random photograph."""
         photograph = self.photographs[int(rng.integers(len(self.photographs)))]
         side = min(photograph.size) * rng.uniform(0.3, 0.9)
         left, top = (rng.uniform(0, length - side) for length in photograph.size)
-        box = (left, top, left + side, top + side)
-        return np.asarray(
-            photograph.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box), dtype=np.float64
-        )
+        return _Texture(photograph, (left, top, left + side, top + side))
+
+    def _draw(self, plan: _Plan) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """The image (S, S, 3) and the mask (S, S)."""
+        coverage = self._coverage(plan)
+        background, grain = self._resized(plan.background), self._resized(plan.grain).mean(2, keepdims=True)
+        contrast = 0.45 * (grain - grain.mean()) / (grain.std() + 8)
+        fill = np.array(list(COLORS.values())[plan.labels["color"]]) * np.clip(1 + contrast, 0.4, 1.6)
+        alpha = coverage[..., None]
+        image = np.clip(alpha * fill + (1 - alpha) * background, 0, 255).round().astype(np.uint8)
+        return image, np.where(coverage > 0.5, plan.labels["shape"] + 1, 0)
+
+    def _coverage(self, plan: _Plan) -> NDArray[np.float64]:
+        """How much of each pixel the objects cover: (S, S) in [0, 1]."""
+        large = self.size * SUPERSAMPLING
+        mask = Image.new("L", (large, large))
+        for center, radius, angle in plan.objects:
+            _paint(mask, SHAPES[plan.labels["shape"]], center * SUPERSAMPLING, radius * SUPERSAMPLING, angle)
+        return np.asarray(mask.resize((self.size, self.size), Image.Resampling.BOX), dtype=np.float64) / 255
+
+    def _resized(self, texture: _Texture) -> NDArray[np.float64]:
+        """Float (S, S, 3) in [0, 255]."""
+        resized = texture.photograph.resize((self.size, self.size), Image.Resampling.BICUBIC, box=texture.box)
+        return np.asarray(resized, dtype=np.float64)
 
 
 def _paint(mask: Image.Image, shape: str, center: NDArray[np.float64], radius: float, angle: float) -> None:

@@ -10,14 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrae.runtimes.errors import DataError, ImageError
+from vqrae.runtimes.errors import ImageError
 from vqrae.runtimes.image_files import image_files
 from vqrae.runtimes.preprocess import prepare
 from vqrae.training.data.crops import CroppedPhotographs
+from vqrae.training.data.unreadable import Unreadable
 
 CHUNK_IMAGES = 32
-TOLERATED = 0.01
-"""Share of a folder's photographs that may be unreadable; they are left out, and named."""
 
 
 class Chunk(NamedTuple):
@@ -58,7 +57,8 @@ class ImageStream:
         count = min(images or len(found), len(found))
         self.folder, self.size, self.crops, self.seed = folder, size, crops, seed
         self.paths = [found[number * len(found) // count] for number in range(count)]
-        self.skipped: dict[str, str] = {}
+        self._unreadable = Unreadable(str(folder))
+        self.skipped = self._unreadable.reasons
         """Path -> why it could not be read, of those met so far."""
         self._cropped = CroppedPhotographs(self.paths, size[0], color_jitter)
 
@@ -70,7 +70,7 @@ class ImageStream:
         """Give the images.
 
         Raises:
-            DataError: more than `TOLERATED` of the photographs cannot be read.
+            DataError: more than `unreadable.TOLERATED` of the photographs cannot be read.
         """
         names: list[str] = []
         images: list[NDArray[np.uint8]] = []
@@ -78,7 +78,7 @@ class ImageStream:
             try:
                 images.append(read())
             except ImageError as error:
-                self._skip(error)
+                self._unreadable.skip(error, len(self.paths))
                 continue
             names.append(name)
             if len(images) == CHUNK_IMAGES:
@@ -94,10 +94,3 @@ class ImageStream:
 
     def _crop(self, number: int) -> NDArray[np.uint8]:
         return self._cropped.batch(1, [self.seed, number])[0]
-
-    def _skip(self, error: ImageError) -> None:
-        self.skipped[error.subject] = str(error)
-        if len(self.skipped) > TOLERATED * len(self.paths):
-            got = f"{len(self.skipped)} of {len(self.paths)} images that cannot be read, the last: {error}"
-            expected = f"at most {TOLERATED:.0%} of them"
-            raise DataError(str(self.folder), got=got, expected=expected, remedy="replace or remove them") from error
