@@ -62,8 +62,10 @@ class TrainingImages:
         self.scene_count = round(config.scene_fraction * config.batch_size)
         self.crop_count = config.batch_size - self.scene_count
         self.seed = seed
-        kind = _IndexedCrops if isinstance(source, IndexedImages) else _StreamedCrops
-        self._crops: _Crops = kind(source, size, config.color_jitter, seed)  # type: ignore[arg-type]  # it is of its kind
+        options = (size, config.color_jitter, seed)
+        self._crops: _Crops = (
+            _IndexedCrops(source, *options) if isinstance(source, IndexedImages) else _StreamedCrops(source, *options)
+        )
 
     @property
     def skipped(self) -> dict[str, str]:
