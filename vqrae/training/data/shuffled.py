@@ -33,6 +33,8 @@ class Place(NamedTuple):
 class ShuffledStream:
     """Endless. Each epoch deals all shards to the processes anew, then shuffles a block of images at a time.
 
+    Within an epoch no two processes read the same shard; one with fewer images begins its next epoch earlier.
+
     Both orders follow from the seed and the place of a block's first image. So a position is that place and how much of
     the block was taken, and to resume costs reading the block again, and the part of its shard that lies before it;
     nothing is decoded for it. `datasets`' own buffer would start empty, with other images in it.
