@@ -1,7 +1,7 @@
 """The `vqrae` command: its verbs, and what an error becomes.
 
 Exit codes: 0 done · 1 the machine could not finish (disk full, no permission) · 2 usage · 3 a gate failed ·
-4 a runtime is unavailable · 5 invalid or corrupt input · 130 interrupted.
+4 a runtime is unavailable · 5 invalid or corrupt input · 130 interrupted · 143 terminated, training saved.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ app = typer.Typer(
     name="vqrae",
     help="Take a trained VQRAE image tokenizer from PyTorch to production runtimes, and prove that it arrived.",
     epilog="Exit codes: 0 done, 1 the machine could not finish, 2 usage, 3 a gate failed, 4 a runtime is unavailable, "
-    "5 invalid or corrupt input, 130 interrupted.",
+    "5 invalid or corrupt input, 130 interrupted, 143 terminated (training was saved).",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -27,3 +27,18 @@ Trusted = Annotated[
 ]
 BundlePath = Annotated[Path, typer.Argument(help="A bundle's folder.", metavar="BUNDLE")]
 ImagePaths = Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...")]
+
+
+def settings(texts: list[str], option: str = "--set") -> dict[str, str]:
+    """`KEY=VALUE`, several times, as a mapping.
+
+    Raises:
+        UsageError: a text without `=`.
+    """
+    from vqrae.runtimes.errors import UsageError
+
+    pairs = [text.partition("=") for text in texts]
+    for text, (_, equals, _) in zip(texts, pairs, strict=True):
+        if not equals:
+            raise UsageError(option, got=repr(text), expected="KEY=VALUE")
+    return {key: value for key, _, value in pairs}

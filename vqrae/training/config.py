@@ -5,11 +5,11 @@ Marks as in `vqrae.config`: [P] the paper, [T] TiTok's code base, [I] our infere
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from difflib import get_close_matches
-from typing import Literal
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from vqrae.config import (
     StrictConfig,
@@ -20,16 +20,22 @@ from vqrae.config import (
     siglip2_so400m_512,
     tiny,
 )
-from vqrae.runtimes.errors import UsageError
+from vqrae.runtimes.errors import UsageError, unknown_name
 
 
 class LossWeights(StrictConfig):
-    """Weights of the terms that are summed into the loss. Perceptual and adversarial terms take their places here."""
+    """Weights of the terms that are summed into the loss."""
 
     pixel: float = Field(1.0, ge=0)
-    """L2 between pixels in [-1, 1] [T]."""
+    """L2 between pixels in [-1, 1]: four times the same images' in [0, 1], where TiTok weighs it with 1 [I]."""
     quantizer: float = Field(1.0, ge=0)
     """Codebook and commitment loss [T]."""
+    perceptual: float = Field(1.1, ge=0)
+    """Perceptual distance, where the phase has one [P]."""
+    adversarial: float = Field(0.1, ge=0)
+    """−mean(logit) of the discriminator on the decoded images; stage 2 only [P]."""
+    lecam: float = Field(0.001, ge=0)
+    """LeCam regularization of the discriminator [T]."""
     distillation: float = Field(1.0, ge=0)
     """λ_d, on the continuous features; stage 2 only [P]."""
     dense: float = Field(1.0, ge=0)
@@ -42,13 +48,25 @@ class PhaseConfig(StrictConfig):
     steps: int = Field(gt=0)
     """Optimizer steps."""
     batch_size: int = Field(gt=0)
-    """Images per step."""
+    """Images per step, over all processes."""
+    accumulation: int = Field(1, gt=0)
+    """Parts that each process computes its share of a step in, one after the other, to need less memory."""
     learning_rate: float = Field(gt=0)
     """Peak rate of everything but the encoder, after warm-up [P]."""
     encoder_learning_rate: float = Field(0.0, ge=0)
     """Peak rate of the encoder; 0 where it is frozen [P]."""
     end_factor: float = Field(gt=0, le=1)
     """Rate at the last step as a fraction of the peak; cosine between [P]."""
+    encoder_end_factor: float | None = Field(None, gt=0, le=1)
+    """The same for the encoder, if it is another."""
+    discriminator_learning_rate: float = Field(4e-5, gt=0)
+    """Peak rate of the discriminator [P]."""
+    discriminator_end_factor: float = Field(0.25, gt=0, le=1)
+    """Its rate at the last step as a fraction of the peak [P]."""
+    discriminator_start: int | None = Field(None, ge=0)
+    """First step with a discriminator; None for none [P]."""
+    discriminator_channels: int = Field(128, gt=0)
+    """Width of its first stage [T]."""
     warmup: int = Field(2000, ge=0)
     """Steps of linear warm-up [P]."""
     weight_decay: float = Field(1e-4, ge=0)
@@ -59,6 +77,16 @@ class PhaseConfig(StrictConfig):
     """Largest norm of the gradient over all parameters [P]."""
     precision: Literal["fp32", "bf16"] = "bf16"
     """Autocast dtype of the networks; quantizer and losses stay in float32 [P]."""
+    perceptual: Literal["none", "teacher", "lpips-convnext"] = "none"
+    """`lpips-convnext`: LPIPS + 0.1 × ConvNeXt-S, which needs torchvision and downloads [P]. `teacher`: distance in the
+    frozen initial encoder's own features [I]."""
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """Decay, per step, of the moving average of the weights that the phase results in; 0 for the weights themselves.
+    0.999 [T]."""
+    activation_checkpointing: bool = False
+    """Compute each block's activations again in the backward pass instead of keeping them."""
+    compile: bool = False
+    """Compile each block with `torch.compile`."""
     weights: LossWeights = LossWeights()
     """Weights of the loss terms."""
     scene_fraction: float = Field(0.0, ge=0, le=1)
@@ -82,18 +110,68 @@ class Recipe(StrictConfig):
     stage1: PhaseConfig
     stage2: PhaseConfig
 
+    def changed(self, settings: Mapping[str, str]) -> Recipe:
+        """A copy with other values at dotted keys: `{"stage1.steps": "100", "model.quantizer.beta": "0.5"}`.
 
-def _paper(model: VQRAEConfig, batch_size: int, stage1_steps: int, stage2_steps: int) -> Recipe:
-    """The columns of the paper's recipe table; end rates 1e-4 in stage 1 and 1e-5 in stage 2 [P]."""
+        A value is JSON, or a string where it is not.
+
+        Raises:
+            UsageError: no such key, with the nearest one; or a value that the field does not take.
+        """
+        values = self.model_dump(mode="json")
+        for key, text in settings.items():
+            *path, last = key.split(".")
+            inside: Any = values
+            for part in path:
+                inside = inside.get(part) if isinstance(inside, dict) else None
+            if not isinstance(inside, dict) or last not in inside:
+                raise unknown_name("setting", key, _dotted(values))
+            inside[last] = _value(text)
+        try:
+            return Recipe.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise UsageError(f"setting {key}", got=repr(first["input"]), expected=first["msg"]) from error
+
+
+def _dotted(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in values.items():
+        inner = isinstance(value, dict) and name != "network"
+        keys += _dotted(value, f"{prefix}{name}.") if inner else [f"{prefix}{name}"]
+    return keys
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _paper(model: VQRAEConfig, batch_size: int, steps: tuple[int, int], discriminator_start: int) -> Recipe:
+    """Two columns of the paper's recipe table; end rates 1e-4 in stage 1 and 1e-5, everywhere, in stage 2 [P]."""
     return Recipe(
         model=model,
-        stage1=PhaseConfig(steps=stage1_steps, batch_size=batch_size, learning_rate=4e-4, end_factor=0.25),
+        stage1=PhaseConfig(
+            steps=steps[0],
+            batch_size=batch_size,
+            learning_rate=4e-4,
+            end_factor=0.25,
+            perceptual="lpips-convnext",
+            ema_decay=0.999,
+        ),
         stage2=PhaseConfig(
-            steps=stage2_steps,
+            steps=steps[1],
             batch_size=batch_size,
             learning_rate=1e-4,
-            encoder_learning_rate=1e-5,
             end_factor=0.1,
+            encoder_learning_rate=1e-5,
+            encoder_end_factor=1.0,
+            discriminator_start=discriminator_start,
+            perceptual="lpips-convnext",
+            ema_decay=0.999,
         ),
     )
 
@@ -144,13 +222,11 @@ def recipe(name: str) -> Recipe:
     """
     recipes: dict[str, Callable[[], Recipe]] = {
         "tiny": _tiny,
-        "base": lambda: _paper(base(), 1024, 100_000, 70_000),
-        "siglip2-so400m-256": lambda: _paper(siglip2_so400m_256(), 1024, 100_000, 70_000),
-        "siglip2-so400m-512": lambda: _paper(siglip2_so400m_512(), 1024, 100_000, 70_000),
-        "internvit-300m-448": lambda: _paper(internvit_300m_448(), 768, 45_000, 60_000),
+        "base": lambda: _paper(base(), 1024, (100_000, 70_000), 50_000),
+        "siglip2-so400m-256": lambda: _paper(siglip2_so400m_256(), 1024, (100_000, 70_000), 50_000),
+        "siglip2-so400m-512": lambda: _paper(siglip2_so400m_512(), 1024, (100_000, 70_000), 50_000),
+        "internvit-300m-448": lambda: _paper(internvit_300m_448(), 768, (45_000, 60_000), 30_000),
     }
     if name not in recipes:
-        near = get_close_matches(name, recipes, n=1)
-        remedy = f"did you mean {near[0]}?" if near else None
-        raise UsageError("preset", got=repr(name), expected=f"one of {', '.join(recipes)}", remedy=remedy)
+        raise unknown_name("preset", name, recipes)
     return recipes[name]()

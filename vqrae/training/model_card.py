@@ -26,12 +26,12 @@ from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.preprocess import open_image, prepare
 from vqrae.runtimes.staging import staged_folder
 from vqrae.training.config import Recipe, recipe
+from vqrae.training.data.batches import TrainingImages
 from vqrae.training.data.scenes import ATTRIBUTES
 from vqrae.training.evaluation.evaluate import evaluate, exp_entropy
 from vqrae.training.evaluation.probe import TEST_COUNT, TRAIN_COUNT, probe_accuracy
-from vqrae.training.loop import LOG_FILE
+from vqrae.training.log import LOG_FILE
 from vqrae.training.run import RUN_FILE, TrainingRun
-from vqrae.training.stages import TrainingImages
 
 TRAIN_BATCHES = 384
 """Batches of stage 2's training data on which the codebook's usage is counted."""
@@ -73,7 +73,7 @@ def write_model_card(run: Path, photographs: Path, preset: str, output: Path) ->
     """Copy the run's stage-2 checkpoint to `output`, with `figures.json` and a `README.md` made from it."""
     chosen = recipe(preset)
     train, held_out = photographs / "train", photographs / "held-out"
-    images = TrainingRun(chosen, train, run).images(chosen.stage2)
+    images = TrainingRun(chosen, str(train), run).images(chosen.stage2)
     figures = {
         "preset": preset,
         "seed": json.loads((run / RUN_FILE).read_text())["seed"],

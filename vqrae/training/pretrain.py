@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from vqrae.runtimes.staging import staged_folder
 from vqrae.tensor_file import storage_errors
 from vqrae.training.config import PhaseConfig
 from vqrae.training.data.scenes import ATTRIBUTES, SHAPES, Scenes
-from vqrae.training.loop import Phase, trainable
+from vqrae.training.phase import Outcome, Phase, trainable
 
 
 class LabelledEncoder(nn.Module):
@@ -36,55 +37,92 @@ class LabelledEncoder(nn.Module):
         self.pixel_head = nn.Linear(width, 3 * patch_size**2)
 
 
-class Pretraining(Phase):
+class LabelObjective(nn.Module):
     """Cross-entropy of the scene's attributes and of each patch's shape, plus the pixels by a linear head."""
+
+    def __init__(self, labelled: LabelledEncoder, config: PhaseConfig, patch_size: int) -> None:
+        super().__init__()
+        self.labelled = labelled
+        self.config = config
+        self.patch_size = patch_size
+
+    def forward(self, pixels: Tensor, masks: Tensor, labels: Tensor) -> Outcome:
+        """Terms of one batch.
+
+        Args:
+            pixels: float32 (B, 3, S, S) in [-1, 1].
+            masks: int64 (B, S, S), 0 for background, else 1 + shape.
+            labels: int64 (B, attributes), in the order of `ATTRIBUTES`.
+        """
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            features = self.labelled.encoder(pixels)
+        features = features.float()
+        pooled = features.mean(1)
+        heads = self.labelled.heads.values()
+        attributes = [F.cross_entropy(head(pooled), classes) for head, classes in zip(heads, labels.T, strict=True)]
+        middle = self.patch_size // 2
+        centers = masks[:, middle :: self.patch_size, middle :: self.patch_size].flatten()
+        dense = F.cross_entropy(self.labelled.dense_head(features).flatten(0, 1), centers)
+        decoded = self.labelled.pixel_head(features)
+        weights = self.config.weights
+        terms = {
+            "attributes": torch.stack(attributes).mean(),
+            "dense": weights.dense * dense,
+            "pixel": weights.pixel * F.mse_loss(decoded, patches_from_pixels(pixels, self.patch_size)),
+        }
+        return Outcome(terms)
+
+
+class Pretraining(Phase):
+    """The encoder from random weights, on scenes drawn step by step."""
 
     module: LabelledEncoder
 
     def __init__(self, model: VQRAEConfig, config: PhaseConfig, photographs: Sequence[Image.Image], seed: int) -> None:
         torch.manual_seed(seed)
         self.config = config
-        self.grid = model.grid
-        self.patch_size = model.decoder.patch_size
-        self.module = LabelledEncoder(Encoder(model.encoder), model.feature_width, self.patch_size)
+        self.module = LabelledEncoder(Encoder(model.encoder), model.feature_width, model.decoder.patch_size)
         with torch.no_grad():
             positions = sincos_positions(model.grid, model.feature_width)
             self.module.encoder.network.embeddings.position_embedding.weight.copy_(positions)
+        self.objective = LabelObjective(self.module, config, model.decoder.patch_size)
         self.scenes = Scenes(photographs=photographs, size=model.image_size)
         self.seed = seed
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The encoder's."""
+        return self.module.encoder.blocks
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The encoder and the heads."""
         heads = (self.module.heads, self.module.dense_head, self.module.pixel_head)
+        config = self.config
         return [
-            {"params": trainable(self.module.encoder), "lr": self.config.encoder_learning_rate},
-            {"params": [p for head in heads for p in trainable(head)], "lr": self.config.learning_rate},
+            {
+                "params": trainable(self.module.encoder),
+                "lr": config.encoder_learning_rate,
+                "end_factor": config.encoder_end_factor or config.end_factor,
+            },
+            {
+                "params": [parameter for head in heads for parameter in trainable(head)],
+                "lr": config.learning_rate,
+                "end_factor": config.end_factor,
+            },
         ]
 
-    def losses(self, step: int) -> dict[str, Tensor]:
-        """Attribute, dense and pixel terms on one batch of scenes."""
-        batch = self.scenes.batch(self.config.batch_size, [self.seed, step])
-        pixels = pixels_from_uint8(torch.from_numpy(batch.images))
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bf16"):
-            features = self.module.encoder(pixels)
-        features = features.float()
-        pooled = features.mean(1)
-        attributes = [
-            F.cross_entropy(head(pooled), torch.from_numpy(batch.labels[name]))
-            for name, head in self.module.heads.items()
-        ]
-        middle = self.patch_size // 2
-        masks = torch.from_numpy(batch.masks)[:, middle :: self.patch_size, middle :: self.patch_size].flatten()
-        dense = F.cross_entropy(self.module.dense_head(features).flatten(0, 1), masks)
-        decoded = self.module.pixel_head(features)
-        weights = self.config.weights
-        return {
-            "attributes": torch.stack(attributes).mean(),
-            "dense": weights.dense * dense,
-            "pixel": weights.pixel * F.mse_loss(decoded, patches_from_pixels(pixels, self.patch_size)),
-        }
+    def batch(self, step: int, rows: range) -> tuple[Tensor, ...]:
+        """Pixels, masks and labels of scenes, as the objective takes them."""
+        scenes = self.scenes.rows(rows, [self.seed, step])
+        labels = np.stack([scenes.labels[name] for name in ATTRIBUTES], axis=1)
+        return (
+            pixels_from_uint8(torch.from_numpy(scenes.images)),
+            torch.from_numpy(scenes.masks),
+            torch.from_numpy(labels),
+        )
 
-    def finish(self, folder: Path) -> None:
-        """Write the encoder as a Hugging Face checkpoint, which `Encoder.from_pretrained` reads back."""
-        with staged_folder(folder, overwrite=True) as staging, storage_errors(staging):
-            self.module.encoder.network.save_pretrained(staging)
+
+def write_encoder(network: Any, folder: Path) -> None:
+    """Write a vision network as a Hugging Face checkpoint, which `Encoder.from_pretrained` reads back."""
+    with staged_folder(folder, overwrite=True) as staging, storage_errors(staging):
+        network.save_pretrained(staging)

@@ -7,40 +7,52 @@ and below `state/` each phase's log and the state it resumes from; `run.json` sa
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
-from PIL import Image
+from torch import Tensor
 
 from vqrae.checkpoint import from_pretrained, save_pretrained
+from vqrae.config import VQRAEConfig
 from vqrae.encoder import Encoder
 from vqrae.model import VQRAE
 from vqrae.runtimes.errors import UsageError
-from vqrae.runtimes.image_files import image_files
-from vqrae.runtimes.preprocess import open_image
 from vqrae.runtimes.staging import staged_file
+from vqrae.training.codebook import place_codes
 from vqrae.training.config import PhaseConfig, Recipe
-from vqrae.training.data.crops import CroppedPhotographs
-from vqrae.training.loop import STATE_FILE, train
-from vqrae.training.pretrain import Pretraining
-from vqrae.training.stages import Stage1, Stage2, TrainingImages
+from vqrae.training.data.batches import TrainingImages
+from vqrae.training.data.sources import open_images, textures
+from vqrae.training.loop import train
+from vqrae.training.pretrain import Pretraining, write_encoder
+from vqrae.training.processes import Processes
+from vqrae.training.stages import Stage1, Stage2
+from vqrae.training.state import STATE_FILE
 
 PhaseName = Literal["pretrain", "stage1", "stage2"]
 
 RUN_FILE = "run.json"
 MAX_SCENE_PHOTOGRAPHS = 64
-"""Photographs of the folder that are kept open as textures of the scenes."""
+"""Photographs of the data that are kept open as textures of the scenes."""
 
 
 class TrainingRun:
-    """One recipe trained on one folder into one run folder."""
+    """One recipe trained on some data into one run folder, by all processes together."""
 
-    def __init__(self, recipe: Recipe, data: Path, folder: Path, *, encoder: str | None = None, seed: int = 0) -> None:
-        """`encoder` names a pretrained one; without it the recipe's own pre-training provides it."""
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: str,
+        folder: Path,
+        *,
+        encoder: str | None = None,
+        seed: int = 0,
+        processes: Processes | None = None,
+    ) -> None:
+        """`data` as `open_images` takes it; `encoder` names a pretrained one, or the recipe's pre-training gives it."""
         self.recipe = recipe
-        self.paths = image_files(data)
+        self.processes = processes or Processes()
+        self.source = open_images(data, self.processes.share)
         self.folder = folder
         self.encoder_source = encoder
         self.seed = seed
@@ -52,8 +64,8 @@ class TrainingRun:
 
     def images(self, config: PhaseConfig) -> TrainingImages:
         """The batches of stage 1 or 2."""
-        crops = CroppedPhotographs(self.paths, self.recipe.model.image_size, config.color_jitter)
-        return TrainingImages(crops, self._textures() if config.scene_fraction else [], config, self.seed)
+        photographs = textures(self.source, MAX_SCENE_PHOTOGRAPHS) if config.scene_fraction else []
+        return TrainingImages(self.source, photographs, config, self.recipe.model.image_size, self.seed)
 
     def run(self, phase: PhaseName) -> Path:
         """Run or resume one phase; returns the folder of its result, at once if that is there already.
@@ -63,11 +75,15 @@ class TrainingRun:
                 of another model, seed, encoder or data.
         """
         self._claim_folder()
+        self.processes.wait()
         runners = {"pretrain": self._pretrain, "stage1": self._stage1, "stage2": self._stage2}
         result = self.folder / ("encoder" if phase == "pretrain" else phase)
         if not result.exists():
             runners[phase](result)
-            (self._state(phase) / STATE_FILE).unlink()
+            self.processes.wait()
+            if self.processes.first:
+                (self._state(phase) / STATE_FILE).unlink()
+        self.processes.wait()
         return result
 
     def _claim_folder(self) -> None:
@@ -76,12 +92,13 @@ class TrainingRun:
             "model": self.recipe.model.model_dump(mode="json"),
             "seed": self.seed,
             "encoder": self.encoder_source,
-            "photographs": {path.name: path.stat().st_size for path in self.paths},
+            "data": self.source.contents,
         }
         path = self.folder / RUN_FILE
         if not path.exists():
-            with staged_file(path) as staging:
-                staging.write_text(json.dumps(described, indent=2) + "\n")
+            if self.processes.first:
+                with staged_file(path) as staging:
+                    staging.write_text(json.dumps(described, indent=2) + "\n")
             return
         written = json.loads(path.read_text())
         differing = [name for name in described if described[name] != written.get(name)]
@@ -97,28 +114,45 @@ class TrainingRun:
     def _pretrain(self, result: Path) -> None:
         if self.recipe.pretrain is None:
             raise UsageError("pretrain", got="a recipe without it", expected="`--encoder`, a pretrained one")
-        phase = Pretraining(self.recipe.model, self.recipe.pretrain, self._textures(), self.seed)
-        train(phase, self._state("pretrain"), "pretrain")
-        phase.finish(result)
+        photographs = textures(self.source, MAX_SCENE_PHOTOGRAPHS)
+        phase = Pretraining(self.recipe.model, self.recipe.pretrain, photographs, self.seed)
+        state = train(phase, self._state("pretrain"), "pretrain", self.processes)
+        if self.processes.first:
+            encoder = Encoder(self.recipe.model.encoder)
+            ours = {name: tensor for name, tensor in state.items() if name.startswith("encoder.")}
+            encoder.load_state_dict({name.removeprefix("encoder."): tensor for name, tensor in ours.items()})
+            write_encoder(encoder.network, result)
 
     def _stage1(self, result: Path) -> None:
         encoder = self._encoder()
         torch.manual_seed(self.seed)
-        model = VQRAE(self.recipe.model.model_copy(update={"encoder": encoder.config}), encoder)
-        phase = Stage1(model, self.recipe.stage1, self.images(self.recipe.stage1))
-        if not (self._state("stage1") / STATE_FILE).exists():
-            phase.init_codebook(self.seed)
-        train(phase, self._state("stage1"), "stage 1")
-        save_pretrained(model, result)
+        config = self.recipe.model.model_copy(update={"encoder": encoder.config})
+        model = VQRAE(config, encoder)
+        stage = self.recipe.stage1
+        images = self.images(stage)
+        if config.quantizer.init == "features" and not (self._state("stage1") / STATE_FILE).exists():
+            place_codes(model, images, stage.steps, self.processes, self.seed)
+        phase = Stage1(model, stage, images, self.processes)
+        state = train(phase, self._state("stage1"), "stage 1", self.processes)
+        self._save(_tokenizer(config, state), result)
 
     def _stage2(self, result: Path) -> None:
         stage1 = self.folder / "stage1"
         if not stage1.exists():
             raise UsageError(str(stage1), got="no stage-1 checkpoint", expected="one", remedy="run stage 1 first")
-        phase = Stage2(from_pretrained(stage1), self.recipe.stage2, self.images(self.recipe.stage2))
-        train(phase, self._state("stage2"), "stage 2")
-        phase.refit_codebook(self.seed)
-        save_pretrained(phase.module, result)
+        model = from_pretrained(stage1)
+        stage = self.recipe.stage2
+        images = self.images(stage)
+        torch.manual_seed(self.seed)
+        phase = Stage2(model, stage, images, self.processes)
+        trained = _tokenizer(model.config, train(phase, self._state("stage2"), "stage 2", self.processes))
+        if stage.refit_codebook:
+            place_codes(trained, images, stage.steps, self.processes, self.seed)
+        self._save(trained, result)
+
+    def _save(self, model: VQRAE, result: Path) -> None:
+        if self.processes.first:
+            save_pretrained(model, result)
 
     def _encoder(self) -> Encoder:
         if self.encoder_source is not None:
@@ -132,5 +166,9 @@ class TrainingRun:
     def _state(self, phase: PhaseName) -> Path:
         return self.folder / "state" / phase
 
-    def _textures(self) -> Sequence[Image.Image]:
-        return [open_image(path) for path in self.paths[:MAX_SCENE_PHOTOGRAPHS]]
+
+def _tokenizer(config: VQRAEConfig, state: dict[str, Tensor]) -> VQRAE:
+    """A whole model of trained weights, whatever was sharded or averaged on the way."""
+    model = VQRAE(config)
+    model.load_state_dict(state)
+    return model

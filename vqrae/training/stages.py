@@ -1,142 +1,140 @@
 """The two stages of the paper (§3.4).
 
-Stage 1: the encoder is frozen; projections, codebook and decoder learn. Stage 2: everything learns, and the continuous
-features are held to the frozen initial encoder's by distillation.
+Stage 1: the encoder is frozen; projections, codebook and decoder learn. Stage 2: everything learns, the continuous
+features are held to the frozen initial encoder's by distillation, and a discriminator joins late.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
-from sklearn.cluster import KMeans
-from torch import Tensor
+from torch import Tensor, nn
 
-from vqrae.layers import pixels_from_uint8
+from vqrae.encoder import Encoder
 from vqrae.model import VQRAE
 from vqrae.training.config import PhaseConfig
-from vqrae.training.data.crops import CroppedPhotographs
-from vqrae.training.data.scenes import Scenes
-from vqrae.training.loop import Phase, trainable
+from vqrae.training.data.batches import TrainingImages
+from vqrae.training.losses.adversarial import Adversary
+from vqrae.training.losses.discriminator import PatchDiscriminator
+from vqrae.training.losses.lpips_convnext import LpipsConvNext
+from vqrae.training.losses.perceptual import TeacherPerceptual
 from vqrae.training.losses.terms import distillation_loss, pixel_loss
-
-INIT_TOKENS_PER_CODE = 16
-"""Features that are gathered for each code that is placed among them."""
-INIT_ITERATIONS = 10
-"""Rounds of k-means, from codes drawn among the features."""
+from vqrae.training.phase import Outcome, Phase, trainable
+from vqrae.training.processes import Processes
 
 
-class TrainingImages:
-    """The batches of stages 1 and 2: crops of the photographs, mixed with scenes over them."""
+class TokenizerObjective(nn.Module):
+    """Pixel, perceptual and quantizer terms; with distillation, the distance of the features from a teacher's."""
 
-    def __init__(
-        self, crops: CroppedPhotographs, photographs: Sequence[Image.Image], config: PhaseConfig, seed: int
-    ) -> None:
-        self.crops = crops
-        self.scenes = Scenes(photographs=photographs, size=crops.size)
-        self.scene_count = round(config.scene_fraction * config.batch_size)
-        self.crop_count = config.batch_size - self.scene_count
-        self.seed = seed
+    def __init__(self, model: VQRAE, teacher: Encoder, config: PhaseConfig, *, distil: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.teacher = teacher
+        self.config = config
+        self.distil = distil
+        self.perceptual = _perceptual(config, teacher)
 
-    def pixels(self, step: int) -> Tensor:
-        """Pixels float32 (B, 3, S, S) in [-1, 1] of one step."""
-        images = self.crops.batch(self.crop_count, [self.seed, step])
-        if self.scene_count:
-            images = np.concatenate([images, self.scenes.batch(self.scene_count, [self.seed, step]).images])
-        return pixels_from_uint8(torch.from_numpy(images))
-
-
-@torch.inference_mode()
-def place_codes(model: VQRAE, images: TrainingImages, first_step: int, seed: int) -> None:
-    """Make the codes the centroids of the projected features of some batches, and the quantizer's map the identity.
-
-    SimVQ moves all codes together, so how they lie relative to each other is decided here.
-
-    Args:
-        model: changed in place.
-        images: where the batches come from.
-        first_step: names the first batch; past a stage's last step lie images that it does not train on.
-        seed: of the features that k-means starts from.
-    """
-    size = model.config.quantizer.codebook_size
-    projected: list[Tensor] = []
-    while sum(len(chunk) for chunk in projected) < INIT_TOKENS_PER_CODE * size:
-        pixels = images.pixels(first_step + len(projected))
-        projected.append(model.in_projection(model.encoder(pixels)).flatten(0, 1))
-    clusters = KMeans(size, init="random", n_init=1, max_iter=INIT_ITERATIONS, random_state=seed)
-    clusters.fit(torch.cat(projected).numpy())
-    model.quantizer.set_codes(torch.from_numpy(clusters.cluster_centers_))
+    def forward(self, pixels: Tensor) -> Outcome:
+        """Pixels (B, 3, H, W) in [-1, 1]; networks run in the phase's precision, quantizer and terms in float32."""
+        weights = self.config.weights
+        terms: dict[str, Tensor] = {}
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            decoded, features, _, quantizer_loss = self.model(pixels)
+            if self.distil:
+                with torch.no_grad():
+                    target = self.teacher(pixels)
+            if self.perceptual is not None:
+                terms["perceptual"] = weights.perceptual * self.perceptual(decoded, pixels)
+        terms["pixel"] = weights.pixel * pixel_loss(decoded, pixels)
+        terms["quantizer"] = weights.quantizer * quantizer_loss
+        if self.distil:
+            terms["distillation"] = weights.distillation * distillation_loss(features, target)
+        return Outcome(terms, decoded)
 
 
-class Stage1(Phase):
-    """Pixel and quantizer loss; no gradient reaches the encoder."""
+def _perceptual(config: PhaseConfig, teacher: Encoder) -> nn.Module | None:
+    if config.perceptual == "teacher":
+        return TeacherPerceptual(teacher)
+    return LpipsConvNext.pretrained() if config.perceptual == "lpips-convnext" else None
+
+
+class Stage(Phase):
+    """What both stages share: the tokenizer, its images, and a discriminator where the configuration has one."""
 
     module: VQRAE
+    objective: TokenizerObjective
 
-    def __init__(self, model: VQRAE, config: PhaseConfig, images: TrainingImages) -> None:
+    def __init__(self, model: VQRAE, config: PhaseConfig, images: TrainingImages, processes: Processes) -> None:
         self.config = config
         self.module = model
         self.images = images
-        model.encoder.requires_grad_(False)
+        if config.discriminator_start is not None:
+            self.adversary = Adversary(PatchDiscriminator(config.discriminator_channels), mean=processes.mean)
 
-    def init_codebook(self, seed: int) -> None:
-        """Put the codes where the features are, if the configuration asks for it. Call once, before the first step."""
-        if self.module.config.quantizer.init == "features":
-            place_codes(self.module, self.images, self.config.steps, seed)
+    def batch(self, step: int, rows: range) -> tuple[Tensor, ...]:
+        """Pixels (len(rows), 3, H, W) in [-1, 1]."""
+        return (self.images.pixels(step, rows),)
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """Those of encoder and decoder, and of a teacher of its own."""
+        teacher = self.objective.teacher
+        encoders = [self.module.encoder] if teacher is self.module.encoder else [self.module.encoder, teacher]
+        return [*(block for encoder in encoders for block in encoder.blocks), *self.module.decoder.blocks]
+
+    def data_state(self) -> dict[str, Any]:
+        """The images' position."""
+        return self.images.state_dict()
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """Unreadable images."""
+        return self.images.skipped
+
+    def load_data_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `data_state` gave."""
+        self.images.load_state_dict(state)
+
+
+class Stage1(Stage):
+    """The encoder is frozen: no gradient reaches it, and it is its own teacher."""
+
+    def __init__(self, model: VQRAE, config: PhaseConfig, images: TrainingImages, processes: Processes) -> None:
+        super().__init__(model, config, images, processes)
+        model.encoder.requires_grad_(False)
+        self.objective = TokenizerObjective(model, model.encoder, config, distil=False)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Everything but the encoder."""
-        return [{"params": trainable(self.module), "lr": self.config.learning_rate}]
-
-    def losses(self, step: int) -> dict[str, Tensor]:
-        """Pixel and quantizer terms."""
-        pixels = self.images.pixels(step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bf16"):
-            decoded, _, _, quantizer_loss = self.module(pixels)
-        weights = self.config.weights
-        return {"pixel": weights.pixel * pixel_loss(decoded, pixels), "quantizer": weights.quantizer * quantizer_loss}
+        config = self.config
+        return [{"params": trainable(self.module), "lr": config.learning_rate, "end_factor": config.end_factor}]
 
 
-class Stage2(Phase):
-    """Pixel, quantizer and distillation loss; the encoder learns at its own, lower rate."""
+class Stage2(Stage):
+    """Everything learns, the encoder at its own, lower rate, next to a frozen copy of what it was."""
 
-    module: VQRAE
-
-    def __init__(self, model: VQRAE, config: PhaseConfig, images: TrainingImages) -> None:
-        self.config = config
-        self.module = model
-        self.images = images
-        self.teacher = copy.deepcopy(model.encoder).requires_grad_(False)
+    def __init__(self, model: VQRAE, config: PhaseConfig, images: TrainingImages, processes: Processes) -> None:
+        super().__init__(model, config, images, processes)
+        teacher = copy.deepcopy(model.encoder).requires_grad_(False)
         model.encoder.unfreeze()
-
-    def refit_codebook(self, seed: int) -> None:
-        """Put the codes where the features are by now, if the phase asks for it. Call once, after the last step."""
-        if self.config.refit_codebook:
-            place_codes(self.module, self.images, self.config.steps, seed)
+        self.objective = TokenizerObjective(model, teacher, config, distil=True)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The encoder at its own rate, and the rest."""
-        model = self.module
+        model, config = self.module, self.config
         rest = (model.in_projection, model.quantizer, model.out_projection, model.decoder)
         return [
-            {"params": trainable(model.encoder), "lr": self.config.encoder_learning_rate},
-            {"params": [p for part in rest for p in trainable(part)], "lr": self.config.learning_rate},
+            {
+                "params": trainable(model.encoder),
+                "lr": config.encoder_learning_rate,
+                "end_factor": config.encoder_end_factor or config.end_factor,
+            },
+            {
+                "params": [parameter for part in rest for parameter in trainable(part)],
+                "lr": config.learning_rate,
+                "end_factor": config.end_factor,
+            },
         ]
-
-    def losses(self, step: int) -> dict[str, Tensor]:
-        """Pixel, quantizer and distillation terms."""
-        pixels = self.images.pixels(step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bf16"):
-            decoded, features, _, quantizer_loss = self.module(pixels)
-            with torch.no_grad():
-                target = self.teacher(pixels)
-        weights = self.config.weights
-        return {
-            "pixel": weights.pixel * pixel_loss(decoded, pixels),
-            "quantizer": weights.quantizer * quantizer_loss,
-            "distillation": weights.distillation * distillation_loss(features, target),
-        }

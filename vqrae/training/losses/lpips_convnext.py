@@ -18,10 +18,10 @@ CONVNEXT_SIDE = 224
 
 
 class LpipsConvNext(nn.Module):
-    """LPIPS + 0.1 · mean squared error of the logits, in float32 whatever the autocast state; both networks frozen.
+    """Mean of LPIPS and of the logits' squared error, weighted 1 to 0.1; float32 whatever the autocast state.
 
-    TiTok divides this sum by 1.1, the sum of its weights, and then weighs it with 1.1: there, too, LPIPS ends up with
-    weight 1.
+    A mean as in TiTok's code base, where the paper's weight of 1.1 for the term makes it LPIPS + 0.1 · ConvNeXt-S. Both
+    networks are frozen.
     """
 
     image_mean: Tensor
@@ -87,7 +87,8 @@ class LpipsConvNext(nn.Module):
             lpips = self.lpips(decoded, pixels).mean()
             with torch.no_grad():
                 target = self._logits(pixels)
-            return lpips + CONVNEXT_WEIGHT * F.mse_loss(self._logits(decoded), target)
+            logits = F.mse_loss(self._logits(decoded), target)
+            return (lpips + CONVNEXT_WEIGHT * logits) / (1 + CONVNEXT_WEIGHT)
 
     def _logits(self, pixels_B3HW: Tensor) -> Tensor:
         size = (CONVNEXT_SIDE, CONVNEXT_SIDE)

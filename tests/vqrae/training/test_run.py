@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from phases import (
+    same,
+    snapshot,
+    tiny_recipe,
+)
+from safetensors.torch import load_file
+from tiny_models import tiny_model
+from torch import Tensor
+
+from vqrae.checkpoint import from_pretrained
+from vqrae.encoder import Encoder
+from vqrae.model import VQRAE
+from vqrae.runtimes.errors import DataError, UsageError
+from vqrae.training.config import recipe
+from vqrae.training.log import LOG_FILE, TENSORBOARD_FOLDER
+from vqrae.training.phase import Phase
+from vqrae.training.pretrain import Pretraining
+from vqrae.training.run import TrainingRun
+from vqrae.training.stages import Stage1, Stage2
+
+
+def test_a_run_goes_through_all_phases(folder: Path, tmp_path: Path) -> None:
+    run = TrainingRun(tiny_recipe(), str(folder), tmp_path / "run")
+    assert run.phases() == ["pretrain", "stage1", "stage2"]
+    results = [run.run(phase) for phase in run.phases()]
+    assert results == [tmp_path / "run" / name for name in ("encoder", "stage1", "stage2")]
+    encoder = Encoder.from_pretrained(str(results[0]))
+    first, second = (from_pretrained(result) for result in results[1:])
+    assert same(snapshot(first.encoder), snapshot(encoder)), "stage 1 leaves the encoder as it was"
+    assert not same(snapshot(second.encoder), snapshot(encoder))
+    assert torch.equal(first.quantizer.codebook, second.quantizer.codebook)
+    assert first.config.encoder == encoder.config
+    state = tmp_path / "run" / "state"
+    for name in run.phases():
+        left = sorted(path.name for path in (state / name).iterdir())
+        assert left == [LOG_FILE, TENSORBOARD_FOLDER], "a finished phase needs no state to resume from"
+
+
+def test_a_run_is_reproducible_and_resumable(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run straight through; another stopped inside every phase, each time with a fresh process's state."""
+    whole = TrainingRun(tiny_recipe(), str(folder), tmp_path / "whole")
+    for phase in whole.phases():
+        whole.run(phase)
+    stopped = tiny_recipe()
+    batches = {kind: kind.batch for kind in (Pretraining, Stage1, Stage2)}
+    for phase in whole.phases():
+        for kind, original in batches.items():
+            monkeypatch.setattr(kind, "batch", stop_at(2, original))
+        with pytest.raises(KeyboardInterrupt):
+            TrainingRun(stopped, str(folder), tmp_path / "stopped").run(phase)
+        for kind, original in batches.items():
+            monkeypatch.setattr(kind, "batch", original)
+        torch.manual_seed(99)
+        TrainingRun(stopped, str(folder), tmp_path / "stopped").run(phase)
+    for name in ("encoder", "stage1", "stage2"):
+        weights = [load_file(tmp_path / run / name / "model.safetensors") for run in ("whole", "stopped")]
+        assert same(*weights), name
+
+
+def stop_at(stop: int, batch: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
+    def stopping(phase: Phase, step: int, rows: range) -> tuple[Tensor, ...]:
+        if step == stop:
+            raise KeyboardInterrupt
+        return batch(phase, step, rows)
+
+    return stopping
+
+
+def test_a_phase_that_is_done_is_not_run_again(folder: Path, tmp_path: Path) -> None:
+    run = TrainingRun(tiny_recipe(), str(folder), tmp_path / "run")
+    weights = run.run("pretrain") / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert run.run("pretrain") == tmp_path / "run" / "encoder"
+    assert weights.stat().st_mtime_ns == before
+
+
+def test_a_given_encoder_takes_the_place_of_pretraining(folder: Path, tmp_path: Path) -> None:
+    encoder = tiny_model().encoder
+    encoder.network.save_pretrained(tmp_path / "given")
+    run = TrainingRun(tiny_recipe(), str(folder), tmp_path / "run", encoder=str(tmp_path / "given"))
+    assert run.phases() == ["stage1", "stage2"]
+    assert same(snapshot(from_pretrained(run.run("stage1")).encoder), snapshot(encoder))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"decoder": {"width": 16, "depth": 1, "heads": 2, "mlp_width": 8, "patch_size": 8}},
+            "width: got 32; expected 16",
+        ),
+        (
+            {"decoder": {"width": 32, "depth": 1, "heads": 2, "mlp_width": 8, "patch_size": 4}},
+            "patch size: got 8; expected 4",
+        ),
+        ({"image_size": 64}, "image size: got 32; expected 64"),
+    ],
+)
+def test_an_encoder_that_does_not_fit(folder: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    tiny_model().encoder.network.save_pretrained(tmp_path / "given")
+    run = TrainingRun(tiny_recipe(**change), str(folder), tmp_path / "run", encoder=str(tmp_path / "given"))
+    with pytest.raises(UsageError, match=f"^encoder {message}, as the decoder of"):
+        run.run("stage1")
+
+
+def test_stage2_without_stage1(folder: Path, tmp_path: Path) -> None:
+    run = TrainingRun(tiny_recipe(), str(folder), tmp_path / "run")
+    with pytest.raises(UsageError, match=r"stage1: got no stage-1 checkpoint; expected one; run stage 1 first"):
+        run.run("stage2")
+
+
+def test_stage1_without_an_encoder(folder: Path, tmp_path: Path) -> None:
+    run = TrainingRun(tiny_recipe(), str(folder), tmp_path / "run")
+    with pytest.raises(UsageError, match=r"encoder: got no pretrained encoder; .*`--encoder`"):
+        run.run("stage1")
+
+
+def test_pretraining_where_the_recipe_has_none(folder: Path, tmp_path: Path) -> None:
+    run = TrainingRun(recipe("siglip2-so400m-256"), str(folder), tmp_path / "run")
+    assert run.phases() == ["stage1", "stage2"]
+    with pytest.raises(UsageError, match=r"^pretrain: got a recipe without it; expected `--encoder`"):
+        run.run("pretrain")
+
+
+def test_a_run_needs_photographs(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file or folder"):
+        TrainingRun(tiny_recipe(), str(tmp_path / "nowhere"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [({"seed": 1}, "seed"), ({"recipe": tiny_recipe(name="other")}, "model"), ({"encoder": "elsewhere"}, "encoder")],
+)
+def test_a_run_folder_belongs_to_one_run(folder: Path, tmp_path: Path, changed: dict[str, Any], named: str) -> None:
+    arguments: dict[str, Any] = {"recipe": tiny_recipe(), "data": str(folder), "folder": tmp_path / "run"}
+    TrainingRun(**arguments).run("pretrain")
+    with pytest.raises(UsageError, match=f"got another {named}; expected those of run.json"):
+        TrainingRun(**{**arguments, **changed}).run("pretrain")
+
+
+@pytest.mark.parametrize("init", ["normal", "features"])
+def test_codes_are_placed_where_the_configuration_asks_for_it(folder: Path, tmp_path: Path, init: str) -> None:
+    run = TrainingRun(
+        tiny_recipe(quantizer={"codebook_size": 16, "code_width": 48, "init": init}), str(folder), tmp_path
+    )
+    for phase in ("pretrain", "stage1"):
+        run.run(phase)
+    torch.manual_seed(0)
+    model = VQRAE(run.recipe.model, Encoder.from_pretrained(str(tmp_path / "encoder")))
+    trained = from_pretrained(tmp_path / "stage1").quantizer.codebook
+    assert torch.equal(trained, model.quantizer.codebook) == (init == "normal")
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_stage2_refits_the_codebook_where_asked_for(folder: Path, tmp_path: Path, asked: bool) -> None:
+    run = TrainingRun(tiny_recipe().changed({"stage2.refit_codebook": str(asked).lower()}), str(folder), tmp_path)
+    for phase in run.phases():
+        run.run(phase)
+    first, second = (from_pretrained(tmp_path / name).quantizer.codebook for name in ("stage1", "stage2"))
+    assert torch.equal(first, second) != asked

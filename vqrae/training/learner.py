@@ -1,0 +1,148 @@
+"""A phase that learns: its optimizers, the average of its weights, and one step of them on one device or many."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.utils.checkpoint import checkpoint
+
+from vqrae.runtimes.errors import VqraeError
+from vqrae.training.average import MovingAverage
+from vqrae.training.config import PhaseConfig
+from vqrae.training.data.share import Share
+from vqrae.training.phase import Outcome, Phase, trainable
+from vqrae.training.processes import Processes, whole
+
+GENERATOR, DISCRIMINATOR = "generator", "discriminator"
+
+
+def learning_rate_factor(step: int, config: PhaseConfig, end_factor: float) -> float:
+    """Linear warm-up to 1, then cosine towards `end_factor`, which the step after the last one would have."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return end_factor + (1 - end_factor) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class Learner:
+    """A phase on its device, with all that changes while it is trained."""
+
+    def __init__(self, phase: Phase, processes: Processes) -> None:
+        """Changes the phase's modules in place: they are moved, compiled, checkpointed and sharded as it asks for."""
+        self.phase, self.processes = phase, processes
+        config = phase.config
+        _prepare(phase.blocks, config)
+        self.objective = processes.distributed(phase.objective, phase.blocks)
+        adam = partial(AdamW, betas=config.betas, weight_decay=config.weight_decay)
+        self.optimizers: dict[str, Optimizer] = {GENERATOR: adam(phase.parameter_groups())}
+        self.adversary: nn.Module | None = None
+        if phase.adversary is not None:
+            self.adversary = processes.distributed(phase.adversary, (), shard=False)
+            rates = {"lr": config.discriminator_learning_rate, "end_factor": config.discriminator_end_factor}
+            group = {"params": trainable(phase.adversary), **rates}
+            self.optimizers[DISCRIMINATOR] = adam([group])
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["peak"] = group["lr"]
+        self.average = MovingAverage(phase.module, config.ema_decay) if config.ema_decay else None
+
+    def step(self, step: int) -> dict[str, float]:
+        """One step of the optimizers; returns the terms of the loss and the norm of the gradient.
+
+        Raises:
+            VqraeError: a term or a gradient is not finite; no weight has seen it.
+        """
+        config = self.phase.config
+        adversarial = self.adversary is not None and step >= (config.discriminator_start or 0)
+        active = [GENERATOR, DISCRIMINATOR] if adversarial else [GENERATOR]
+        self._set_rates(step)
+        for name in active:
+            self.optimizers[name].zero_grad(set_to_none=True)
+        terms = self._backward(step, adversarial=adversarial)
+        _check_finite(step, {f"{name} loss": value for name, value in terms.items()})
+        norms = {self._norm_name(name): self._clip(name) for name in active}
+        _check_finite(step, {name.replace("_", " "): norm for name, norm in norms.items()})
+        for name in active:
+            self.optimizers[name].step()
+        if self.average is not None:
+            self.average.update()
+        return terms | norms
+
+    def _backward(self, step: int, *, adversarial: bool) -> dict[str, float]:
+        """Add the gradients of a step, part by part; returns each term's mean over parts and processes."""
+        accumulation = self.phase.config.accumulation
+        rows = self.processes.share.rows(self.phase.config.batch_size)
+        sums: dict[str, Tensor] = {}
+        for part in range(accumulation):
+            more = part + 1 < accumulation
+            batch = self.phase.batch(step, Share(part, accumulation).rows(rows))
+            batch = tuple(tensor.to(self.processes.device, non_blocking=True) for tensor in batch)
+            terms, decoded = self._objective_backward(batch, adversarial=adversarial, more=more)
+            if adversarial and decoded is not None:
+                terms |= self._adversary_backward(decoded.detach(), batch[0], more=more)
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0) + term.detach()
+        return self.processes.means({name: total / accumulation for name, total in sums.items()})
+
+    def _objective_backward(self, batch: tuple[Tensor, ...], *, adversarial: bool, more: bool) -> Outcome:
+        with self.processes.accumulating(self.objective, more=more):
+            terms, decoded = self.objective(*batch)
+            if adversarial and self.phase.adversary is not None and decoded is not None:
+                weight = self.phase.config.weights.adversarial
+                terms["adversarial"] = weight * self.phase.adversary.generator_loss(decoded)
+            self._scaled(terms).backward()
+        return Outcome(terms, decoded)
+
+    def _adversary_backward(self, decoded: Tensor, pixels: Tensor, *, more: bool) -> dict[str, Tensor]:
+        if self.adversary is None:
+            return {}
+        with self.processes.accumulating(self.adversary, more=more):
+            terms: dict[str, Tensor] = self.adversary(decoded, pixels)
+            terms["lecam"] = self.phase.config.weights.lecam * terms["lecam"]
+            self._scaled(terms).backward()
+        return terms
+
+    def _scaled(self, terms: dict[str, Tensor]) -> Tensor:
+        return torch.stack(list(terms.values())).sum() / self.phase.config.accumulation
+
+    def _set_rates(self, step: int) -> None:
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * learning_rate_factor(step, self.phase.config, group["end_factor"])
+
+    def _clip(self, name: str) -> float:
+        parameters = [p for group in self.optimizers[name].param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, self.phase.config.clip_norm)
+        return whole(norm).item()
+
+    @staticmethod
+    def _norm_name(optimizer: str) -> str:
+        return "gradient_norm" if optimizer == GENERATOR else f"{optimizer}_gradient_norm"
+
+    def result(self) -> dict[str, Tensor]:
+        """The phase's weights on the CPU, whole, averaged where the phase asks for it. All processes call it."""
+        state = {name: whole(tensor) for name, tensor in self.phase.module.state_dict().items()}
+        if self.average is not None:
+            state |= {name: whole(tensor) for name, tensor in self.average.tensors.items()}
+        return {name: tensor.detach().cpu() for name, tensor in state.items()}
+
+
+def _prepare(blocks: Sequence[nn.Module], config: PhaseConfig) -> None:
+    for block in blocks:
+        if config.activation_checkpointing:
+            # In place of the method, not around the module: the names of the weights stay.
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        if config.compile:
+            block.compile()
+
+
+def _check_finite(step: int, values: dict[str, float]) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            remedy = "lower the learning rate; the last saved state is kept"
+            raise VqraeError(f"step {step}", got=f"{name} {value}", expected="finite numbers", remedy=remedy)
