@@ -11,7 +11,6 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,7 +46,7 @@ On a CPU, tokens × 16,384 codes × 1,536 components, peak resident memory of a 
 of the chunked form is the codes' squares, from which their norms are summed before the first chunk:
 
 """
-HEADER = "| images × tokens | search | peak MB | scores in all, MB | seconds |\n|--:|---|--:|--:|--:|\n"
+HEADER = "| images × tokens | search | peak MB | scores in all, MB |\n|--:|---|--:|--:|\n"
 
 
 def memory_row(form: str, images: int, width: int = WIDTH) -> str:
@@ -65,11 +64,11 @@ def memory_row(form: str, images: int, width: int = WIDTH) -> str:
     figures = json.loads(process.stdout)
     scores_mb = images * TOKENS * CODES * 4 / 1e6
     cells = (f"{images} × {TOKENS}", form, significant(figures["peak_mb"]), significant(scores_mb))
-    return f"| {' | '.join([*cells, significant(figures['seconds'])])} |\n"
+    return f"| {' | '.join(cells)} |\n"
 
 
 def measure(form: str, rows: int, codes: int, width: int) -> dict[str, float]:
-    """Search in this process, and tell by how much its peak memory grew, in 10⁶ bytes, and the seconds it took."""
+    """Search in this process, and tell by how much its peak memory grew, in 10⁶ bytes."""
     import torch
 
     from vqrae.benchmarks.footprint import peak_rss_bytes
@@ -79,9 +78,9 @@ def measure(form: str, rows: int, codes: int, width: int) -> dict[str, float]:
     features_ME = torch.randn(rows, width, generator=generator)
     codes_KE = torch.randn(codes, width, generator=generator)
     chunked_nearest_codes(features_ME[:16], codes_KE[:16])  # what the first call sets up is none of the search's
-    before, started = peak_rss_bytes(), time.perf_counter()
+    before = peak_rss_bytes()
     chunked_nearest_codes(features_ME, codes_KE, limit_bytes=SCORE_LIMIT_BYTES if form == "chunked" else 2**62)
-    return {"seconds": time.perf_counter() - started, "peak_mb": (peak_rss_bytes() - before) / 1e6}
+    return {"peak_mb": (peak_rss_bytes() - before) / 1e6}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -92,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("-o", "--output", type=Path, help="Markdown file")
     parser.add_argument("--form", choices=FORMS, help="measure this one in this process")
     parser.add_argument("--images", type=int, action="append", help="batch size; 32 and 128 if not given")
-    parser.add_argument("--width", type=int, default=WIDTH, help="components of a code")
+    parser.add_argument("--width", type=int, default=WIDTH, help="components of a code, with --form")
     options = parser.parse_args(arguments)
     batches = options.images or BATCHES
     if options.form:
@@ -101,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = []
     for images in batches:
         for form in FORMS:
-            rows.append(memory_row(form, images, options.width))
+            rows.append(memory_row(form, images))
             print(rows[-1], end="", flush=True)
     if options.output:
         write_page(options.output, TITLE + HEADER + "".join(rows), "vqrae.benchmarks.search_memory")
