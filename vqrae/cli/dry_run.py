@@ -40,8 +40,9 @@ def render(planned: DryRun) -> Iterator[RenderableType]:
     """A plan as lines and tables for people."""
     from vqrae.cli.output import table
 
+    devices = "1 device" if planned.devices == 1 else f"{planned.devices} devices"
     yield (
-        f"{planned.model} on {planned.devices} device{_plural(planned.devices)}, assumed to reach {planned.tflops:g} TFLOP/s each, and "
+        f"{planned.model} on {devices}, assumed to reach {planned.tflops:g} TFLOP/s each, and "
         f"{planned.fp32_tflops:.3g} in float32 (search, map of the codes)"
     )
     counts = planned.parameters
@@ -96,7 +97,3 @@ def _columns(phase: PhasePlan) -> Iterator[tuple[str, ...]]:
 
 def _words(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name.replace("_", " ") for name in names)
-
-
-def _plural(count: int) -> str:
-    return "" if count == 1 else "s"

@@ -44,8 +44,8 @@ class StepCost(NamedTuple):
     saved: Linear
     """Bytes that are held when the forward pass ends. Part for each step: weights cast to bfloat16, effective codes."""
     checkpointed: Linear
-    """The same with activation checkpointing: what lies outside of blocks, each block's input, and one block whole,
-    while it is run again."""
+    """The same with activation checkpointing of the blocks that have a backward pass: what lies outside of them, each
+    one's input, and one of them whole, while it is run again."""
 
 
 def step_cost(config: VQRAEConfig, stage: StageName, precision: Precision) -> StepCost:

@@ -42,9 +42,14 @@ def real_model(network: str, stage: StageName) -> tuple[VQRAE, Encoder | None]:
     return model, Encoder(config.encoder).requires_grad_(False)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    ("network", "stage", "precision"),
+    [
+        *((network, "stage2", "bf16") for network in NETWORKS),
+        ("siglip", "stage1", "bf16"),
+        ("siglip", "stage2", "fp32"),
+    ],
+)
 def test_a_faked_step_counts_what_a_real_one_does(network: str, stage: StageName, precision: Precision) -> None:
     model, teacher = real_model(network, stage)
     real = count_step(model, teacher, Images().pixels(0), precision)
@@ -83,8 +88,7 @@ def test_a_frozen_encoder_costs_a_forward_pass_alone() -> None:
     assert second.saved > first.saved
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("network", ["siglip", "dinov2", "internvit"])
+@pytest.mark.parametrize(("network", "stage"), [("siglip", "stage1"), ("dinov2", "stage2"), ("internvit", "stage2")])
 def test_shallow_models_tell_the_cost_of_deep_ones(network: str, stage: StageName) -> None:
     config = _with_depths(tiny_config(network), Depths(5, 4))
     counted, cost = count_faked_step(config, stage, "bf16", 7), step_cost(config, stage, "bf16")
@@ -98,11 +102,11 @@ def test_shallow_models_tell_the_cost_of_deep_ones(network: str, stage: StageNam
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_checkpointing_keeps_what_is_said(stage: StageName) -> None:
-    """PyTorch's own, around every block of a real model."""
+    """PyTorch's own, around every block of a real model that is trained."""
     cost = step_cost(tiny_config(), stage, "bf16")
     plain = count_step(*real_model("siglip", stage), Images().pixels(0), "bf16")
     model, teacher = real_model("siglip", stage)
-    for block in blocks(model):
+    for block in blocks(model if stage == "stage2" else model.decoder):
         recomputed: Callable[..., Any] = partial(checkpoint, block.forward, use_reentrant=False)
         block.forward = recomputed  # type: ignore[method-assign]
     lean = count_step(model, teacher, Images().pixels(0), "bf16")
