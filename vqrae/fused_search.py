@@ -6,8 +6,6 @@ compute capability 8.0, 9.0, 10.0 and 12.0; it was not executed on a GPU.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -21,21 +19,22 @@ PROGRAMS_PER_PROCESSOR = 2
 """Programs that are started for each multiprocessor where there are too few rows to have as many."""
 
 
+# Triton reads annotations: it takes none but constexpr here.
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]  # Triton need not be there where types are checked
-def _best_of_split(
-    features_ptr: Any,
-    codes_ptr: Any,
-    half_norms_ptr: Any,
-    scores_ptr: Any,
-    indices_ptr: Any,
-    row_count: Any,
-    code_count: Any,
-    codes_per_split: Any,
+def _best_of_split(  # type: ignore[no-untyped-def]
+    features_ptr,
+    codes_ptr,
+    half_norms_ptr,
+    scores_ptr,
+    indices_ptr,
+    row_count,
+    code_count,
+    codes_per_split,
     WIDTH: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_E: tl.constexpr,
-) -> None:
+):
     """One program: the best code of one range of codes, for one tile of rows."""
     split = tl.program_id(1)
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)

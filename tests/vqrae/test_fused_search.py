@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -70,29 +71,40 @@ def test_the_interpreted_kernel_equals_the_chunked_search(tmp_path: Path) -> Non
 def test_the_kernel_compiles_without_tensor_cores_and_without_spilling(
     capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from vqrae import fused_search
-
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    pointers = dict.fromkeys(("features_ptr", "codes_ptr", "half_norms_ptr", "scores_ptr"), "*fp32")
-    numbers = dict.fromkeys(("row_count", "code_count", "codes_per_split"), "i32")
-    tile = {name: getattr(fused_search, name) for name in ("BLOCK_M", "BLOCK_K", "BLOCK_E")}
-    constants = {"WIDTH": 1536, **tile}
-    signature = {**pointers, "indices_ptr": "*i32", **numbers, **dict.fromkeys(constants, "constexpr")}
-    aligned = {(place,): [["tt.divisibility", 16]] for place in range(len(signature) - len(constants))}
-    source = ASTSource(fused_search._best_of_split, signature, constants, aligned)
-    options = {"num_warps": fused_search.WARPS, "num_stages": fused_search.STAGES}
-    kernel = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-
+    kernel = _compiled(capability, width=1536, multiple=16)
     ptx = kernel.asm["ptx"]
     assert f".target sm_{capability}" in ptx
     assert "fma.rn.f32" in ptx
     assert not re.search(r"\b(w?g?mma|tcgen05)\b", ptx), "a tensor core would round the products to TF32"
     assert kernel.asm["cubin"].startswith(b"\x7fELF")
     assert _stack_bytes(kernel.asm["cubin"], tmp_path) == 0, "registers are spilled"
+
+
+@needs_triton
+def test_the_kernel_compiles_for_sizes_that_no_tile_divides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    assert _compiled(90, width=33, multiple=1).asm["cubin"].startswith(b"\x7fELF")
+
+
+def _compiled(capability: int, *, width: int, multiple: int) -> Any:
+    """The kernel for codes of a width, where addresses and counts are known to be multiples of something."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from vqrae import fused_search
+
+    pointers = dict.fromkeys(("features_ptr", "codes_ptr", "half_norms_ptr", "scores_ptr"), "*fp32")
+    numbers = dict.fromkeys(("row_count", "code_count", "codes_per_split"), "i32")
+    tile = {name: getattr(fused_search, name) for name in ("BLOCK_M", "BLOCK_K", "BLOCK_E")}
+    constants = {"WIDTH": width, **tile}
+    signature = {**pointers, "indices_ptr": "*i32", **numbers, **dict.fromkeys(constants, "constexpr")}
+    arguments = len(signature) - len(constants)
+    known = {(place,): [["tt.divisibility", multiple]] for place in range(arguments) if multiple > 1}
+    source = ASTSource(fused_search._best_of_split, signature, constants, known)
+    options = {"num_warps": fused_search.WARPS, "num_stages": fused_search.STAGES}
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
 def _stack_bytes(cubin: bytes, folder: Path) -> int:
