@@ -38,9 +38,10 @@ it, only its largest entry in each row:
 up to rounding: `vqrae.near_ties.disagreement` gives the gap of every such row in float64, and the bound that it must
 keep.
 
-**Not executed**: the fused kernel was interpreted, where it gives the same indices as the chunked search, and compiled
-for compute capability 8.0, 9.0, 10.0 and 12.0, where it uses no tensor core and spills no register
-(`tests/vqrae/test_fused_search.py`); it never ran on a GPU. `python -m vqrae.benchmarks.search_gpu` measures it there.
+**Not executed**: the fused kernel was interpreted, where it gives the chunked search's indices up to near-ties that
+rounding explains, and compiled for compute capability 8.0, 9.0, 10.0 and 12.0, where it uses no tensor core and spills
+no register (`tests/vqrae/test_fused_search.py`); neither it nor its benchmark, `python -m vqrae.benchmarks.search_gpu`,
+ever ran on a GPU.
 
 On a CPU, tokens × 16,384 codes × 1,536 components, peak resident memory of a fresh process beyond its inputs. The peak
 of the chunked form is the codes' squares, from which their norms are summed before the first chunk:
