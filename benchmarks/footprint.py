@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         stamps.append(time.monotonic())
     import_ms, load_ms, first_token_ms = ((b - a) * 1000 for a, b in pairwise(stamps))
     footprint = Footprint(
-        import_ms=import_ms, load_ms=load_ms, first_token_ms=first_token_ms, peak_rss_mb=_peak_rss_bytes() / 1e6
+        import_ms=import_ms, load_ms=load_ms, first_token_ms=first_token_ms, peak_rss_mb=peak_rss_bytes() / 1e6
     )
     print(json.dumps(asdict(footprint)))
 
@@ -106,7 +106,7 @@ def _pytorch_stages(options: Namespace) -> Iterator[None]:
         yield
 
 
-def _peak_rss_bytes() -> int:
+def peak_rss_bytes() -> int:
     """VmHWM where there is one: unlike getrusage's figure it starts anew with the program, not with its parent."""
     if STATUS.is_file():
         for line in STATUS.read_text().splitlines():

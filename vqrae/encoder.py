@@ -30,9 +30,6 @@ NETWORKS: dict[EncoderFamily, tuple[type[Any], type[Any]]] = {
     "internvl_vision": (transformers.InternVLVisionConfig, transformers.InternVLVisionModel),
 }
 
-BLOCKS: dict[EncoderFamily, str] = {"siglip_vision_model": "layers", "dinov2": "layer", "internvl_vision": "layer"}
-"""What the list of transformer blocks is called."""
-
 COMPOSITE: dict[str, EncoderFamily] = {"siglip": "siglip_vision_model", "internvl": "internvl_vision"}
 """Checkpoints that hold more than a vision network -> the family of the part that we take."""
 
@@ -99,12 +96,6 @@ class Encoder(nn.Module):
             side = self.network.config.image_size
             options["interpolate_pos_encoding"] = pixels_B3HW.shape[-2:] != (side, side)
         return self.network(normalized, **options)
-
-    @property
-    def blocks(self) -> Sequence[nn.Module]:
-        """The transformer blocks, first to last."""
-        layers: Sequence[nn.Module] = getattr(self.network.encoder, BLOCKS[self.config.family])
-        return layers
 
     def unfreeze(self) -> None:
         """Let every weight learn but the mask token: only masked pre-training uses it, so no gradient reaches it."""

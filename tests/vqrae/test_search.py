@@ -69,8 +69,20 @@ def test_no_chunk_exceeds_the_limit(sizes: tuple[int, int, int], limit_bytes: in
     rows, count, width = sizes
     chunks = list(search._scores(vectors(rows, width, 6), vectors(count, width, 7), limit_bytes))
     row_bytes = 4 * count  # one row is the least that can be scored at a time
-    assert all(chunk.nbytes <= max(limit_bytes, row_bytes) for chunk in chunks)
-    assert sum(len(chunk) for chunk in chunks) == rows
+    assert all(chunk.nbytes <= max(limit_bytes, row_bytes) for _, chunk in chunks)
+    assert [row for chosen, _ in chunks for row in range(rows)[chosen]] == list(range(rows))
+    assert len({chunk.untyped_storage().data_ptr() for _, chunk in chunks}) == 1, "one buffer for all"
+
+
+@pytest.mark.parametrize("limit_bytes", [1, 1000, 10**9])
+def test_the_buffer_changes_no_bit_of_a_score(limit_bytes: int) -> None:
+    features, codes = vectors(77, 16, 4), vectors(40, 16, 5)
+    for rows, chunk in search._scores(features, codes, limit_bytes):
+        assert torch.equal(chunk, torch.addmm(-codes.square().sum(1) / 2, features[rows], codes.T))
+
+
+def test_no_feature_has_no_code() -> None:
+    assert nearest_codes(torch.zeros(0, 4), torch.zeros(3, 4)).shape == (0,)
 
 
 def test_the_search_allocates_no_matrix_beyond_the_limit() -> None:

@@ -31,18 +31,23 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table; the first column is left-aligned, the others right unless they hold sentences."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False, collapse_padding=True)
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table; the first column is left-aligned, the others right unless they hold sentences."""
+    made = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False, collapse_padding=True)
     lines = [tuple(row) for row in rows]
     for number, column in enumerate(columns):
         prose = number == 0 or any(" " in line[number].strip() for line in lines)
-        table.add_column(column, justify="left" if prose else "right", overflow="fold")
+        made.add_column(column, justify="left" if prose else "right", overflow="fold")
+    for row in lines:
+        made.add_row(*map(escape, row))  # `vqrae[export]` is no markup
+    return made
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table below its title."""
     if title:
         console.print(title, style="bold", highlight=False, soft_wrap=True)
-    for row in lines:
-        table.add_row(*map(escape, row))  # `vqrae[export]` is no markup
-    console.print(table)
+    console.print(table(columns, rows))
 
 
 def print_fields(title: str, fields: Mapping[str, object]) -> None:

@@ -7,14 +7,18 @@ from typing import Annotated, Literal
 
 import typer
 
+from vqrae.cli.options import AsJson
+
 
 def train(
     preset: Annotated[str, typer.Argument(help="tiny, base, siglip2-so400m-256, …", metavar="PRESET")],
     data: Annotated[
-        str,
+        str | None,
         typer.Option(help="Images: a folder, Parquet files, WebDataset tars, or `owner/name`, a data set of a hub."),
-    ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Run folder; a run that was stopped goes on in it.")],
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Run folder; a run that was stopped goes on in it.")
+    ] = None,
     phase: Annotated[
         Literal["pretrain", "stage1", "stage2"] | None,
         typer.Option(help="Only this phase; all that are not done if not given."),
@@ -30,14 +34,22 @@ def train(
     strategy: Annotated[
         Literal["ddp", "fsdp2"], typer.Option(help="Several processes hold whole copies, or shards, of the model.")
     ] = "ddp",
+    plan: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what the run would take: parameters, FLOPs, memory, time.")
+    ] = False,
+    devices: Annotated[int, typer.Option(help="For --dry-run: devices that share each batch.", min=1)] = 1,
+    tflops: Annotated[float, typer.Option(help="For --dry-run: TFLOP/s that one device achieves.", min=1e-3)] = 400.0,
+    as_json: AsJson = False,
 ) -> None:
     """Train PRESET: encoder pre-training where the recipe has it, stage 1, stage 2.
 
     `accelerate launch -m vqrae train …` or `torchrun -m vqrae train …` starts it on several devices.
     """
+    from vqrae.cli.dry_run import dry_run
     from vqrae.cli.needs import needing
     from vqrae.cli.options import settings
     from vqrae.cli.output import console
+    from vqrae.runtimes.errors import UsageError
 
     with needing("train"):
         from vqrae.training.config import recipe
@@ -45,6 +57,12 @@ def train(
         from vqrae.training.run import TrainingRun
 
     chosen = recipe(preset).changed(settings(setting or []))
+    if plan:
+        dry_run(chosen, devices, tflops, as_json=as_json)
+        return
+    if data is None or output is None:
+        expected = "--data and --output, or --dry-run"
+        raise UsageError("train", got=f"no {'--data' if data is None else '--output'}", expected=expected)
     processes = Processes(strategy)
     run = TrainingRun(chosen, data, output, encoder=encoder, seed=seed, processes=processes)
     for name in run.phases() if phase is None else [phase]:

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vqrae.runtimes.errors import VqraeError
 from vqrae.training.average import MovingAverage
+from vqrae.training.blocks import transformer_blocks
 from vqrae.training.config import PhaseConfig
 from vqrae.training.data.share import Share
 from vqrae.training.phase import Outcome, Phase, trainable
@@ -36,8 +37,9 @@ class Learner:
         """Changes the phase's modules in place: they are moved, compiled, checkpointed and sharded as it asks for."""
         self.phase, self.processes = phase, processes
         config = phase.config
-        _prepare(phase.blocks, config)
-        self.objective = processes.distributed(phase.objective, phase.blocks)
+        blocks = transformer_blocks(phase.objective)
+        _prepare(blocks, config)
+        self.objective = processes.distributed(phase.objective, blocks)
         adam = partial(AdamW, betas=config.betas, weight_decay=config.weight_decay)
         self.optimizers: dict[str, Optimizer] = {GENERATOR: adam(phase.parameter_groups())}
         self.adversary: nn.Module | None = None
@@ -134,7 +136,8 @@ class Learner:
 
 def _prepare(blocks: Sequence[nn.Module], config: PhaseConfig) -> None:
     for block in blocks:
-        if config.activation_checkpointing:
+        learns = any(parameter.requires_grad for parameter in block.parameters())
+        if config.activation_checkpointing and learns:
             # In place of the method, not around the module: the names of the weights stay.
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         if config.compile:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -39,11 +39,6 @@ class Phase(ABC):
     @abstractmethod
     def batch(self, step: int, rows: range) -> tuple[Tensor, ...]:
         """These rows of a step's batch; steps come in order, and a step's rows in order."""
-
-    @property
-    @abstractmethod
-    def blocks(self) -> Sequence[nn.Module]:
-        """The transformer blocks in `objective`: what is compiled, checkpointed and sharded one by one."""
 
     def data_state(self) -> dict[str, Any]:
         """This process's position in the data, for JSON; empty where a batch is a function of its step."""

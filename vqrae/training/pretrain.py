@@ -89,11 +89,6 @@ class Pretraining(Phase):
         self.scenes = Scenes(photographs=photographs, size=model.image_size)
         self.seed = seed
 
-    @property
-    def blocks(self) -> Sequence[nn.Module]:
-        """The encoder's."""
-        return self.module.encoder.blocks
-
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The encoder and the heads."""
         heads = (self.module.heads, self.module.dense_head, self.module.pixel_head)

@@ -56,7 +56,7 @@ class Processes:
             return module
         if self.strategy == "ddp" or not shard:
             # Buffers never change while a phase runs, so there is nothing to broadcast.
-            return DistributedDataParallel(module, forward_sync_buffers=False)
+            return DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
         # Not through Accelerate: on the CPU it gives plain DDP where FSDP was asked for, without a word.
         mesh = init_device_mesh(self.device.type, (self.share.count,))
         for block in blocks:

@@ -7,7 +7,7 @@ features are held to the frozen initial encoder's by distillation, and a discrim
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -77,13 +77,6 @@ class Stage(Phase):
     def batch(self, step: int, rows: range) -> tuple[Tensor, ...]:
         """Pixels (len(rows), 3, H, W) in [-1, 1]."""
         return (self.images.pixels(step, rows),)
-
-    @property
-    def blocks(self) -> Sequence[nn.Module]:
-        """Those of encoder and decoder, and of a teacher of its own."""
-        teacher = self.objective.teacher
-        encoders = [self.module.encoder] if teacher is self.module.encoder else [self.module.encoder, teacher]
-        return [*(block for encoder in encoders for block in encoder.blocks), *self.module.decoder.blocks]
 
     def data_state(self) -> dict[str, Any]:
         """The images' position."""
