@@ -955,9 +955,21 @@ def test_train(vqrae: Command, photographs: Path, tmp_path: Path, monkeypatch: p
     vqrae.done("eval", tmp_path / "run" / "stage2", "--data", photographs)
 
 
+def test_train_plans_a_run(vqrae: Command) -> None:
+    planned = vqrae.done("train", "tiny", "--dry-run", "--devices", 2, "--set", "stage1.steps=7", "--json").json()
+    assert (planned["devices"], planned["phases"][0]["steps"]) == (2, 7)
+    assert "4 on a device" in vqrae.done("train", "tiny", "--dry-run").out
+    assert "a divisor of stage1's batch" in vqrae.refused(2, "train", "tiny", "--dry-run", "--devices", 3)
+
+
 def test_train_refuses(vqrae: Command, photographs: Path, tmp_path: Path) -> None:
     run = ("-o", tmp_path / "run")
     assert "did you mean tiny?" in vqrae.refused(2, "train", "tinny", "--data", photographs, *run)
-    assert "got no such folder" in vqrae.refused(5, "train", "tiny", "--data", tmp_path / "nowhere", *run)
+    assert "got no such file or folder" in vqrae.refused(5, "train", "tiny", "--data", tmp_path / "nowhere", *run)
+    assert "did you mean stage1.steps?" in vqrae.refused(
+        2, "train", "tiny", "--data", photographs, *run, "--set", "stage1.step=2"
+    )
+    assert "expected KEY=VALUE" in vqrae.refused(2, "train", "tiny", "--data", photographs, *run, "--set", "steps")
+    assert "got no --output" in vqrae.refused(2, "train", "tiny", "--data", photographs)
     error = vqrae.refused(5, "train", "tiny", "--data", photographs, *run, "--encoder", str(tmp_path / "nowhere"))
     assert "expected a Hugging Face checkpoint" in error
