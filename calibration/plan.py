@@ -22,6 +22,8 @@ RangeMethod = Literal["minmax", "percentile", "entropy"]
 LayerPrecision = Literal["int8", "float"]
 Activations = Literal["int8", "float"]
 """What INT8 weights are multiplied with: `float` only stores them in INT8, and needs no calibration images."""
+Storage = Literal["fp16", "fp32"]
+"""What the large numbers that stay float are stored as; they are multiplied in FP32 either way."""
 Scheme = Literal["asymmetric", "symmetric"]
 """How a runtime wants activations: uint8 with a zero point, which covers one-sided ones better, or int8 around zero."""
 
@@ -61,6 +63,8 @@ class Plan(Record):
     smoothing: Annotated[float, Field(ge=0, le=1)] | None = 0.5
     """SmoothQuant's α: how much of the activations' spread between channels moves into the weights; None moves none.
     Where activations stay float none is moved."""
+    storage: Storage = "fp16"
+    """Of the tables and weights that stay float: `fp16` takes half the room, and rounds them."""
     layers: Annotated[dict[str, LayerPrecision], AfterValidator(_in_order)]
     """Layer -> `int8` or `float`; all layers of the architecture, such as `encoder.blocks.0.up`."""
 

@@ -1,4 +1,4 @@
-"""Weights stored in INT8: a quarter of the bytes, and the products still multiply floats."""
+"""Weights stored in a quarter or half of the bytes, as INT8 or FP16, while the products still multiply floats."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from vqrae.calibration.layers import Product
 
 REACH = 127
 """Largest magnitude of a stored weight; −128 is left out, so that the scale is the same on both sides of zero."""
+LARGE = 2**16
+"""Least count of numbers that are worth a conversion of their own."""
 
 
 def store_in_int8(model: ModelProto, products: Sequence[Product]) -> None:
@@ -30,9 +32,36 @@ def store_in_int8(model: ModelProto, products: Sequence[Product]) -> None:
         graph.initializer.remove(weights[name])
         graph.initializer.extend([numpy_helper.from_array(stored_CO, stored), numpy_helper.from_array(scale_O, scale)])
         dequantizing.append(helper.make_node("DequantizeLinear", [stored, scale], [name], f"{name}_dequantize", axis=1))
-    nodes = [*dequantizing, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    _put_first(model, dequantizing)
+
+
+def store_in_half(model: ModelProto, least: int = LARGE) -> None:
+    """Replace all large FP32 constants by FP16 and a Cast; changes the model in place.
+
+    One that FP16 cannot hold, because a number is beyond 65504, stays as it is.
+
+    Args:
+        model: a graph, its weights loaded.
+        least: how many numbers are large.
+    """
+    casting = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims, dtype=int) < least:
+            continue
+        values = numpy_helper.to_array(tensor)
+        if np.abs(values).max() > np.finfo(np.float16).max:
+            continue
+        name, stored = tensor.name, f"{tensor.name}_half"
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), stored))
+        casting.append(helper.make_node("Cast", [stored], [name], f"{name}_cast", to=TensorProto.FLOAT))
+    _put_first(model, casting)
+
+
+def _put_first(model: ModelProto, nodes: Sequence[NodeProto]) -> None:
+    """Constants are made before anything reads them."""
+    whole = [*nodes, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(whole)
 
 
 def int8_from_float(weight_CO: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

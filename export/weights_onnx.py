@@ -11,7 +11,7 @@ import onnx
 from vqrae.calibration.layers import Product, matrix_products
 from vqrae.calibration.plan import Plan
 from vqrae.calibration.readback import check_int8, int8_layers
-from vqrae.calibration.weights import store_in_int8
+from vqrae.calibration.weights import store_in_half, store_in_int8
 from vqrae.export.onnx_graph import TracedOnnx
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.manifest import GraphSpec, Precision
@@ -51,6 +51,8 @@ class WeightsOnnx(Closing):
             chosen, path = plan.int8(self._products[name]), folder / spec.file
             model = onnx.load(self._folder / spec.file)
             store_in_int8(model, chosen)
+            if plan.storage == "fp16":
+                store_in_half(model)
             onnx.save(model, path)
             onnx.checker.check_model(str(path), full_check=True)
             found = int8_layers(path, self._products[name], plan.activations)

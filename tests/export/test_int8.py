@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import onnx
 import pytest
 
 from vqrae.calibration.images import CalibrationImages
-from vqrae.calibration.plan import Plan
+from vqrae.calibration.lint import lint
+from vqrae.calibration.plan import Plan, Scheme
 from vqrae.calibration.readback import int8_layers
+from vqrae.calibration.weights import store_in_half
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import Batch, target
 from vqrae.export.reference import reference_from_model
@@ -203,6 +207,20 @@ def test_a_plan_of_another_architecture_writes_nothing(int8_builder: BundleBuild
     with pytest.raises(DataError, match=r"layers of the plan: got nothing about .* and 26 others"):
         int8_builder.build(target("onnx", "int8", plan=Plan(layers={})), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_large_tables_are_stored_in_fp16(int8_builder: BundleBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is large is less here than the default, so that this model has some; the products are INT8 as before."""
+    monkeypatch.setattr("vqrae.export.calibrated_onnx.store_in_half", partial(store_in_half, least=2048))
+    plan = Plan.default(int8_builder.calibrated.products)
+    schemes: tuple[Scheme, ...] = ("asymmetric", "symmetric")
+    for scheme in schemes:
+        folder, _, precision = int8_builder.calibrated.graphs(plan, scheme)
+        graph = onnx.load(folder / "decode.onnx").graph
+        (table,) = [tensor for tensor in graph.initializer if "table_KC" in tensor.name]
+        assert table.data_type == onnx.TensorProto.FLOAT16
+        assert precision.int8_share == pytest.approx(0.64, abs=0.01)
+    assert lint(folder / "decode.onnx") == []
 
 
 # --- budgets and speed ---
