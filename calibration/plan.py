@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from vqrae.runtimes.errors import DataError, unknown_name
+from vqrae.runtimes.errors import DataError, UsageError, unknown_name
 from vqrae.runtimes.manifest import KeptFloat, Record
 from vqrae.runtimes.staging import staged_file
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 RangeMethod = Literal["minmax", "percentile", "entropy"]
 LayerPrecision = Literal["int8", "float"]
+Activations = Literal["int8", "float"]
+"""What INT8 weights are multiplied with: `float` only stores them in INT8, and needs no calibration images."""
+Storage = Literal["fp16", "fp32"]
+"""What the large numbers that stay float are stored as; they are multiplied in FP32 either way."""
 Scheme = Literal["asymmetric", "symmetric"]
 """How a runtime wants activations: uint8 with a zero point, which covers one-sided ones better, or int8 around zero."""
 
@@ -34,6 +38,14 @@ FLOAT_BY_DEFAULT: Mapping[str, str] = {
     "head": "its rounding is seen in every pixel",
 }
 """Last part of a layer's name -> why it stays in float unless a plan says otherwise."""
+STORED_FLOAT_BY_DEFAULT: Mapping[str, str] = {
+    "scores": FLOAT_BY_DEFAULT["scores"],
+    "weights_values": "it has no weights to store",
+    "queries_keys": "it has no weights to store",
+    "patch_embedding": "too few weights to gain from it",
+    "head": FLOAT_BY_DEFAULT["head"],
+}
+"""The same where activations stay float."""
 
 
 def _in_order(layers: dict[str, LayerPrecision]) -> dict[str, LayerPrecision]:
@@ -44,17 +56,26 @@ class Plan(Record):
     """The precision of every matrix product of a tokenizer's graphs, and how its INT8 is made."""
 
     format: Literal["vqrae-plan/1"] = "vqrae-plan/1"
+    activations: Activations = "int8"
+    """Whether the layers at INT8 multiply whole numbers, or store their weights so and multiply floats."""
     ranges: RangeMethod = "minmax"
-    """How far an activation's INT8 reaches; see `ranges.activation_ranges`."""
+    """How far an activation's INT8 reaches; see `ranges.activation_ranges`. Nothing is rounded where it stays float."""
     smoothing: Annotated[float, Field(ge=0, le=1)] | None = 0.5
-    """SmoothQuant's α: how much of the activations' spread between channels moves into the weights; None moves none."""
+    """SmoothQuant's α: how much of the activations' spread between channels moves into the weights; None moves none.
+    Where activations stay float none is moved."""
+    storage: Storage = "fp16"
+    """Of the tables and weights that stay float: `fp16` takes half the room, and rounds them."""
     layers: Annotated[dict[str, LayerPrecision], AfterValidator(_in_order)]
     """Layer -> `int8` or `float`; all layers of the architecture, such as `encoder.blocks.0.up`."""
 
     @classmethod
-    def default(cls, products: Sequence[Product]) -> Self:
+    def default(cls, products: Sequence[Product], activations: Activations = "int8") -> Self:
         """INT8 where there are weights, but for `FLOAT_BY_DEFAULT`."""
-        return cls(layers={p.layer: "float" if _kind(p.layer) in FLOAT_BY_DEFAULT else "int8" for p in products})
+        layers: dict[str, LayerPrecision] = {
+            p.layer: "float" if _kind(p.layer) in FLOAT_BY_DEFAULT else "int8" for p in products
+        }
+        smoothing = 0.5 if activations == "int8" else None
+        return cls(activations=activations, smoothing=smoothing, layers=layers)
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -86,7 +107,7 @@ class Plan(Record):
         """Compare with the architecture that it is to be applied to.
 
         Raises:
-            UsageError: it names a layer that is not there.
+            UsageError: it names a layer that is not there, or stores weights where there are none.
             DataError: it says nothing of a layer that is.
         """
         known = [product.layer for product in products]
@@ -97,6 +118,10 @@ class Plan(Record):
         if absent:
             got = f"nothing about {absent[0]}" + (f" and {len(absent) - 1} others" if len(absent) > 1 else "")
             raise DataError("layers of the plan", got=got, expected="int8 or float for each layer of the tokenizer")
+        weightless = [product.layer for product in self.int8(products) if not product.has_weight]
+        if self.activations == "float" and weightless:
+            expected = "float: it has no weights to store, and activations stay float"
+            raise UsageError(f"layer {weightless[0]} of the plan", got="int8", expected=expected)
 
     def int8(self, products: Sequence[Product]) -> list[Product]:
         """The products that are to be INT8."""
@@ -108,6 +133,7 @@ class Plan(Record):
 
     def kept_float(self) -> tuple[KeptFloat, ...]:
         """What stays in float and why, for the manifest: one entry for each kind of layer."""
+        reasons = FLOAT_BY_DEFAULT if self.activations == "int8" else STORED_FLOAT_BY_DEFAULT
         kinds: dict[str, list[str]] = {}
         for layer, precision in self.layers.items():
             if precision == "float":
@@ -116,7 +142,7 @@ class Plan(Record):
         for kind, layers in kinds.items():
             whole = len(layers) == sum(_kind(layer) == kind for layer in self.layers)
             name = kind if whole else ", ".join(layers)
-            entries.append(KeptFloat(layer=name, reason=FLOAT_BY_DEFAULT.get(kind, "the plan keeps it")))
+            entries.append(KeptFloat(layer=name, reason=reasons.get(kind, "the plan keeps it")))
         return tuple(entries)
 
 

@@ -8,23 +8,26 @@ from pathlib import Path
 import onnx
 
 from vqrae.calibration.layers import Product
+from vqrae.calibration.plan import Activations
 from vqrae.runtimes.errors import RuntimeUnavailable
 
 
-def int8_layers(path: Path, products: Sequence[Product]) -> list[str]:
+def int8_layers(path: Path, products: Sequence[Product], activations: Activations = "int8") -> list[str]:
     """The layers whose matrix product takes both inputs from a DequantizeLinear.
 
     Args:
         path: an ONNX graph with Q/DQ.
         products: those of the graph that it was made of; nodes keep their names.
+        activations: where they stay float, the layers that take their weight alone from one.
     """
+    wanted = [activations == "int8", True]
     graph = onnx.load(path, load_external_data=False).graph
     dequantized = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     layers = {product.node: product.layer for product in products}
     return [
         layers[node.name]
         for node in graph.node
-        if node.op_type == "MatMul" and node.name in layers and all(name in dequantized for name in node.input)
+        if node.op_type == "MatMul" and node.name in layers and [name in dequantized for name in node.input] == wanted
     ]
 
 

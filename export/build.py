@@ -25,7 +25,7 @@ from vqrae.export.verify import VerifyRow, gather_evidence, source_evidence, ver
 from vqrae.runtimes.bundle import Bundle, listed_files, write_manifest
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.errors import BundleError, DeviceMissing, EngineMismatch, GateFailure, UsageError
-from vqrae.runtimes.manifest import Evidence, Manifest, Preprocessing, Tokens
+from vqrae.runtimes.manifest import QUANTIZED, Evidence, Manifest, Preprocessing, Tokens
 from vqrae.runtimes.parity import Reference
 from vqrae.runtimes.registry import session_class
 from vqrae.runtimes.staging import staged_folder
@@ -33,6 +33,7 @@ from vqrae.runtimes.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from vqrae.export.calibrated_onnx import CalibratedOnnx
+    from vqrae.export.weights_onnx import WeightsOnnx
 
 
 def check_target(target: Target) -> None:
@@ -86,8 +87,8 @@ class BundleBuilder(Closing):
 
     def close(self) -> None:
         """Delete the graphs that were traced for several formats."""
-        if "calibrated" in self.__dict__:
-            self.calibrated.close()
+        for name in {"calibrated", "stored"} & self.__dict__.keys():
+            getattr(self, name).close()
         self._onnx.close()
 
     @cached_property
@@ -104,6 +105,13 @@ class BundleBuilder(Closing):
 
         return CalibratedOnnx(self._onnx, self._calibration, self.checkpoint.model.config.quantizer.codebook_size)
 
+    @cached_property
+    def stored(self) -> WeightsOnnx:
+        """The graphs with weights in INT8."""
+        from vqrae.export.weights_onnx import WeightsOnnx
+
+        return WeightsOnnx(self._onnx)
+
     def name(self, target: Target) -> str:
         """What the bundle is called."""
         return bundle_name(self.checkpoint.model.config, self.checkpoint.model.size, target)
@@ -114,8 +122,8 @@ class BundleBuilder(Closing):
         """Write one bundle into `folder`, named as `name` says.
 
         Raises:
-            GateFailure: it misses its parity gate, or at INT8 is no faster than at FP32 and FP16; nothing is written,
-                unless `allow_gate_failure`.
+            GateFailure: it misses its parity gate, or at INT8 is no faster than at FP32 and FP16, where it can run
+                here; nothing is written, unless `allow_gate_failure`.
             RuntimeUnavailable: the format cannot express the model, or the runtime failed.
         """
         path = folder / self.name(target)
@@ -123,8 +131,7 @@ class BundleBuilder(Closing):
             self.report(f"{path.name}: folding and tracing")
             writer: GraphWriter = _imported(target.format.writer)
             model = self.checkpoint.model
-            int8 = self.calibrated if target.precision == "int8" else None
-            request = GraphRequest(model=model, onnx=self._onnx, calibrated=int8, target=target, folder=staging)
+            request = self._request(target, staging)
             written = writer(request)
             write_golden(staging, model, self.images.photographs)
             manifest = self._manifest(path.name, target, written, staging)
@@ -132,7 +139,7 @@ class BundleBuilder(Closing):
             self.report(f"{path.name}: verifying on {len(self.images.images)} photographs")
             evidence = self._evidence(target, staging)
             row = verify_row(path, manifest, evidence)
-            if int8 is not None and evidence.executed:
+            if target.precision in QUANTIZED and evidence.executed:
                 self.report(f"{path.name}: timing against float")
                 row = self._with_speed(row, int8_speeds(request, written, writer, self._one_image()))
             if row.misses:
@@ -144,14 +151,25 @@ class BundleBuilder(Closing):
             write_manifest(staging, with_evidence(manifest, evidence))
         return row
 
+    def _request(self, target: Target, folder: Path) -> GraphRequest:
+        return GraphRequest(
+            model=self.checkpoint.model,
+            onnx=self._onnx,
+            calibrated=self.calibrated if target.precision == "int8" else None,
+            stored=self.stored if target.precision == "int8-weights" else None,
+            target=target,
+            folder=folder,
+        )
+
     def _one_image(self) -> dict[str, NDArray[Any]]:
         """A batch of one for each graph."""
         return {"encode": self.reference.images[:1], "decode": self.reference.indices[:1]}
 
     @staticmethod
     def _with_speed(row: VerifyRow, speeds: Mapping[str, GraphSpeed]) -> VerifyRow:
-        """A graph that INT8 does not make faster is a miss."""
-        slow = [f"{name} {speed}" for name, speed in speeds.items() if not speed.speedup > 1]
+        """A graph that INT8 does not make faster is a miss; where only weights are INT8, size is the gain."""
+        judged = row.precision == "int8"
+        slow = [f"{name} {speed}" for name, speed in speeds.items() if judged and not speed.speedup > 1]
         return row.model_copy(
             update={
                 "misses": (*row.misses, *slow),

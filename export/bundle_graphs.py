@@ -14,6 +14,7 @@ from vqrae.runtimes.manifest import GraphSpec, Precision, RuntimeInfo
 
 if TYPE_CHECKING:
     from vqrae.export.calibrated_onnx import CalibratedOnnx  # brings ONNX Runtime, which only INT8 needs
+    from vqrae.export.weights_onnx import WeightsOnnx
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,8 @@ class GraphRequest:
     """Its graphs in ONNX, traced once for all the formats that start from them."""
     calibrated: CalibratedOnnx | None
     """The same in INT8, where a target asks for it."""
+    stored: WeightsOnnx | None
+    """The same with weights in INT8, where a target asks for it."""
     target: Target
     folder: Path
     """Where the artifacts go: the bundle's folder, still a staging one."""
@@ -37,6 +40,11 @@ class GraphRequest:
             scheme: how the runtime wants its Q/DQ, for INT8; the plan is then written into the bundle.
         """
         target = self.target
+        if target.precision == "int8-weights":
+            assert self.stored is not None, "the builder gave them"  # noqa: S101
+            plan = target.plan or Plan.default(self.stored.products, "float")
+            plan.write(self.folder / PLAN_FILE)
+            return self.stored.graphs(plan)
         if target.precision == "int8":
             assert self.calibrated is not None, "the builder was given images"  # noqa: S101
             plan = target.plan or Plan.default(self.calibrated.products)

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from vqrae.calibration.images import CalibrationImages
@@ -16,6 +17,7 @@ from vqrae.calibration.plan import PLAN_FILE, Plan, Scheme
 from vqrae.calibration.quantize import Quantizer
 from vqrae.calibration.readback import check_int8, int8_layers, int8_share
 from vqrae.calibration.trials import GraphName
+from vqrae.calibration.weights import store_in_half
 from vqrae.export.onnx_graph import TracedOnnx
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.manifest import Calibration, GraphSpec, Precision, RuntimeInfo
@@ -82,6 +84,11 @@ class CalibratedOnnx(Closing):
         for name, quantizer in self.quantizers.items():
             path = folder / self._specs[name].file
             quantizer.write(plan, scheme, path)
+            if plan.storage == "fp16":
+                model = onnx.load(path)
+                store_in_half(model)
+                onnx.save(model, path)
+                onnx.checker.check_model(str(path), full_check=True)
             layers = int8_layers(path, quantizer.products)
             check_int8(path.name, layers, [product.layer for product in plan.int8(quantizer.products)])
             found += layers

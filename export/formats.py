@@ -15,7 +15,7 @@ from pydantic import AfterValidator, ConfigDict, PositiveInt, ValidationError, m
 from vqrae.calibration.plan import Plan
 from vqrae.config import StrictConfig
 from vqrae.runtimes.errors import UsageError, unknown_name
-from vqrae.runtimes.manifest import BatchLimits, Budget, PrecisionName
+from vqrae.runtimes.manifest import QUANTIZED, BatchLimits, Budget, PrecisionName
 
 BatchKind = Literal["dynamic", "fixed", "range", "enumerated"]
 
@@ -157,13 +157,13 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "onnx": Format(
             runtime="onnxruntime",
-            precisions=("fp32", "fp16", "int8"),
+            precisions=("fp32", "fp16", *QUANTIZED),
             batches=("dynamic", "fixed"),
             writer="vqrae.export.onnx_writer:write_onnx",
         ),
         "openvino": Format(
             runtime="openvino",
-            precisions=("fp32", "fp16", "int8"),
+            precisions=("fp32", "fp16", *QUANTIZED),
             batches=("dynamic", "fixed"),
             writer="vqrae.export.openvino_ir:write_openvino",
         ),
@@ -176,14 +176,14 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         ),
         "tensorrt": Format(
             runtime="tensorrt",
-            precisions=("fp32", "fp16"),
+            precisions=("fp32", "fp16", *QUANTIZED),
             batches=("dynamic", "fixed", "range"),
             writer="vqrae.export.tensorrt_engine:write_tensorrt",
             options=TensorRTOptions,
         ),
         "tensorrt-rtx": Format(
             runtime="tensorrt-rtx",
-            precisions=("fp32", "fp16"),
+            precisions=("fp32", "fp16", *QUANTIZED),
             batches=("dynamic", "fixed", "range"),
             writer="vqrae.export.tensorrt_engine:write_tensorrt_rtx",
             options=TensorRTRTXOptions,
@@ -207,9 +207,9 @@ class Target:
     split: bool = False
     """Also write encoder, quantizer, codebook and decoder."""
     plan: Plan | None = None
-    """Of INT8: the precision of every layer; None is `Plan.default`."""
+    """Of INT8, products or weights: the precision of every layer; None is `Plan.default`."""
     budget: Budget | None = None
-    """Of INT8: what it may cost, where that is not what its gate allows."""
+    """Of the same: what it may cost, where that is not what its gate allows."""
 
     @property
     def format(self) -> Format:
@@ -264,10 +264,10 @@ def target(
     if isinstance(checked, CoreMLOptions) and checked.inputs == "image" and batch.axis != 1:
         expected = "a batch fixed at 1: Core ML has no batches of images"
         raise UsageError(f"batch of {name}", got="inputs that are images", expected=expected, remedy="pass --batch 1")
-    if known[0] == "int8":
-        _check_int8(name, batch, split=split)
+    if known[0] in QUANTIZED:
+        _check_quantized(name, known[0], batch, split=split, plan=plan)
     elif plan is not None or budget is not None:
-        got, expected = f"a plan or a budget for {precision}", "int8"
+        got, expected = f"a plan or a budget for {precision}", " or ".join(QUANTIZED)
         raise UsageError(f"precision of {name}", got=got, expected=expected)
     return Target(
         format_name=name,
@@ -280,12 +280,16 @@ def target(
     )
 
 
-def _check_int8(name: str, batch: Batch, *, split: bool) -> None:
-    """INT8 is made of the graphs that are calibrated: the wholes, with an open batch."""
+def _check_quantized(name: str, precision: PrecisionName, batch: Batch, *, split: bool, plan: Plan | None) -> None:
+    """INT8 is made of the graphs that a plan is for: the wholes, with an open batch."""
     if batch.axis != "batch":
-        raise UsageError(f"batch of {name} at int8", got=f"fixed at {batch.axis}", expected="dynamic")
+        raise UsageError(f"batch of {name} at {precision}", got=f"fixed at {batch.axis}", expected="dynamic")
     if split:
-        raise UsageError(f"--split of {name} at int8", got="the parts", expected="the whole graphs only")
+        raise UsageError(f"--split of {name} at {precision}", got="the parts", expected="the whole graphs only")
+    wanted = "int8" if precision == "int8" else "float"
+    if plan is not None and plan.activations != wanted:
+        got, remedy = f"activations: {plan.activations}", "give a plan of that precision, or none"
+        raise UsageError(f"plan of {name} at {precision}", got=got, expected=f"activations: {wanted}", remedy=remedy)
 
 
 def _options(name: str, entry: Format, values: Mapping[str, str]) -> FormatOptions:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vqrae.export.bundle_graphs import GraphRequest, GraphWriter, WrittenGraphs
 from vqrae.runtimes.latency import interleave, latency
-from vqrae.runtimes.manifest import PrecisionName
+from vqrae.runtimes.manifest import QUANTIZED, PrecisionName
 from vqrae.runtimes.registry import session_class
 from vqrae.runtimes.session import SessionOptions
 
@@ -28,7 +28,7 @@ class GraphSpeed:
     """One graph at batch 1 against the fastest of its float precisions."""
 
     int8_ms: float
-    """Median latency."""
+    """Median latency, with products or only weights at INT8."""
     float_ms: float
     """Median latency of the fastest float precision."""
     float_precision: str
@@ -57,7 +57,7 @@ def int8_speeds(
         RuntimeUnavailable: the runtime failed.
     """
     target = request.target
-    floats = [name for name in target.format.precisions if name != target.precision]
+    floats = [name for name in target.format.precisions if name not in QUANTIZED]
     with TemporaryDirectory(prefix="vqrae-speed-") as temporary, ExitStack() as stack:
         folders, graphs = {target.precision: request.folder}, {target.precision: written}
         for precision in floats:
@@ -86,10 +86,11 @@ def _graph_speed(
         calls[precision] = partial(session.run, feeds)
     seconds = interleave(calls, rounds=ROUNDS, warmup=WARMUP)
     medians = {precision: latency(durations).p50_ms for precision, durations in seconds.items()}
-    fastest = min((name for name in medians if name != "int8"), key=lambda name: medians[name])
+    (quantized,) = medians.keys() & {*QUANTIZED}
+    fastest = min((name for name in medians if name != quantized), key=lambda name: medians[name])
     return GraphSpeed(
-        int8_ms=medians["int8"],
+        int8_ms=medians[quantized],
         float_ms=medians[fastest],
         float_precision=fastest,
-        speedup=medians[fastest] / medians["int8"],
+        speedup=medians[fastest] / medians[quantized],
     )

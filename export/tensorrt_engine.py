@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
-from vqrae.calibration.layers import node_layers
+from vqrae.calibration.layers import matrix_products, node_layers
+from vqrae.calibration.lint import check_qdq
 from vqrae.export.bundle_graphs import GraphRequest, WrittenGraphs
 from vqrae.export.formats import EngineOptions, TensorRTOptions, TensorRTRTXOptions
 from vqrae.export.onnx_graph import traced_precision, tracer_versions
@@ -67,19 +69,26 @@ def _written(
     timings: TimingCache | None = None,
 ) -> WrittenGraphs:
     target = request.target
-    precision = traced_precision(target.precision)
+    gpu = building_gpu(api)
     # Before the tracing, which takes longer to fail.
-    builder = EngineBuilder(api, recipe, precision, gpu=building_gpu(api), timings=timings)
-    folder, traced = request.onnx.graphs(target.precision, target.batch.axis, split=target.split)
+    EngineBuilder(api, recipe, traced_precision(target.precision), gpu=gpu)
+    folder, traced, precision = request.onnx_graphs("symmetric")
+    builder = EngineBuilder(api, recipe, precision, gpu=gpu, timings=timings)
     limits = target.batch.limits(DYNAMIC_LIMITS)
     graphs = {}
     for name, spec in traced.items():
         graphs[name] = _engine_spec(name, spec, limits, keep_onnx=options.include_onnx)
-        builder.build(folder / spec.file, request.folder, graphs[name], node_layers(folder / spec.file))
+        check_qdq(folder / spec.file)
+        builder.build(folder / spec.file, request.folder, graphs[name], _origins(folder / spec.file))
         if options.include_onnx:
             for file in (spec.file, *spec.extra_files):
                 shutil.copyfile(folder / file, request.folder / file)
     return WrittenGraphs(graphs=graphs, precision=precision, runtime=builder.runtime(tracer_versions()))
+
+
+def _origins(path: Path) -> dict[str, str]:
+    """Which layer of the model each node came from; attention's two products by names of their own, as in plans."""
+    return node_layers(path) | {product.node: product.layer for product in matrix_products(path)}
 
 
 def _engine_spec(name: str, traced: GraphSpec, limits: BatchLimits | None, *, keep_onnx: bool) -> GraphSpec:

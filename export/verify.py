@@ -60,7 +60,8 @@ class VerifyRow(BaseModel):
     codebook_coverage: float | None = None
     """Of INT8: the share of the codes that its calibration images use."""
     speedup: dict[str, float] | None = None
-    """Of INT8, when it is built: graph -> times faster than the fastest float precision of its format, at batch 1."""
+    """Of INT8, when it is built: graph -> times faster than the fastest float precision of its format, at batch 1. None
+    where it was not measured, as where the bundle cannot be executed."""
     source_gate: Literal["pass", "fail"] | None = None
     """Of a bundle that was not executed: the verdict on the graphs that it was built from, by another runtime."""
     images: int | None = None

@@ -40,7 +40,10 @@ MAX_MANIFEST_BYTES = 4 * 2**20
 MIXED_BELOW = 0.5
 """Share of the multiplications below which INT8 is called mixed."""
 
-PrecisionName = Literal["fp32", "fp16", "int8"]
+PrecisionName = Literal["fp32", "fp16", "int8", "int8-weights"]
+"""`int8` multiplies whole numbers; `int8-weights` stores weights in INT8 and multiplies floats."""
+QUANTIZED: tuple[PrecisionName, ...] = ("int8", "int8-weights")
+"""The precisions that a plan decides, layer by layer."""
 GateVerdict = Literal["pass", "fail", "not-executed"]
 
 
@@ -207,9 +210,10 @@ class Precision(Record):
 
     @property
     def title(self) -> str:
-        """`FP32`, `FP16`, `INT8`; `mixed 41%` where INT8 does no more than that share of the multiplications."""
+        """`FP32`, `FP16`, `INT8`, `INT8 weights`; `mixed 41%` where INT8 multiplies only that share."""
         mixed = self.int8_share is not None and self.int8_share < MIXED_BELOW
-        return f"mixed {self.int8_share:.0%}" if mixed else self.name.upper()
+        kind, _, stored = self.name.partition("-")
+        return f"mixed {self.int8_share:.0%}" if mixed else f"{kind.upper()} {stored}".strip()
 
 
 class EngineTies(Record):

@@ -38,6 +38,13 @@ class Gate:
     max_source_psnr_drop_db: float
 
 
+INT8 = Gate(
+    max_excess_distortion=2e-3,
+    min_token_agreement=None,
+    max_unexplained_mismatches=None,
+    min_decode_psnr_db=35,
+    max_source_psnr_drop_db=0.1,
+)
 GATES: dict[PrecisionName, Gate] = {
     "fp32": Gate(
         max_excess_distortion=1e-6,
@@ -53,13 +60,8 @@ GATES: dict[PrecisionName, Gate] = {
         min_decode_psnr_db=45,
         max_source_psnr_drop_db=0.02,
     ),
-    "int8": Gate(
-        max_excess_distortion=2e-3,
-        min_token_agreement=None,
-        max_unexplained_mismatches=None,
-        min_decode_psnr_db=35,
-        max_source_psnr_drop_db=0.1,
-    ),
+    "int8": INT8,
+    "int8-weights": INT8,
 }
 """The one table that export, verify, selftest and the tests read."""
 

@@ -16,7 +16,7 @@ from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
 
-ENGINES = ["runtimes/test_engines_*.py", "runtimes/test_rebuild.py", "export/test_tensorrt_engine.py"]
+ENGINES = ["runtimes/test_engines_*.py", "runtimes/test_rebuild.py", "export/test_tensorrt_*.py"]
 collect_ignore_glob = [] if find_spec("tensorrt_rtx") else ENGINES
 
 

@@ -18,10 +18,10 @@ from pydantic import ValidationError
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable
 from vqrae.runtimes.manifest import Precision, PrecisionName, Record
 
-TYPES: dict[PrecisionName, str] = {"fp32": "FLOAT", "fp16": "HALF"}
+TYPES: dict[PrecisionName, str] = {"fp32": "FLOAT", "fp16": "HALF", "int8": "INT8", "int8-weights": "FLOAT"}
 """Precision -> the framework's name for the type of its matrix products."""
 _PRODUCT_KINDS = re.compile("matrix_?multiply|matmul|gemm|convolution|einsum|mha", re.IGNORECASE)
-_INSPECTED_TYPES = {"HALF": ("half", "fp16"), "FLOAT": ("float", "fp32")}
+_INSPECTED_TYPES = {"HALF": ("half", "fp16"), "FLOAT": ("float", "fp32"), "INT8": ("int8",)}
 
 
 class EngineLayer(Record):
@@ -37,6 +37,9 @@ class EngineLayer(Record):
     """Nodes of the ONNX graph that it computes, where it says so."""
     origins: tuple[str, ...] = ()
     """Layers of the model that the nodes came from, where that is known."""
+    dequantized: int = 0
+    """In a network: how many of its inputs are dequantized INT8. With both, the product is one of INT8; with one, its
+    weight is stored so."""
 
     def __str__(self) -> str:
         return self.name + (f" of {', '.join(self.origins)}" if self.origins else "")
@@ -46,6 +49,8 @@ class EngineLayer(Record):
         """The type that it multiplies in; None if it multiplies no matrices. What is fused with it may be wider."""
         if not _PRODUCT_KINDS.search(self.kind) or not self.inputs:
             return None
+        if self.dequantized == len(self.inputs):
+            return "INT8"
         return "HALF" if "HALF" in (*self.inputs, *self.outputs) else self.inputs[0]
 
 
@@ -86,18 +91,30 @@ def read_origins(path: Path) -> dict[str, str]:
 
 def network_layers(network: Any, origins: Mapping[str, str]) -> tuple[EngineLayer, ...]:
     """The layers of a parsed network; `origins` says which layer of the model a node came from."""
-    layers = (network.get_layer(number) for number in range(network.num_layers))
-    return tuple(
-        _layer(
+    layers = [network.get_layer(number) for number in range(network.num_layers)]
+    makers = {layer.get_output(number).name: layer for layer in layers for number in range(layer.num_outputs)}
+    found = []
+    for layer in layers:
+        inputs = [tensor for tensor in map(layer.get_input, range(layer.num_inputs)) if tensor is not None]
+        described = _layer(
             layer.name,
             layer.type.name,
-            [tensor.dtype.name for tensor in map(layer.get_input, range(layer.num_inputs)) if tensor is not None],
+            [tensor.dtype.name for tensor in inputs],
             [layer.get_output(number).dtype.name for number in range(layer.num_outputs)],
             layer.metadata,
             origins,
         )
-        for layer in layers
-    )
+        dequantized = sum(_is_dequantized(tensor.name, makers) for tensor in inputs)
+        found.append(described.model_copy(update={"dequantized": dequantized}))
+    return tuple(found)
+
+
+def _is_dequantized(tensor: str, makers: Mapping[str, Any]) -> bool:
+    """Whether a tensor is dequantized INT8, in another shape or not: the parser gives weights more axes."""
+    maker = makers.get(tensor)
+    while maker is not None and maker.type.name == "SHUFFLE":
+        maker = makers.get(maker.get_input(0).name)
+    return maker is not None and maker.type.name == "DEQUANTIZE"
 
 
 def inspected_layers(trt: Any, engine: Any, origins: Mapping[str, str]) -> tuple[EngineLayer, ...]:
@@ -126,14 +143,14 @@ def product_counts(layers: Iterable[EngineLayer]) -> Counter[str]:
 def check_products(subject: str, precision: Precision, layers: Iterable[EngineLayer]) -> None:
     """Compare the types of the matrix products with the precision that was asked for, and with what it keeps in float.
 
-    What is kept is named by a part of the name of the model's layer: `scores` is in `quantizer.scores`.
+    What is kept is named by the model's layer, or by a part of its name: `scores` is in `quantizer.scores`.
 
     Raises:
         RuntimeUnavailable: one has another type.
     """
     layers = list(layers)
     wanted = TYPES[precision.name]
-    kept = {item.layer for item in precision.kept_float}
+    kept = {name for item in precision.kept_float for name in item.layer.split(", ")}
     wrong = [
         layer for layer in layers if layer.product_type not in (None, "FLOAT" if _is_kept(layer, kept) else wanted)
     ]
@@ -155,7 +172,7 @@ def described_node(node: str, origins: Mapping[str, str]) -> str:
 
 
 def _is_kept(layer: EngineLayer, kept: set[str]) -> bool:
-    return any(kept & set(origin.split(".")) for origin in layer.origins)
+    return any(kept & {origin, *origin.split(".")} for origin in layer.origins)
 
 
 def _layer(

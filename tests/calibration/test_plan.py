@@ -51,6 +51,17 @@ def test_by_default_the_large_products_with_weights_are_int8(products: tuple[Pro
     assert [product.layer for product in plan.int8(products)] == [layer for layer in LAYERS if layer in INT8]
 
 
+def test_weights_alone_are_stored_in_int8_by_default_where_products_would_be(products: tuple[Product, ...]) -> None:
+    plan, stored = Plan.default(products), Plan.default(products, "float")
+    assert stored == plan.model_copy(update={"activations": "float", "smoothing": None})
+    assert {entry.layer for entry in stored.kept_float()} == {entry.layer for entry in plan.kept_float()}
+    stored.check(products)
+    attention = "encoder.blocks.0.attention.weights_values"
+    plan.with_layers({attention: "int8"}).check(products)
+    with pytest.raises(UsageError, match=f"^layer {attention} of the plan: got int8; expected float: it has no"):
+        stored.with_layers({attention: "int8"}).check(products)
+
+
 def test_a_plan_reads_back_as_it_was_written(products: tuple[Product, ...], tmp_path: Path) -> None:
     plan = Plan(ranges="percentile", smoothing=None, layers=Plan.default(products).layers)
     plan.write(tmp_path / "plan.json")
@@ -71,7 +82,7 @@ def test_a_plan_is_one_line_for_each_layer(products: tuple[Product, ...], tmp_pa
     Plan.default(products).write(tmp_path / "plan.json")
     lines = (tmp_path / "plan.json").read_text().splitlines()
     assert '    "encoder.blocks.0.up": "int8",' in lines
-    assert sum('": "int8"' in line or '": "float"' in line for line in lines) == len(LAYERS)
+    assert sum(line.startswith("    ") for line in lines) == len(LAYERS)
 
 
 def test_a_plan_that_names_only_its_layers_has_the_defaults_for_the_rest(tmp_path: Path) -> None:

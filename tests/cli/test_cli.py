@@ -286,7 +286,7 @@ def test_formats(vqrae: Command) -> None:
     found = vqrae.done("formats", "--json").json()
     assert found["onnx"] == {
         "runtime": "onnxruntime",
-        "precisions": ["fp32", "fp16", "int8"],
+        "precisions": ["fp32", "fp16", "int8", "int8-weights"],
         "batch": ["dynamic", "fixed"],
         "aliases": ["ort"],
         "options": {},
@@ -491,6 +491,23 @@ def test_export_at_int8(
     assert (plan.parent / "encode.onnx").read_bytes() == before, "a bundle's plan gives the same graphs"
 
 
+@pytest.mark.usefixtures("traced_before")
+def test_export_of_weights_at_int8(
+    vqrae: Command, checkpoint_folder: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without images to calibrate on; that it is slower is told."""
+    speed = GraphSpeed(int8_ms=2.0, float_ms=1.0, float_precision="fp32", speedup=0.5)
+    monkeypatch.setattr("vqrae.export.build.int8_speeds", lambda *_: {"encode": speed, "decode": speed})
+    export = ("export", checkpoint_folder, "-o", tmp_path, "--data", photographs, "--int8", "--weight-only")
+    shown = " ".join(vqrae.done(*export).out.split())
+    assert "test-siglip-onnx-int8-weights: speed against float: encode 0.50×, decode 0.50×" in shown
+    assert "of the multiplications" not in shown
+    bundle = tmp_path / "test-siglip-onnx-int8-weights"
+    assert re.search(r"precision +INT8 weights\n", vqrae.done("inspect", bundle).out)
+    shown = " ".join(vqrae.done("verify", bundle, "--data", photographs).out.split())
+    assert "test-siglip-onnx-int8-weights: speed against float: not measured" in shown
+
+
 @pytest.mark.usefixtures("traced_before", "fast")
 def test_duplicates_among_calibration_images_are_told(
     vqrae: Command, checkpoint_folder: Path, photographs: Path, calibration: Path, tmp_path: Path
@@ -558,6 +575,13 @@ def test_a_missed_budget_is_refused_and_can_be_allowed(
             ", which the result is verified on; expected other images; leave it out",
         ),
         (["--int8", "--calibration-images", "0"], 2, "calibration-images"),
+        (["--weight-only"], 2, "--weight-only: got precision fp32; expected --int8"),
+        (["--weight-only", "--half"], 2, "--weight-only: got precision fp16; expected --int8"),
+        (
+            ["--int8", "--weight-only", "--calibration", "CALIBRATION"],
+            2,
+            "--calibration: got precision int8-weights; expected --precision int8",
+        ),
         (["--int8", "--calibration-seed", "-1"], 2, "calibration-seed"),
         (
             ["--int8", "--max-excess-distortion", "much"],

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import onnx
 import pytest
 
-from vqrae.calibration.images import CalibrationImages, calibration_images
-from vqrae.calibration.plan import Plan
+from vqrae.calibration.images import CalibrationImages
+from vqrae.calibration.lint import lint
+from vqrae.calibration.plan import Plan, Scheme
 from vqrae.calibration.readback import int8_layers
-from vqrae.checkpoint import open_checkpoint
+from vqrae.calibration.weights import store_in_half
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import Batch, target
-from vqrae.export.parity_images import parity_images
 from vqrae.export.reference import reference_from_model
 from vqrae.export.speed import GraphSpeed
 from vqrae.export.verify import VerifyRow, gather_evidence
@@ -25,9 +26,7 @@ from vqrae.runtimes.manifest import Budget
 from vqrae.runtimes.parity import GATES
 from vqrae.runtimes.selftest import selftest
 from vqrae.runtimes.tokenizer import load
-from vqrae.training.data.photographs import TRAIN, crops
 
-COUNT = 8
 FORMATS = ("onnx", "openvino")
 FAST = {
     "encode": GraphSpeed(int8_ms=1.0, float_ms=2.0, float_precision="fp32", speedup=2.0),
@@ -39,23 +38,6 @@ IMPOSSIBLE = Budget(max_excess_distortion=0.0, min_token_agreement=1.0)
 class Built(NamedTuple):
     path: Path
     row: VerifyRow
-
-
-@pytest.fixture(scope="module")
-def calibration(tmp_path_factory: pytest.TempPathFactory) -> CalibrationImages:
-    """Crops of two photographs, none of which anything is verified on."""
-    folder = tmp_path_factory.mktemp("calibration")
-    for number, image in enumerate(crops({name: TRAIN[name] for name in ("china", "coins")}, COUNT)):
-        image.save(folder / f"{number}.png")
-    return calibration_images(folder, (32, 32), count=COUNT, seed=5)
-
-
-@pytest.fixture(scope="module")
-def int8_builder(checkpoint_folder: Path, calibration: CalibrationImages) -> Iterator[BundleBuilder]:
-    opened = open_checkpoint(str(checkpoint_folder))
-    photographs = parity_images(None, (32, 32), 8)
-    with BundleBuilder(opened, photographs, lambda _: None, calibration) as builder:
-        yield builder
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +68,7 @@ def test_the_manifest_says_what_it_was_calibrated_on(
     assert manifest.name == f"test-siglip-{name}-int8"
     made = manifest.calibration
     assert made is not None
-    assert (made.image_sha256, made.count, made.seed) == (calibration.sha256, COUNT, 5)
+    assert (made.image_sha256, made.count, made.seed) == (calibration.sha256, 8, 5)
     used = np.unique(int8_builder.calibrated.indices)
     assert made.codebook_coverage == len(used) / 64
     assert made.plan == "plan.json"
@@ -227,6 +209,20 @@ def test_a_plan_of_another_architecture_writes_nothing(int8_builder: BundleBuild
     assert list(tmp_path.iterdir()) == []
 
 
+def test_large_tables_are_stored_in_fp16(int8_builder: BundleBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is large is less here than the default, so that this model has some; the products are INT8 as before."""
+    monkeypatch.setattr("vqrae.export.calibrated_onnx.store_in_half", partial(store_in_half, least=2048))
+    plan = Plan.default(int8_builder.calibrated.products)
+    schemes: tuple[Scheme, ...] = ("asymmetric", "symmetric")
+    for scheme in schemes:
+        folder, _, precision = int8_builder.calibrated.graphs(plan, scheme)
+        graph = onnx.load(folder / "decode.onnx").graph
+        (table,) = [tensor for tensor in graph.initializer if "table_KC" in tensor.name]
+        assert table.data_type == onnx.TensorProto.FLOAT16
+        assert precision.int8_share == pytest.approx(0.64, abs=0.01)
+    assert lint(folder / "decode.onnx") == []
+
+
 # --- budgets and speed ---
 
 
@@ -313,7 +309,7 @@ def test_a_target_that_int8_cannot_be() -> None:
 
 
 def test_plans_and_budgets_are_for_int8() -> None:
-    message = "precision of onnx: got a plan or a budget for fp16; expected int8"
+    message = "precision of onnx: got a plan or a budget for fp16; expected int8 or int8-weights"
     for extra in ({"plan": Plan(layers={})}, {"budget": IMPOSSIBLE}):
         with pytest.raises(UsageError, match=message):
             target("onnx", "fp16", **extra)

@@ -396,3 +396,16 @@ def test_what_an_inspector_says_is_checked_too() -> None:
         check_products("the engine", precision, inspected(("gemm", ["Float"], "node_up"), scores))
     with pytest.raises(RuntimeUnavailable, match=r"of quantizer\.scores: got 2 of 2 matrix products in HALF;"):
         check_products("the engine", precision, inspected(fused, ("gemm", ["Half"], "node_scores")))
+
+
+@pytest.mark.parametrize("given", ["fp32", "fp16"])
+def test_a_graph_without_int8_is_no_int8(traced: Traced, tmp_path: Path, given: PrecisionName) -> None:
+    message = r"^encode\.onnx, layer node_\w+ of .*: got .*; expected INT8, as int8 asks; export it again"
+    with pytest.raises(RuntimeUnavailable, match=message):
+        build(traced, tmp_path, given, "int8")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_of_an_inspector() -> None:
+    layers = inspected(("gemm", ["Int8", "Row major linear FP32"], "node_up"), ("gemm", ["Float"], "node_scores"))
+    assert product_counts(layers) == {"INT8": 1, "FLOAT": 1}

@@ -260,6 +260,7 @@ def test_figures_that_are_not_numbers_can_be_judged_but_not_written(make_manifes
         ("int8", 0.5, "INT8"),
         ("int8", 0.4099, "mixed 41%"),
         ("int8", 0.0, "mixed 0%"),
+        ("int8-weights", None, "INT8 weights"),
     ],
 )
 def test_int8_that_does_less_than_half_is_called_mixed(name: PrecisionName, share: float | None, title: str) -> None:

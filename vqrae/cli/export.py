@@ -16,9 +16,11 @@ from vqrae.cli.int8 import (
     MaxPsnrDrop,
     MinAgreement,
     PlanFile,
+    WeightOnly,
     budget_of,
     calibration_of,
     check_asked_for,
+    precisions_of,
     warn_of_coverage,
 )
 from vqrae.cli.options import AsJson, Overwrite
@@ -42,7 +44,8 @@ def export(
         ),
     ] = None,
     precision: Annotated[
-        list[str] | None, typer.Option("--precision", help="fp32, fp16 or int8; repeatable. fp32 if not given.")
+        list[str] | None,
+        typer.Option("--precision", help="fp32, fp16, int8, int8-weights; repeatable. fp32 if not given."),
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="The same as --precision fp16.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="The same as --precision int8.")] = False,
@@ -68,6 +71,7 @@ def export(
     allow_gate_failure: Annotated[
         bool, typer.Option("--allow-gate-failure", help="Write a bundle that misses its gate, marked as such.")
     ] = False,
+    weight_only: WeightOnly = False,
     calibration: Calibration = None,
     calibration_images: CalibrationCount = 128,
     calibration_seed: CalibrationSeed = 0,
@@ -86,7 +90,7 @@ def export(
     from vqrae.runtimes.staging import check_new_folder
 
     # Everything that can be refused without a model is refused first.
-    precisions = [*(precision or []), *(["fp16"] if half else []), *(["int8"] if int8 else [])] or ["fp32"]
+    precisions = precisions_of(precision or [], half=half, int8=int8, weight_only=weight_only)
     budget = budget_of(max_excess_distortion, min_agreement, max_psnr_drop)
     chosen = None if plan is None else Plan.read(plan)
     targets = _targets(format_ or ["onnx"], precisions, batch, option or [], split=split, plan=chosen, budget=budget)
@@ -130,6 +134,7 @@ def _targets(
     """What to build: every precision of every format, duplicates once."""
     from vqrae.export.formats import ALIASES, Batch, format_key, target
     from vqrae.runtimes.errors import UsageError, unknown_name
+    from vqrae.runtimes.manifest import QUANTIZED
 
     formats = list(dict.fromkeys(format_key(name) for name in names))
     chosen: dict[str, dict[str, str]] = {name: {} for name in formats}
@@ -144,7 +149,7 @@ def _targets(
             chosen[format_name][name] = value
     axis = Batch.parse(batch)
     wanted = [(name, precision) for name in formats for precision in dict.fromkeys(precisions)]
-    if "int8" not in precisions and (plan or budget):
+    if not {*QUANTIZED} & {*precisions} and (plan or budget):
         raise UsageError("--plan and limits", got=f"precision {', '.join(precisions)}", expected="--precision int8")
     return [
         target(
@@ -153,8 +158,8 @@ def _targets(
             batch=axis,
             options=chosen[name],
             split=split,
-            plan=plan if precision == "int8" else None,
-            budget=budget if precision == "int8" else None,
+            plan=plan if precision in QUANTIZED else None,
+            budget=budget if precision in QUANTIZED else None,
         )
         for name, precision in wanted
     ]

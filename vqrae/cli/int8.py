@@ -24,6 +24,14 @@ Calibration = Annotated[
 ]
 CalibrationCount = Annotated[int, typer.Option(help="How many of them.", min=1, rich_help_panel=PANEL)]
 CalibrationSeed = Annotated[int, typer.Option(help="Names the choice.", min=0, rich_help_panel=PANEL)]
+WeightOnly = Annotated[
+    bool,
+    typer.Option(
+        "--weight-only",
+        help="With --int8: store weights in INT8 and multiply floats, without calibration.",
+        rich_help_panel=PANEL,
+    ),
+]
 PlanFile = Annotated[
     Path | None,
     typer.Option("--plan", help="Precision of every layer; a safe one if not given.", rich_help_panel=PANEL),
@@ -55,6 +63,20 @@ def budget_of(
         max_source_psnr_drop_db=_decibels("--max-psnr-drop", max_psnr_drop),
     )
     return None if budget == Budget() else budget
+
+
+def precisions_of(names: Sequence[str], *, half: bool, int8: bool, weight_only: bool) -> list[str]:
+    """The precisions that were asked for by name and by flag; FP32 where none was.
+
+    Raises:
+        UsageError: only the weights at INT8, without INT8.
+    """
+    from vqrae.runtimes.errors import UsageError
+
+    asked = [*names, *(["fp16"] if half else []), *(["int8"] if int8 else [])]
+    if weight_only and "int8" not in asked:
+        raise UsageError("--weight-only", got=f"precision {', '.join(asked) or 'fp32'}", expected="--int8")
+    return ["int8-weights" if weight_only and name == "int8" else name for name in asked] or ["fp32"]
 
 
 def check_asked_for(source: Path | None, precisions: Sequence[str]) -> None:

@@ -23,6 +23,9 @@ from vqrae.cli.int8 import (
 )
 from vqrae.cli.options import AsJson
 
+MEASURED = ("onnx", "openvino")
+"""Formats whose runtimes load ONNX graphs as they are, which is what trials are."""
+
 
 def plan(
     checkpoint: Annotated[str, typer.Argument(help="A checkpoint folder, or a preset's name.", metavar="CHECKPOINT")],
@@ -51,9 +54,12 @@ def plan(
     from vqrae.cli.output import console, print_json, progress_console
     from vqrae.cli.verify import print_rows
     from vqrae.export.formats import target
+    from vqrae.runtimes.errors import unknown_name
 
     budget = budget_of(max_excess_distortion, min_agreement, max_psnr_drop)
     wanted = target(format_, "int8", plan=None if start is None else Plan.read(start), budget=budget)
+    if wanted.format_name not in MEASURED:
+        raise unknown_name("--format of a plan", format_, MEASURED)
     check_asked_for(calibration, [wanted.precision])
     with needing("plan"):
         from vqrae.benchmarks.plan_page import write_plan_pages

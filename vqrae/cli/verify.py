@@ -86,6 +86,7 @@ def print_rows(rows: Sequence[VerifyRow]) -> None:
 def _print_notes(rows: Sequence[VerifyRow]) -> None:
     """How a bundle was executed where not by its runtime, and why one was not."""
     from vqrae.cli.output import console
+    from vqrae.runtimes.manifest import QUANTIZED
 
     notes = []
     for row in rows:
@@ -93,9 +94,10 @@ def _print_notes(rows: Sequence[VerifyRow]) -> None:
         if row.means == "evaluator":
             notes.append(f"{name}: by an evaluator, operation by operation, not by its runtime")
         if row.int8_share is not None:
+            notes.append(f"{name}: INT8 does {row.int8_share:.0%} of the multiplications")
+        if row.precision in QUANTIZED:
             faster = [f"{graph} {times:.2f}×" for graph, times in (row.speedup or {}).items()]
-            speed = f"; against float: {', '.join(faster)}" if faster else ""
-            notes.append(f"{name}: INT8 does {row.int8_share:.0%} of the multiplications{speed}")
+            notes.append(f"{name}: speed against float: {', '.join(faster) or 'not measured'}")
         if not row.executed:
             source = f"; its source graphs on ONNX Runtime: {row.source_gate}" if row.source_gate else ""
             notes.append(f"{name}: not executed, {row.reason}{source}")
