@@ -44,6 +44,10 @@ class BenchRow(Record):
     """Median latency of one call, in milliseconds, from arrays to arrays."""
     p90_ms: float | None = None
     p99_ms: float | None = None
+    p50_low_ms: float | None = None
+    """Lower end of the median's 95 % interval."""
+    p50_high_ms: float | None = None
+    """Upper end of the median's 95 % interval."""
     images_per_s: float | None = None
     """`batch` / median latency."""
     speedup: float | None = None
@@ -75,6 +79,13 @@ class BenchRow(Record):
     def label(self) -> str:
         """Runtime and precision, as a reader calls them: `ONNX Runtime FP32`."""
         return f"{runtime_title(self.runtime)} {Precision(name=self.precision, int8_share=self.int8_share).title}"
+
+    @property
+    def start_ms(self) -> float | None:
+        """From the launch of a process to its first token, in milliseconds; None where it was not measured."""
+        if self.import_ms is None or self.load_ms is None or self.first_token_ms is None:
+            return None
+        return self.import_ms + self.load_ms + self.first_token_ms
 
     @property
     def resolved(self) -> bool:

@@ -38,7 +38,7 @@ SPEED_COLUMNS = (
 """`speed` is relative to the group's first row, `tokens` is agreement with the reference."""
 
 FOOTPRINT_COLUMNS = (
-    Column("start ms", lambda row: significant(start_ms(row))),
+    Column("start ms", lambda row: significant(row.start_ms)),
     Column("load ms", lambda row: significant(row.load_ms)),
     Column("RSS MB", lambda row: significant(row.peak_rss_mb)),
     Column("disk MB", lambda row: significant(row.size_mb)),
@@ -99,13 +99,6 @@ def row_names(rows: Sequence[BenchRow]) -> list[str]:
         label if labels.count(label) == 1 else f"{label} ({row.bundle})"
         for label, row in zip(labels, rows, strict=True)
     ]
-
-
-def start_ms(row: BenchRow) -> float | None:
-    """From the launch of a process to its first token, in milliseconds; None where it was not measured."""
-    if row.import_ms is None or row.load_ms is None or row.first_token_ms is None:
-        return None
-    return row.import_ms + row.load_ms + row.first_token_ms
 
 
 def _table(columns: Sequence[Column], groups: Groups) -> Table:

@@ -31,6 +31,10 @@ class Latency:
     p50_ms: float
     p90_ms: float
     p99_ms: float
+    p50_low_ms: float
+    """Lower end of the median's 95 % interval."""
+    p50_high_ms: float
+    """Upper end of the median's 95 % interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +87,14 @@ def interleave(
 
 
 def latency(seconds: Sequence[float]) -> Latency:
-    """Quantiles of durations given in seconds."""
-    p10, p50, p90, p99 = np.quantile(seconds, (0.1, 0.5, 0.9, 0.99)) * 1000
-    return Latency(p10_ms=float(p10), p50_ms=float(p50), p90_ms=float(p90), p99_ms=float(p99))
+    """Quantiles of durations given in seconds.
+
+    Raises:
+        UsageError: fewer than `MIN_ROUNDS` of them.
+    """
+    p10, p50, p90, p99 = (float(value) * 1000 for value in np.quantile(seconds, (0.1, 0.5, 0.9, 0.99)))
+    low, high = median_interval(seconds)
+    return Latency(p10_ms=p10, p50_ms=p50, p90_ms=p90, p99_ms=p99, p50_low_ms=low * 1000, p50_high_ms=high * 1000)
 
 
 def speedup(reference: Sequence[float], seconds: Sequence[float]) -> Speedup:

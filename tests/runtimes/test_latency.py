@@ -56,6 +56,7 @@ def test_too_few_rounds_are_refused():
 def test_latency_is_in_milliseconds():
     quantiles = latency([value / 1000 for value in range(101)])
     assert (quantiles.p10_ms, quantiles.p50_ms, quantiles.p90_ms, quantiles.p99_ms) == pytest.approx((10, 50, 90, 99))
+    assert (quantiles.p50_low_ms, quantiles.p50_high_ms) == pytest.approx((40, 60))  # order statistics of 101 values
 
 
 def test_speedup_pairs_the_rounds_so_that_drift_cancels():

@@ -13,6 +13,7 @@ import typer
 
 from vqrae.cli import (
     bench,
+    compare,
     decode,
     demo,
     doctor,
@@ -52,6 +53,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "plan": plan.plan,
     "verify": verify.verify,
     "bench": bench.bench,
+    "compare": compare.compare,
     "inspect": inspect.inspect,
     "selftest": selftest.selftest,
     "encode": encode.encode,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vqrae.cli.options import fraction
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -134,16 +136,4 @@ def _decibels(option: str, value: float | None) -> float | None:
 
 
 def _fraction(option: str, text: str | None) -> float | None:
-    """`0.05%` or `0.0005` as a fraction."""
-    from vqrae.runtimes.errors import UsageError
-
-    if text is None:
-        return None
-    number, percent = text.removesuffix("%"), text.endswith("%")
-    try:
-        value = float(number) / (100 if percent else 1)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise UsageError(option, got=repr(text), expected="a share from 0 to 100%, such as 0.05%")
-    return value
+    return None if text is None else fraction(option, text)

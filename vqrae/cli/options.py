@@ -42,3 +42,21 @@ def settings(texts: list[str], option: str = "--set") -> dict[str, str]:
         if not equals:
             raise UsageError(option, got=repr(text), expected="KEY=VALUE")
     return {key: value for key, _, value in pairs}
+
+
+def fraction(option: str, text: str) -> float:
+    """`0.05%` or `0.0005` as a fraction.
+
+    Raises:
+        UsageError: no share, or not from 0 to 100 %.
+    """
+    from vqrae.runtimes.errors import UsageError
+
+    number, percent = text.removesuffix("%"), text.endswith("%")
+    try:
+        value = float(number) / (100 if percent else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise UsageError(option, got=repr(text), expected="a share from 0 to 100%, such as 0.05%")
+    return value
