@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqrae.benchmarks.bench import run_benchmark
+from vqrae.benchmarks.outputs import markdown_page
 from vqrae.benchmarks.picture import reconstruction_picture
 from vqrae.benchmarks.report import Pictures, write_report
 from vqrae.benchmarks.rows import BenchResult
-from vqrae.benchmarks.table import markdown_table
 from vqrae.calibration.images import LEAST_IMAGES, CalibrationImages, calibration_images
 from vqrae.checkpoint import open_checkpoint
 from vqrae.export.build import BundleBuilder, check_target
@@ -142,8 +142,7 @@ def _installed_targets() -> tuple[list[Target], list[str]]:
 
 def _write_pages(folder: Path, result: BenchResult, manifests: Sequence[Manifest], pictures: Pictures) -> None:
     (folder / BENCHMARK_FILE).write_text(result.to_json())
-    versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
-    (folder / "benchmark.md").write_text(f"{markdown_table(result)}\n{versions}; {result.date}; `{result.command}`.\n")
+    (folder / "benchmark.md").write_text(markdown_page(result))
     picture = reconstruction_picture(pictures.originals, pictures.reconstructions, pictures.labels)
     picture.save(folder / "reconstruction.png")
     title = manifests[0].checkpoint.name

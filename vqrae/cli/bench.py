@@ -22,7 +22,10 @@ def bench(
     rounds: Annotated[int, typer.Option(help="Timed calls of each candidate.", min=6)] = 30,
     trusted: Trusted = False,
     bundles_only: Annotated[bool, typer.Option("--bundles-only", help="No PyTorch row.")] = False,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Also write the result as JSON here.")] = None,
+    output: Annotated[
+        list[Path] | None,
+        typer.Option("-o", "--output", help="Also write it to this .json, .csv, .md or .html file; repeatable."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure BUNDLEs and the PyTorch model: latency, throughput, start-up, memory and size, fidelity in the same row.
@@ -30,10 +33,13 @@ def bench(
     Every candidate is called in turn in every round, so that a drift of the machine meets all of them.
     """
     from vqrae.benchmarks.bench import run_benchmark
+    from vqrae.benchmarks.outputs import check_output_name, write_result
     from vqrae.benchmarks.table import bench_table
     from vqrae.cli.output import console, print_json, progress_console
-    from vqrae.runtimes.staging import staged_file
+    from vqrae.runtimes.bundle import Bundle
 
+    for path in output or ():
+        check_output_name(path)
     checkpoint = None if bundles_only else _checkpoint(bundles, reference)
     with progress_console.status("") as status:
         result = run_benchmark(
@@ -46,9 +52,9 @@ def bench(
             command=shlex.join(["vqrae", *sys.argv[1:]]),
             progress=lambda stage, done, total: status.update(f"{stage}: {done} of {total}"),
         )
-    if output is not None:
-        with staged_file(output) as staging:
-            staging.write_text(result.to_json())
+    manifests = [Bundle.open(bundle).manifest for bundle in bundles] if output else []
+    for path in output or ():
+        write_result(path, result, manifests)
     print_json(result) if as_json else console.print(bench_table(result))
 
 

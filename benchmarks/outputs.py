@@ -1,0 +1,78 @@
+"""What a result is written as, by the suffix of the file: `.json`, `.csv`, `.md`, `.html`."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from vqrae.benchmarks.rows import BenchResult, BenchRow
+from vqrae.benchmarks.table import markdown_table
+from vqrae.runtimes.errors import UsageError
+from vqrae.runtimes.manifest import Manifest
+from vqrae.runtimes.staging import staged_file
+
+CIRCUMSTANCES = ("date", "machine", "contention")
+"""Columns of the CSV besides a row's own, so that files of several runs can be joined."""
+
+
+def write_result(path: Path, result: BenchResult, manifests: Sequence[Manifest]) -> None:
+    """Write a result as its file's suffix says.
+
+    Args:
+        path: the file; it is replaced if it exists.
+        result: the benchmark.
+        manifests: of the bundles in it; the HTML report shows their evidence.
+
+    Raises:
+        UsageError: a suffix that is not in `WRITERS`.
+        StorageError: the file cannot be written.
+    """
+    check_output_name(path)
+    text = WRITERS[path.suffix.lower()](result, manifests)
+    with staged_file(path) as staging:
+        staging.write_text(text, encoding="utf-8", newline="")
+
+
+def check_output_name(path: Path) -> None:
+    """Refuse a name that nothing is written under, before any work.
+
+    Raises:
+        UsageError: its suffix is not in `WRITERS`.
+    """
+    if path.suffix.lower() not in WRITERS:
+        raise UsageError(str(path), got=f"suffix {path.suffix!r}", expected=f"one of {', '.join(WRITERS)}")
+
+
+def markdown_page(result: BenchResult) -> str:
+    """The tables with the machine, the versions, the date and the command."""
+    versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
+    return f"{markdown_table(result)}\n{versions}; {result.date}; `{result.command}`.\n"
+
+
+def csv_table(result: BenchResult) -> str:
+    """A line per row: every field of `BenchRow`, and the circumstances; empty is "not measured"."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, (*BenchRow.model_fields, *CIRCUMSTANCES), lineterminator="\n")
+    writer.writeheader()
+    shared = {"date": result.date, "machine": str(result.machine), "contention": result.contention}
+    for row in result.rows:
+        writer.writerow({**row.model_dump(mode="json"), **shared})
+    return buffer.getvalue()
+
+
+def _html(result: BenchResult, manifests: Sequence[Manifest]) -> str:
+    from vqrae.benchmarks.report import render_report  # brings jinja2
+
+    title = manifests[0].checkpoint.name if manifests else "vqrae bench"
+    return render_report(result, manifests, title=title)
+
+
+WRITERS: Mapping[str, Callable[[BenchResult, Sequence[Manifest]], str]] = {
+    ".json": lambda result, _: result.to_json(),
+    ".csv": lambda result, _: csv_table(result),
+    ".md": lambda result, _: markdown_page(result),
+    ".html": _html,
+}
+"""Suffix -> what writes the text."""
