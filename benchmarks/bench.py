@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from vqrae.benchmarks.candidates import GRAPHS, BundleCandidate, Candidate, Graph, bundle_subject
+from vqrae.benchmarks.candidates import GRAPHS, Candidate, Graph, bundle_subject
 from vqrae.benchmarks.contention import Contention
 from vqrae.benchmarks.footprint import Footprint, measure_footprint
-from vqrae.benchmarks.rows import BenchResult, BenchRow, runtime_title
-from vqrae.runtimes.bundle import Bundle
-from vqrae.runtimes.errors import RuntimeUnavailable, UsageError
+from vqrae.benchmarks.lineup import Absent, Lineup
+from vqrae.benchmarks.rows import BenchResult, BenchRow
+from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.latency import MIN_ROUNDS, interleave, latency, speedup
 from vqrae.runtimes.machine import this_machine
 
@@ -48,14 +48,6 @@ class Plan:
     starts: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Absent:
-    """A bundle that has no latency here: it gets rows that say why."""
-
-    bundle: Bundle
-    reason: str
-
-
 def run_benchmark(
     checkpoint: Path | str | None,
     bundles: Sequence[Path | str],
@@ -66,6 +58,9 @@ def run_benchmark(
     rounds: int = 30,
     warmup: int = 3,
     starts: int = 3,
+    compiled: bool = False,
+    naive: bool = False,
+    foreign: Sequence[Path] = (),
     trusted: bool = False,
     command: str = "",
     progress: Progress = lambda stage, done, total: None,
@@ -84,15 +79,18 @@ def run_benchmark(
         rounds: timed calls of each candidate in each group; at least `latency.MIN_ROUNDS`.
         warmup: rounds before them that are thrown away.
         starts: fresh processes per candidate and graph, for start-up time and memory; 0 leaves that out.
+        compiled: whether `torch.compile` of the checkpoint takes part.
+        naive: whether the checkpoint takes part as it is traced without any folding, on ONNX Runtime.
+        foreign: anyone's `.onnx` and `.xml` files with an image input; they stand among the rows of `encode`.
         trusted: whether code that a bundle brings may be executed; see `Tokenizer.load`.
         command: what the user typed, to be printed with the result.
         progress: called with what is being measured, the steps done and the steps in all.
 
     Raises:
         UsageError: nothing to measure, or a number that makes no sense.
-        BundleError: a bundle is invalid.
+        BundleError: a bundle, or a foreign file, is invalid.
         CheckpointError: the checkpoint is invalid.
-        RuntimeUnavailable: none of the candidates can run here.
+        RuntimeUnavailable: none of the candidates can run here, or one that was asked for by name cannot.
     """
     plan = Plan(
         graphs=tuple(graphs),
@@ -102,9 +100,13 @@ def run_benchmark(
         warmup=warmup,
         starts=starts,
     )
-    _check(plan, checkpoint, bundles)
+    _check(plan)
+    lineup = Lineup(
+        checkpoint=checkpoint, bundles=bundles, compiled=compiled, naive=naive, foreign=foreign, trusted=trusted
+    )
+    lineup.check()
     with ExitStack() as stack:
-        candidates, absent = _open(stack, checkpoint, bundles, plan.threads, trusted=trusted)
+        candidates, absent = lineup.open(stack, plan.threads)
         run = _Run(plan=plan, candidates=candidates, absent=absent, progress=progress)
         rows = tuple(row for graph in plan.graphs for row in run.rows(graph))
     return BenchResult(
@@ -128,9 +130,7 @@ def installed_versions() -> dict[str, str]:
     return installed
 
 
-def _check(plan: Plan, checkpoint: Path | str | None, bundles: Sequence[Path | str]) -> None:
-    if checkpoint is None and not bundles:
-        raise UsageError("benchmark", got="nothing to measure", expected="a checkpoint or a bundle")
+def _check(plan: Plan) -> None:
     numbers = [
         ("threads", plan.threads, 1),
         ("rounds", plan.rounds, MIN_ROUNDS),
@@ -141,71 +141,6 @@ def _check(plan: Plan, checkpoint: Path | str | None, bundles: Sequence[Path | s
     for name, number, least in numbers:
         if number < least:
             raise UsageError(name, got=str(number), expected=f"at least {least}")
-
-
-def _open(
-    stack: ExitStack, checkpoint: Path | str | None, bundles: Sequence[Path | str], threads: int, *, trusted: bool
-) -> tuple[list[Candidate], list[Absent]]:
-    """Open what can run here; `stack` closes it."""
-    candidates: list[Candidate] = []
-    absent: list[Absent] = []
-    if checkpoint is not None:
-        from vqrae.benchmarks.pytorch import PyTorchCandidate  # brings torch
-
-        candidates.append(stack.enter_context(PyTorchCandidate(checkpoint, threads=threads, size=_image_size(bundles))))
-    for path in bundles:
-        try:
-            candidates.append(stack.enter_context(_timeable(path, threads, trusted=trusted)))
-        except RuntimeUnavailable as error:
-            bundle = Bundle.open(path)
-            absent.append(Absent(bundle=bundle, reason=_absence(bundle, error)))
-    if not candidates:
-        raise RuntimeUnavailable("benchmark", got=absent[0].reason, expected="at least one candidate that runs here")
-    return candidates, absent
-
-
-def _absence(bundle: Bundle, error: RuntimeUnavailable) -> str:
-    """Why a bundle has no latency; of an engine also what is known of it all the same."""
-    manifest = bundle.manifest
-    engine, source = manifest.runtime.engine, manifest.evidence.source
-    if engine is None:
-        return str(error)
-    text = f"compiled by {runtime_title(manifest.runtime.name)} {engine.version}, not executed ({error.got})"
-    if source is None:
-        return text
-    return f"{text}; its ONNX graphs on {runtime_title(source.runtime)} {source.runtime_version}: {source.gate}"
-
-
-def _image_size(bundles: Sequence[Path | str]) -> tuple[int, int] | None:
-    """The size (H, W) that the bundles were exported for, which PyTorch is then measured at; None without a bundle.
-
-    Raises:
-        UsageError: they are of several sizes.
-    """
-    rules = [Bundle.open(path).manifest.preprocessing for path in bundles]
-    sizes = {(rule.height, rule.width) for rule in rules}
-    if len(sizes) > 1:
-        expected = "bundles of one size"
-        raise UsageError("bundles", got=f"the image sizes {sorted(sizes)}", expected=expected, remedy="benchmark apart")
-    return next(iter(sizes), None)
-
-
-def _timeable(path: Path | str, threads: int, *, trusted: bool) -> BundleCandidate:
-    """A bundle that runs here, on its runtime itself.
-
-    Raises:
-        RuntimeUnavailable: it does not, or an evaluator stands in for the runtime: parity is real then, latency is not.
-    """
-    candidate = BundleCandidate(path, threads=threads, trusted=trusted)
-    try:
-        means = candidate.execution("encode").means
-    except BaseException:
-        candidate.close()
-        raise
-    if means == "evaluator":
-        candidate.close()
-        raise RuntimeUnavailable("evaluated operation by operation on this machine, not timed")
-    return candidate
 
 
 @dataclass(frozen=True, kw_only=True)

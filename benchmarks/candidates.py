@@ -21,6 +21,8 @@ from vqrae.runtimes.session import Execution
 from vqrae.runtimes.tokenizer import Tokenizer
 
 Graph = Literal["encode", "decode"]
+Kind = Literal["reference", "compiled", "naive", "bundle", "foreign"]
+"""PyTorch eager; `torch.compile`; the model traced without foldings; a bundle; anyone's file."""
 GRAPHS: tuple[Graph, ...] = ("encode", "decode")
 SEED = 0
 
@@ -29,17 +31,18 @@ SEED = 0
 class Subject:
     """The columns of a row that do not depend on the clock; see `BenchRow` for their meaning."""
 
+    kind: Kind = "bundle"
     bundle: str
     runtime: str
     runtime_version: str | None
-    precision: PrecisionName
+    precision: PrecisionName | None
     int8_share: float | None
     device: str | None
     size_mb: float
     token_agreement: float | None
     excess_distortion: float | None
     decode_psnr_db: float | None
-    gate: GateVerdict | Literal["reference"]
+    gate: GateVerdict | Literal["reference", "unjudged"]
 
 
 class Candidate(Closing):
@@ -47,6 +50,11 @@ class Candidate(Closing):
 
     threads: int
     """CPU threads that it was given."""
+
+    @property
+    @abstractmethod
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of its images, in pixels."""
 
     @abstractmethod
     def supports(self, graph: Graph, batch: int) -> bool:
@@ -83,6 +91,10 @@ class BundleCandidate(Candidate):
         self.threads = threads
         self._trusted = trusted
         self._tokenizer = Tokenizer.load(path, threads=threads, trusted=trusted)
+
+    @property
+    def image_size(self) -> tuple[int, int]:  # noqa: D102 - documented by Candidate
+        return self._tokenizer.image_size
 
     def supports(self, graph: Graph, batch: int) -> bool:  # noqa: D102 - documented by Candidate
         graphs = self._tokenizer.manifest.graphs

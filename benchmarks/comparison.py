@@ -305,7 +305,7 @@ _Key = tuple[str, ...]
 
 def _keyed(result: BenchResult) -> Mapping[_Key, BenchRow]:
     """Rows by what they are; by the bundle's name too, where that leaves two alike."""
-    keys = [(_group(row), row.runtime, row.precision) for row in result.rows]
+    keys = [(_group(row), row.kind, row.runtime, row.precision or row.bundle) for row in result.rows]
     return {
         key if keys.count(key) == 1 else (*key, row.bundle): row for key, row in zip(keys, result.rows, strict=True)
     }
@@ -327,7 +327,7 @@ def _once_per_graph(pairs: Sequence[tuple[BenchRow, BenchRow]]) -> list[tuple[Be
     """What does not depend on the batch, once for each graph."""
     seen: dict[_Key, tuple[BenchRow, BenchRow]] = {}
     for was, now in pairs:
-        seen.setdefault((now.graph, now.runtime, now.precision, now.bundle), (was, now))
+        seen.setdefault((now.graph, now.label, now.bundle), (was, now))
     return list(seen.values())
 
 

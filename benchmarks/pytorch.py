@@ -30,6 +30,10 @@ class PyTorchCandidate(Candidate):
         model = from_pretrained(self._folder) if self._folder else open_checkpoint(str(source)).model
         self._model: VQRAE = resized(model, size or model.size)
 
+    @property
+    def image_size(self) -> tuple[int, int]:  # noqa: D102 - documented by Candidate
+        return self._model.size
+
     def supports(self, graph: Graph, batch: int) -> bool:  # noqa: D102 - documented by Candidate
         return True
 
@@ -44,6 +48,7 @@ class PyTorchCandidate(Candidate):
 
     def subject(self, graph: Graph) -> Subject:  # noqa: D102 - documented by Candidate
         return Subject(
+            kind="reference",
             bundle=self._model.config.name,
             runtime="pytorch",
             runtime_version=torch.__version__,

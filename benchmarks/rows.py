@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import ValidationError
 
-from vqrae.benchmarks.candidates import Graph
+from vqrae.benchmarks.candidates import Graph, Kind
 from vqrae.benchmarks.contention import BUSY
 from vqrae.runtimes.errors import DataError
 from vqrae.runtimes.machine import Machine
@@ -19,11 +19,13 @@ class BenchRow(Record):
     MB are 10⁶ bytes; None is "not measured".
     """
 
+    kind: Kind = "bundle"
     bundle: str
-    """Name of the bundle, or of the checkpoint in the PyTorch row."""
+    """Name of the bundle, of the checkpoint in the rows made of it, or of the foreign file."""
     runtime: str
     runtime_version: str | None
-    precision: PrecisionName
+    precision: PrecisionName | None
+    """None in a foreign row, where it is not known."""
     int8_share: float | None = None
     """Of INT8: the share of the multiplications of both graphs that it does."""
     device: str | None
@@ -72,13 +74,18 @@ class BenchRow(Record):
     """A fraction, from the bundle's evidence: 0.0001 is 0.01 %."""
     decode_psnr_db: float | None = None
     """Decoded images against the reference's, in dB, from the bundle's evidence."""
-    gate: GateVerdict | Literal["reference"]
-    """The parity verdict of the bundle's evidence; `reference` is what the others are judged by."""
+    gate: GateVerdict | Literal["reference", "unjudged"]
+    """The parity verdict of the bundle's evidence; `reference` is what the others are judged by; `unjudged` is what is
+    no bundle, and has no evidence."""
 
     @property
     def label(self) -> str:
-        """Runtime and precision, as a reader calls them: `ONNX Runtime FP32`."""
-        return f"{runtime_title(self.runtime)} {Precision(name=self.precision, int8_share=self.int8_share).title}"
+        """Runtime and precision, as a reader calls them: `ONNX Runtime FP32`; of a foreign row its file."""
+        if self.precision is None:
+            return self.bundle
+        runtime = "torch.compile" if self.kind == "compiled" else runtime_title(self.runtime)
+        title = f"{runtime} {Precision(name=self.precision, int8_share=self.int8_share).title}"
+        return f"{title}, naive" if self.kind == "naive" else title
 
     @property
     def start_ms(self) -> float | None:

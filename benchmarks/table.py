@@ -15,7 +15,7 @@ from vqrae.benchmarks.rows import BenchResult, BenchRow
 
 Groups = Sequence[tuple[str, Sequence[BenchRow]]]
 """Titles, and the rows under them."""
-GATE_STYLES = {"pass": "green", "fail": "bold red", "not-executed": "yellow", "reference": "dim"}
+GATE_STYLES = {"pass": "green", "fail": "bold red", "not-executed": "yellow", "reference": "dim", "unjudged": "dim"}
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ REMEDIES = {
 }
 """Device -> what brings its provider."""
 
-_ERRORS = (
+ERRORS = (
     ort_errors.EPFail,
     ort_errors.EngineError,
     ort_errors.Fail,
@@ -73,11 +73,11 @@ class OnnxRuntimeSession(Session):
     def open(cls, path: Path, graph: GraphSpec, options: SessionOptions, runtime: RuntimeInfo) -> Self:  # noqa: D102 - documented by Session
         device = options.device or next(iter(PROVIDERS))
         provider = _provider(device)
-        native = _session_options(options)
+        native = session_options(options)
         try:
             # Its fallback would start the session on the CPU, and say so on standard output.
             session = onnxruntime.InferenceSession(path, native, providers=[provider], enable_fallback=False)
-        except _ERRORS as error:
+        except ERRORS as error:
             raise refused_graph(path, f"ONNX Runtime {onnxruntime.__version__}", error) from error
         except (RuntimeError, ValueError) as error:  # what a provider raises that cannot start
             raise _not_running(device, str(error)) from error
@@ -91,7 +91,7 @@ class OnnxRuntimeSession(Session):
         try:
             session = onnxruntime.InferenceSession(_PROBE, providers=["CPUExecutionProvider"])
             (doubled,) = session.run(None, {"x": np.array([1, 2], np.float32)})
-        except _ERRORS as error:
+        except ERRORS as error:
             raise failed_run("onnxruntime", error) from error
         check_doubled("onnxruntime", doubled)
         available = onnxruntime.get_available_providers()
@@ -105,7 +105,7 @@ class OnnxRuntimeSession(Session):
             raise closed_session("onnxruntime")
         try:
             results = session.run(self._outputs, dict(feeds))
-        except _ERRORS as error:
+        except ERRORS as error:
             raise failed_run("onnxruntime", error) from error
         return dict(zip(self._outputs, results, strict=True))
 
@@ -162,7 +162,8 @@ def _unloadable_library(device: str) -> str | None:
     return None
 
 
-def _session_options(options: SessionOptions) -> onnxruntime.SessionOptions:
+def session_options(options: SessionOptions) -> onnxruntime.SessionOptions:
+    """The options that every graph is loaded with; silences the library, for what matters is raised."""
     onnxruntime.disable_telemetry_events()
     onnxruntime.set_default_logger_severity(4)  # as below: what matters is raised
     native = onnxruntime.SessionOptions()

@@ -52,7 +52,7 @@ class OpenVinoSession(Session):
         core = openvino.Core()
         device = options.device or DEFAULT_DEVICE
         try:
-            compiled = core.compile_model(path, _native_device(core, device), _properties(options))
+            compiled = core.compile_model(path, _native_device(core, device), native_properties(options))
         except RuntimeError as error:
             raise refused_graph(path, f"OpenVINO {VERSION}", error) from error
         check_signature(path, "inputs", _described(compiled.inputs), graph.inputs)
@@ -111,7 +111,8 @@ def _native_device(core: openvino.Core, device: str) -> str:
     raise unknown_name("device", device, _devices(core))
 
 
-def _properties(options: SessionOptions) -> dict[str, Any]:
+def native_properties(options: SessionOptions) -> dict[str, Any]:
+    """The properties that every graph is compiled with."""
     properties: dict[str, Any] = {
         **AS_THE_GRAPH_SAYS,
         "PERFORMANCE_HINT": "LATENCY" if options.streams == 1 else "THROUGHPUT",

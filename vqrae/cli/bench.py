@@ -21,6 +21,16 @@ def bench(
     threads: Threads = None,
     rounds: Annotated[int, typer.Option(help="Timed calls of each candidate.", min=6)] = 30,
     trusted: Trusted = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="A row for torch.compile too; needs a C++ compiler.")
+    ] = False,
+    naive: Annotated[
+        bool, typer.Option("--naive", help="A row for the model traced as written, unfolded, on ONNX Runtime, too.")
+    ] = False,
+    foreign: Annotated[
+        list[Path] | None,
+        typer.Option(help="Anyone's .onnx or .xml with an image input, timed beside encode; repeatable."),
+    ] = None,
     bundles_only: Annotated[bool, typer.Option("--bundles-only", help="No PyTorch row.")] = False,
     output: Annotated[
         list[Path] | None,
@@ -48,6 +58,9 @@ def bench(
             batch_sizes=batch or [1],
             threads=threads,
             rounds=rounds,
+            compiled=compiled,
+            naive=naive,
+            foreign=foreign or (),
             trusted=trusted,
             command=shlex.join(["vqrae", *sys.argv[1:]]),
             progress=lambda stage, done, total: status.update(f"{stage}: {done} of {total}"),

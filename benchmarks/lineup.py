@@ -1,0 +1,139 @@
+"""Who takes part in a benchmark: what is asked for, and of that what can run here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from vqrae.benchmarks.candidates import BundleCandidate, Candidate
+from vqrae.benchmarks.rows import runtime_title
+from vqrae.runtimes.bundle import Bundle
+from vqrae.runtimes.errors import RuntimeUnavailable, UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Absent:
+    """A bundle that has no latency here: it gets rows that say why."""
+
+    bundle: Bundle
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lineup:
+    """What is asked for; see `run_benchmark`."""
+
+    checkpoint: Path | str | None
+    bundles: Sequence[Path | str]
+    compiled: bool = False
+    naive: bool = False
+    foreign: Sequence[Path] = ()
+    trusted: bool = False
+
+    def check(self) -> None:
+        """Refuse what makes no sense, before any work.
+
+        Raises:
+            UsageError: nothing to measure, or a variant of a checkpoint without one.
+        """
+        if self.checkpoint is None and not self.bundles and not self.foreign:
+            raise UsageError("benchmark", got="nothing to measure", expected="a checkpoint or a bundle")
+        for asked, name in ((self.compiled, "torch.compile"), (self.naive, "the naive export")):
+            if asked and self.checkpoint is None:
+                raise UsageError(name, got="no checkpoint", expected="the PyTorch model that it is made of")
+
+    def open(self, stack: ExitStack, threads: int) -> tuple[list[Candidate], list[Absent]]:
+        """Open what can run here, PyTorch first; `stack` closes it.
+
+        Raises:
+            RuntimeUnavailable: nothing can, or what was asked for by name cannot.
+        """
+        candidates: list[Candidate] = []
+        absent: list[Absent] = []
+        for candidate in self._of_checkpoint(threads):
+            candidates.append(stack.enter_context(candidate))
+        for path in self.bundles:
+            try:
+                candidates.append(stack.enter_context(_timeable(path, threads, trusted=self.trusted)))
+            except RuntimeUnavailable as error:
+                bundle = Bundle.open(path)
+                absent.append(Absent(bundle=bundle, reason=_absence(bundle, error)))
+        size = self._foreign_size(candidates)
+        for file in self.foreign:
+            from vqrae.benchmarks.foreign import foreign_candidate
+
+            candidates.append(stack.enter_context(foreign_candidate(Path(file), threads=threads, size=size)))
+        if not candidates:
+            raise RuntimeUnavailable(
+                "benchmark", got=absent[0].reason, expected="at least one candidate that runs here"
+            )
+        return candidates, absent
+
+    def _of_checkpoint(self, threads: int) -> Iterator[Candidate]:
+        """PyTorch, and what else is made of its model. Each import brings torch."""
+        if self.checkpoint is None:
+            return
+        from vqrae.benchmarks.pytorch import PyTorchCandidate
+
+        size = image_size(self.bundles)
+        yield PyTorchCandidate(self.checkpoint, threads=threads, size=size)
+        if self.compiled:
+            from vqrae.benchmarks.compiled import CompiledCandidate
+
+            yield CompiledCandidate(self.checkpoint, threads=threads, size=size)
+        if self.naive:
+            from vqrae.benchmarks.naive import NaiveCandidate
+
+            yield NaiveCandidate(self.checkpoint, threads=threads, size=size)
+
+    def _foreign_size(self, candidates: Sequence[Candidate]) -> tuple[int, int] | None:
+        """What a foreign file's open axes are fed with: the size of the rows beside it."""
+        if not self.foreign:
+            return None
+        return next((candidate.image_size for candidate in candidates), None)
+
+
+def image_size(bundles: Sequence[Path | str]) -> tuple[int, int] | None:
+    """The size (H, W) that the bundles were exported for, which PyTorch is then measured at; None without a bundle.
+
+    Raises:
+        UsageError: they are of several sizes.
+    """
+    rules = [Bundle.open(path).manifest.preprocessing for path in bundles]
+    sizes = {(rule.height, rule.width) for rule in rules}
+    if len(sizes) > 1:
+        expected = "bundles of one size"
+        raise UsageError("bundles", got=f"the image sizes {sorted(sizes)}", expected=expected, remedy="benchmark apart")
+    return next(iter(sizes), None)
+
+
+def _absence(bundle: Bundle, error: RuntimeUnavailable) -> str:
+    """Why a bundle has no latency; of an engine also what is known of it all the same."""
+    manifest = bundle.manifest
+    engine, source = manifest.runtime.engine, manifest.evidence.source
+    if engine is None:
+        return str(error)
+    text = f"compiled by {runtime_title(manifest.runtime.name)} {engine.version}, not executed ({error.got})"
+    if source is None:
+        return text
+    return f"{text}; its ONNX graphs on {runtime_title(source.runtime)} {source.runtime_version}: {source.gate}"
+
+
+def _timeable(path: Path | str, threads: int, *, trusted: bool) -> BundleCandidate:
+    """A bundle that runs here, on its runtime itself.
+
+    Raises:
+        RuntimeUnavailable: it does not, or an evaluator stands in for the runtime: parity is real then, latency is not.
+    """
+    candidate = BundleCandidate(path, threads=threads, trusted=trusted)
+    try:
+        means = candidate.execution("encode").means
+    except BaseException:
+        candidate.close()
+        raise
+    if means == "evaluator":
+        candidate.close()
+        raise RuntimeUnavailable("evaluated operation by operation on this machine, not timed")
+    return candidate
