@@ -12,8 +12,11 @@ from pathlib import Path
 from vqrae.benchmarks.candidates import GRAPHS, Candidate, Graph, bundle_subject
 from vqrae.benchmarks.contention import Contention
 from vqrae.benchmarks.footprint import Footprint, measure_footprint
+from vqrae.benchmarks.limit import Limit, measured_limit
 from vqrae.benchmarks.lineup import Absent, Lineup
+from vqrae.benchmarks.probes import Probe, machine_probes
 from vqrae.benchmarks.rows import BenchResult, BenchRow
+from vqrae.benchmarks.work import Work
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.latency import MIN_ROUNDS, interleave, latency, speedup
 from vqrae.runtimes.machine import this_machine
@@ -46,6 +49,7 @@ class Plan:
     rounds: int
     warmup: int
     starts: int
+    limit: bool
 
 
 def run_benchmark(
@@ -58,6 +62,7 @@ def run_benchmark(
     rounds: int = 30,
     warmup: int = 3,
     starts: int = 3,
+    limit: bool = False,
     compiled: bool = False,
     naive: bool = False,
     foreign: Sequence[Path] = (),
@@ -79,6 +84,7 @@ def run_benchmark(
         rounds: timed calls of each candidate in each group; at least `latency.MIN_ROUNDS`.
         warmup: rounds before them that are thrown away.
         starts: fresh processes per candidate and graph, for start-up time and memory; 0 leaves that out.
+        limit: whether the machine's peak takes turns with the rows, and their arithmetic is counted.
         compiled: whether `torch.compile` of the checkpoint takes part.
         naive: whether the checkpoint takes part as it is traced without any folding, on ONNX Runtime.
         foreign: anyone's `.onnx` and `.xml` files with an image input; they stand among the rows of `encode`.
@@ -99,6 +105,7 @@ def run_benchmark(
         rounds=rounds,
         warmup=warmup,
         starts=starts,
+        limit=limit,
     )
     _check(plan)
     lineup = Lineup(
@@ -107,7 +114,8 @@ def run_benchmark(
     lineup.check()
     with ExitStack() as stack:
         candidates, absent = lineup.open(stack, plan.threads)
-        run = _Run(plan=plan, candidates=candidates, absent=absent, progress=progress)
+        probes = machine_probes(plan.threads, stack) if plan.limit else []
+        run = _Run(plan=plan, candidates=candidates, absent=absent, probes=probes, progress=progress)
         rows = tuple(row for graph in plan.graphs for row in run.rows(graph))
     return BenchResult(
         machine=this_machine(),
@@ -116,6 +124,7 @@ def run_benchmark(
         versions=installed_versions(),
         command=command,
         rows=rows,
+        limits=tuple(run.limits),
     )
 
 
@@ -150,7 +159,9 @@ class _Run:
     plan: Plan
     candidates: Sequence[Candidate]
     absent: Sequence[Absent]
+    probes: Sequence[Probe]
     progress: Progress
+    limits: list[Limit] = field(default_factory=list)
     contention: Contention = field(default_factory=Contention)
 
     def rows(self, graph: Graph) -> Iterator[BenchRow]:
@@ -175,22 +186,17 @@ class _Run:
     def _timed_rows(self, graph: Graph, batch: int, footprints: dict[Candidate, Footprint]) -> Iterator[BenchRow]:
         """One group: its candidates take turns, and the first is what the others are compared with."""
         able = [candidate for candidate in self.candidates if candidate.supports(graph, batch)]
-        calls = {str(number): candidate.call(graph, batch) for number, candidate in enumerate(able)}
-        stage = f"{graph}: latency at batch {batch}"
-        with self.contention.watch():
-            seconds = interleave(
-                calls,
-                rounds=self.plan.rounds,
-                warmup=self.plan.warmup,
-                progress=lambda done, total: self.progress(stage, done, total),
-            )
-        for candidate, name in zip(able, calls, strict=True):
-            quantiles = latency(seconds[name])
-            columns = asdict(candidate.subject(graph)) | asdict(quantiles)
+        seconds, limit = self._durations(graph, batch, able)
+        for candidate in able:
+            quantiles = latency(seconds[candidate])
+            subject = candidate.subject(graph)
+            columns = asdict(subject) | asdict(quantiles)
             if candidate in footprints:
                 columns |= asdict(footprints[candidate])
             if candidate is not able[0]:
-                columns |= asdict(speedup(seconds["0"], seconds[name]))
+                columns |= asdict(speedup(seconds[able[0]], seconds[candidate]))
+            if limit is not None and subject.device == "cpu" and (work := candidate.work(graph, batch)):
+                columns |= _work_columns(work, limit.least_ms(work), quantiles.p50_ms)
             yield BenchRow(
                 **columns,
                 executed=True,
@@ -200,6 +206,29 @@ class _Run:
                 rounds=self.plan.rounds,
                 images_per_s=batch / quantiles.p50_ms * 1000,
             )
+
+    def _durations(
+        self, graph: Graph, batch: int, able: Sequence[Candidate]
+    ) -> tuple[dict[Candidate, list[float]], Limit | None]:
+        """Seconds of each candidate's calls, and the machine's limit in the same rounds, where it is measured."""
+        if not able:
+            return {}, None
+        calls = {f"candidate {number}": candidate.call(graph, batch) for number, candidate in enumerate(able)}
+        calls |= {f"probe {number}": probe.run for number, probe in enumerate(self.probes)}
+        stage = f"{graph}: latency at batch {batch}"
+        with self.contention.watch():
+            seconds = interleave(
+                calls,
+                rounds=self.plan.rounds,
+                warmup=self.plan.warmup,
+                progress=lambda done, total: self.progress(stage, done, total),
+            )
+        of_probes = {probe: seconds[f"probe {number}"] for number, probe in enumerate(self.probes)}
+        if of_probes:
+            threads = self.plan.threads
+            self.limits.append(measured_limit(self.probes, of_probes, graph=graph, batch=batch, threads=threads))
+        limit = self.limits[-1] if of_probes else None
+        return {candidate: seconds[f"candidate {number}"] for number, candidate in enumerate(able)}, limit
 
     def _absent_row(self, graph: Graph, batch: int, absent: Absent) -> BenchRow:
         return BenchRow(
@@ -211,3 +240,12 @@ class _Run:
             threads=self.plan.threads,
             rounds=0,
         )
+
+
+def _work_columns(work: Work, least_ms: float | None, p50_ms: float) -> dict[str, float | None]:
+    return {
+        "gmacs": work.macs / 1e9,
+        "int8_gmacs": work.int8_macs / 1e9,
+        "traffic_mb": work.bytes_moved / 1e6,
+        "peak_share": None if least_ms is None else least_ms / p50_ms,
+    }

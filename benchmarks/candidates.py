@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vqrae.benchmarks.work import COUNTED, Work, counted_work
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.manifest import GateVerdict, Manifest, PrecisionName
@@ -72,6 +73,14 @@ class Candidate(Closing):
     def subject(self, graph: Graph) -> Subject:
         """Who it is and what really runs the graph, which must be loaded."""
 
+    def work(self, graph: Graph, batch: int) -> Work | None:
+        """What one call has to do, counted in the graph itself; None where it cannot be counted.
+
+        Raises:
+            RuntimeUnavailable: what counts it is not installed.
+        """
+        return None
+
     @property
     @abstractmethod
     def launch(self) -> tuple[str, ...] | None:
@@ -119,6 +128,12 @@ class BundleCandidate(Candidate):
 
     def subject(self, graph: Graph) -> Subject:  # noqa: D102 - documented by Candidate
         return bundle_subject(self._tokenizer.bundle, self.execution(graph))
+
+    def work(self, graph: Graph, batch: int) -> Work | None:  # noqa: D102 - documented by Candidate
+        spec = self._tokenizer.manifest.graphs[graph]
+        shape = (batch, *(axis for axis in spec.inputs[0].shape[1:] if isinstance(axis, int)))
+        file = next((name for name in (spec.file, spec.source) if name and Path(name).suffix in COUNTED), None)
+        return counted_work(self._tokenizer.bundle.path / file, shape) if file else None
 
     @property
     def launch(self) -> tuple[str, ...] | None:  # noqa: D102 - documented by Candidate

@@ -46,7 +46,8 @@ class CompiledCandidate(PyTorchCandidate):
         values = torch.from_numpy(sample_input(graph, batch, model.size, grid=model.grid, codebook_size=codebook_size))
         written = unwrap(VQRAE.decode_indices if graph == "decode" else VQRAE.encode_images)
         with _quiet():
-            compiled = torch.compile(written, dynamic=False)  # imports Inductor
+            # imports Inductor
+            compiled: Callable[..., object] = torch.compile(written, dynamic=False)
         arguments = (model, values) if graph == "decode" else (model, values, model.quantizer.codes().detach())
 
         def run() -> object:

@@ -93,6 +93,7 @@ def run_demo(checkpoint: Path, output: Path, *, rounds: int, command: str, repor
             checkpoint,
             bundles,
             rounds=rounds,
+            limit=True,
             command=command,
             progress=lambda stage, done, total: report(f"{stage}: {done} of {total}"),
         )

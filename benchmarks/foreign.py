@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqrae.benchmarks.candidates import SEED, Candidate, Graph, Subject
+from vqrae.benchmarks.work import Work, counted_work
 from vqrae.runtimes.errors import BundleError, UsageError, unknown_name
 
 Axes = tuple[int | None, ...]
@@ -101,6 +102,9 @@ class ForeignCandidate(Candidate):
             decode_psnr_db=None,
             gate="unjudged",
         )
+
+    def work(self, graph: Graph, batch: int) -> Work | None:  # noqa: D102 - documented by Candidate
+        return counted_work(self.path, self._sample(batch).shape)
 
     @property
     def launch(self) -> tuple[str, ...] | None:  # noqa: D102 - documented by Candidate

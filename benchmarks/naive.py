@@ -11,6 +11,7 @@ import onnxruntime
 from torch import Tensor, nn
 
 from vqrae.benchmarks.candidates import Candidate, Graph, Subject, sample_input
+from vqrae.benchmarks.work import Work, counted_work
 from vqrae.checkpoint import open_checkpoint
 from vqrae.export.dtypes import GraphDtypes
 from vqrae.export.graphs import graph_plans
@@ -68,6 +69,11 @@ class NaiveCandidate(Candidate):
             decode_psnr_db=None,
             gate="unjudged",
         )
+
+    def work(self, graph: Graph, batch: int) -> Work | None:  # noqa: D102 - documented by Candidate
+        _, file = self._sessions[graph]
+        sample = sample_input(graph, batch, self._model.size, grid=self._model.grid, codebook_size=2)
+        return counted_work(file, sample.shape)
 
     @property
     def launch(self) -> tuple[str, ...] | None:  # noqa: D102 - documented by Candidate

@@ -15,8 +15,17 @@ from PIL import Image
 from vqrae.benchmarks.charts import histogram, latency_bars
 from vqrae.benchmarks.figures import significant
 from vqrae.benchmarks.picture import check_pairs
+from vqrae.benchmarks.roofline import rooflines
 from vqrae.benchmarks.rows import BenchResult, BenchRow
-from vqrae.benchmarks.table import FOOTPRINT_COLUMNS, SPEED_COLUMNS, Groups, busy_warning, row_names, threads
+from vqrae.benchmarks.table import (
+    FOOTPRINT_COLUMNS,
+    Groups,
+    busy_warning,
+    limit_notes,
+    row_names,
+    speed_columns,
+    threads,
+)
 from vqrae.benchmarks.verdicts import headline, overall_gate, verdict
 from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.runtimes.manifest import Manifest
@@ -105,7 +114,9 @@ def render_report(
         pairs=_pairs(pictures) if pictures else [],
         mean_psnr=f"{mean_psnr_db(pictures.originals, pictures.reconstructions):.1f} dB" if pictures else "",
         groups=[(name, latency_bars(row_names(rows), rows)) for name, rows in result.groups()],
-        speed_columns=SPEED_COLUMNS,
+        speed_columns=speed_columns(result),
+        rooflines=rooflines(result),
+        limit_notes=limit_notes(result),
         speed_rows=_named(result.groups()),
         footprint_columns=FOOTPRINT_COLUMNS,
         footprint_rows=_named(result.footprint_groups()),

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from vqrae.benchmarks.candidates import Graph, Kind
 from vqrae.benchmarks.contention import BUSY
+from vqrae.benchmarks.limit import Limit
 from vqrae.runtimes.errors import DataError
 from vqrae.runtimes.machine import Machine
 from vqrae.runtimes.manifest import GateVerdict, Precision, PrecisionName, Record
@@ -58,6 +59,14 @@ class BenchRow(Record):
     """Lower end of the median's 95 % interval."""
     speedup_high: float | None = None
     """Upper end of the median's 95 % interval."""
+    gmacs: float | None = None
+    """10⁹ multiply-adds of one call, counted in the graph itself; None if it cannot be, or the limit was left out."""
+    int8_gmacs: float | None = None
+    """Of these the ones in INT8."""
+    traffic_mb: float | None = None
+    """The least traffic of one call with memory: weights and inputs read once, outputs written once."""
+    peak_share: float | None = None
+    """The time that the machine's peak would take for this arithmetic / median latency, a fraction."""
     import_ms: float | None = None
     """Fresh process: from its launch until the runtime is imported."""
     load_ms: float | None = None
@@ -88,6 +97,13 @@ class BenchRow(Record):
         return f"{title}, naive" if self.kind == "naive" else title
 
     @property
+    def gflops(self) -> float | None:
+        """10⁹ operations per second, two to a multiply-add; None where they were not counted."""
+        if self.gmacs is None or self.p50_ms is None:
+            return None
+        return 2 * self.gmacs / self.p50_ms * 1000
+
+    @property
     def start_ms(self) -> float | None:
         """From the launch of a process to its first token, in milliseconds; None where it was not measured."""
         if self.import_ms is None or self.load_ms is None or self.first_token_ms is None:
@@ -115,6 +131,8 @@ class BenchResult(Record):
     command: str
     """What to type to repeat it."""
     rows: tuple[BenchRow, ...]
+    limits: tuple[Limit, ...] = ()
+    """The machine's own in each group of rows; none where they were left out."""
 
     def to_json(self) -> str:
         """The result as JSON text, indented, ending in a newline."""

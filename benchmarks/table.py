@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -26,7 +26,7 @@ class Column:
     cell: Callable[[BenchRow], str]
 
 
-SPEED_COLUMNS = (
+_SPEED = (
     Column("p50 ms", lambda row: significant(row.p50_ms)),
     Column("p90", lambda row: significant(row.p90_ms)),
     Column("p99", lambda row: significant(row.p99_ms)),
@@ -35,7 +35,16 @@ SPEED_COLUMNS = (
     Column("tokens", lambda row: percent(row.token_agreement)),
     Column("gate", lambda row: row.gate),
 )
-"""`speed` is relative to the group's first row, `tokens` is agreement with the reference."""
+_PEAK = Column("peak", lambda row: percent(row.peak_share, 0))
+
+
+def speed_columns(result: BenchResult) -> tuple[Column, ...]:
+    """`speed` is relative to the group's first row, `tokens` is agreement with the reference.
+
+    `peak`, where the limit was measured, is the share of the machine's own peak that the arithmetic came to.
+    """
+    return (*_SPEED[:5], _PEAK, *_SPEED[5:]) if result.limits else _SPEED
+
 
 FOOTPRINT_COLUMNS = (
     Column("start ms", lambda row: significant(row.start_ms)),
@@ -51,17 +60,17 @@ are excess distortion and decoder PSNR against the reference."""
 
 def bench_table(result: BenchResult) -> Group:
     """The result for a terminal of at least 80 columns: latencies, then what a fresh process and a disk pay."""
-    speed = _table(SPEED_COLUMNS, result.groups())
+    speed = _table(speed_columns(result), result.groups())
     footprint = _table(FOOTPRINT_COLUMNS, result.footprint_groups())
-    below = [Text(note, style="dim") for note in untimed_notes(result)]
+    below = [Text(note, style="dim") for note in (*untimed_notes(result), *limit_notes(result))]
     return Group(speed, "", footprint, "", *below, Text(caption(result), style="yellow" if result.busy else "dim"))
 
 
 def markdown_table(result: BenchResult) -> str:
     """The same in Markdown. Ends in a newline."""
-    speed = _markdown(SPEED_COLUMNS, result.groups())
+    speed = _markdown(speed_columns(result), result.groups())
     footprint = _markdown(FOOTPRINT_COLUMNS, result.footprint_groups())
-    notes = "".join(f"{note}  \n" for note in untimed_notes(result))
+    notes = "".join(f"{note}  \n" for note in (*untimed_notes(result), *limit_notes(result)))
     return f"{speed}\n{footprint}\n{notes}{caption(result)}\n"
 
 
@@ -72,6 +81,29 @@ def untimed_notes(result: BenchResult) -> list[str]:
         if row.reason and row.label not in labels.setdefault(row.reason, []):
             labels[row.reason].append(row.label)
     return [f"{', '.join(those)}: {reason}." for reason, those in labels.items()]
+
+
+def limit_notes(result: BenchResult) -> list[str]:
+    """What the peak is that rows are shares of, its range over the groups, in one sentence; none if it was left out."""
+    if not result.limits:
+        return []
+    fp32 = _range([limit.fp32_gflops for limit in result.limits], "GFLOP/s")
+    parts = [f"FP32 {fp32} ({_names(limit.fp32_by for limit in result.limits)})"]
+    int8 = [limit for limit in result.limits if limit.int8_gops is not None]
+    if int8:
+        gops = _range([limit.int8_gops or 0 for limit in int8], "GOP/s")
+        parts.append(f"INT8 {gops} ({_names(limit.int8_by or '' for limit in int8)})")
+    copied = _range([limit.memory_gb_s for limit in result.limits], "GB/s")
+    return [f"peak: {', '.join(parts)}, memory {copied}, measured in turns with the rows."]
+
+
+def _range(values: Sequence[float], unit: str) -> str:
+    low, high = significant(min(values)), significant(max(values))
+    return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names))
 
 
 def caption(result: BenchResult) -> str:

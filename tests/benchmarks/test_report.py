@@ -12,7 +12,7 @@ from vqrae.benchmarks.verdicts import headline, overall_gate, verdict
 from vqrae.runtimes.errors import ImageError, StorageError
 from vqrae.runtimes.manifest import Evidence, Manifest, SourceEvidence
 
-VOID = {"meta", "link", "img", "line", "rect"}
+VOID = {"meta", "link", "img", "line", "rect", "circle"}
 
 
 class Balance(HTMLParser):

@@ -328,6 +328,7 @@ def test_export_of_several_formats_at_another_size(
     assert taught["frechet_space"].endswith("images resized from 64x48 to 32x32")
     bench = vqrae.done("bench", *paths, "--batch", "2", "--rounds", "6", "--bundles-only", "--json").json()
     assert [row["runtime"] for row in bench["rows"]] == ["onnxruntime", "openvino"] * 2
+    assert all(0 < row["peak_share"] < 1 for row in bench["rows"])
 
 
 @pytest.mark.usefixtures("traced_before")

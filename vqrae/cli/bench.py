@@ -20,6 +20,9 @@ def bench(
     batch: Annotated[list[int] | None, typer.Option(help="Images per call; repeatable. 1 if not given.", min=1)] = None,
     threads: Threads = None,
     rounds: Annotated[int, typer.Option(help="Timed calls of each candidate.", min=6)] = 30,
+    limit: Annotated[
+        bool, typer.Option("--limit/--no-limit", help="Measure the machine's own peak in turns with the rows.")
+    ] = True,
     trusted: Trusted = False,
     compiled: Annotated[
         bool, typer.Option("--compile", help="A row for torch.compile too; needs a C++ compiler.")
@@ -58,6 +61,7 @@ def bench(
             batch_sizes=batch or [1],
             threads=threads,
             rounds=rounds,
+            limit=limit,
             compiled=compiled,
             naive=naive,
             foreign=foreign or (),
