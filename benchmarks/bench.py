@@ -15,7 +15,7 @@ from vqrae.benchmarks.footprint import Footprint, measure_footprint
 from vqrae.benchmarks.limit import Limit, measured_limit
 from vqrae.benchmarks.lineup import Absent, Lineup
 from vqrae.benchmarks.probes import Probe, machine_probes
-from vqrae.benchmarks.rows import BenchResult, BenchRow
+from vqrae.benchmarks.rows import BenchResult, BenchRow, count_of
 from vqrae.benchmarks.work import Work
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.latency import MIN_ROUNDS, interleave, latency, speedup
@@ -58,7 +58,7 @@ def run_benchmark(
     *,
     graphs: Sequence[Graph] = GRAPHS,
     batch_sizes: Sequence[int] = (1,),
-    threads: int | None = None,
+    threads: int | Sequence[int] | None = None,
     rounds: int = 30,
     warmup: int = 3,
     starts: int = 3,
@@ -80,7 +80,8 @@ def run_benchmark(
         bundles: bundles' folders; one whose runtime is not here gets rows with `executed: false`.
         graphs: what to measure.
         batch_sizes: images per call; each makes a group of rows.
-        threads: CPU threads that every candidate is given; None means all cores that this process may use.
+        threads: CPU threads that every candidate is given, or several numbers, one after the other; None means all
+            cores that this process may use.
         rounds: timed calls of each candidate in each group; at least `latency.MIN_ROUNDS`.
         warmup: rounds before them that are thrown away.
         starts: fresh processes per candidate and graph, for start-up time and memory; 0 leaves that out.
@@ -98,33 +99,35 @@ def run_benchmark(
         CheckpointError: the checkpoint is invalid.
         RuntimeUnavailable: none of the candidates can run here, or one that was asked for by name cannot.
     """
-    plan = Plan(
-        graphs=tuple(graphs),
-        batch_sizes=tuple(batch_sizes),
-        threads=this_machine().cores if threads is None else threads,
-        rounds=rounds,
-        warmup=warmup,
-        starts=starts,
-        limit=limit,
-    )
-    _check(plan)
+    counts = [this_machine().cores] if threads is None else [threads] if isinstance(threads, int) else threads
+    plans = [
+        Plan(
+            graphs=tuple(graphs),
+            batch_sizes=tuple(batch_sizes),
+            threads=count,
+            rounds=rounds,
+            warmup=warmup,
+            starts=starts,
+            limit=limit,
+        )
+        for count in dict.fromkeys(counts)
+    ]
     lineup = Lineup(
         checkpoint=checkpoint, bundles=bundles, compiled=compiled, naive=naive, foreign=foreign, trusted=trusted
     )
+    for plan in plans:
+        _check(plan)
     lineup.check()
-    with ExitStack() as stack:
-        candidates, absent = lineup.open(stack, plan.threads)
-        probes = machine_probes(plan.threads, stack) if plan.limit else []
-        run = _Run(plan=plan, candidates=candidates, absent=absent, probes=probes, progress=progress)
-        rows = tuple(row for graph in plan.graphs for row in run.rows(graph))
+    contention = Contention()
+    runs = [_completed(plan, lineup, contention, progress) for plan in plans]
     return BenchResult(
         machine=this_machine(),
-        contention=run.contention.share,
+        contention=contention.share,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=installed_versions(),
         command=command,
-        rows=rows,
-        limits=tuple(run.limits),
+        rows=tuple(row for rows, _ in runs for row in rows),
+        limits=tuple(limit for _, limits in runs for limit in limits),
     )
 
 
@@ -152,6 +155,23 @@ def _check(plan: Plan) -> None:
             raise UsageError(name, got=str(number), expected=f"at least {least}")
 
 
+def _completed(
+    plan: Plan, lineup: Lineup, contention: Contention, progress: Progress
+) -> tuple[list[BenchRow], list[Limit]]:
+    """Everything at one number of threads, which is fixed when a runtime loads a graph."""
+    with ExitStack() as stack:
+        candidates, absent = lineup.open(stack, plan.threads)
+        run = _Run(
+            plan=plan,
+            candidates=candidates,
+            absent=absent,
+            probes=machine_probes(plan.threads, stack) if plan.limit else [],
+            progress=progress,
+            contention=contention,
+        )
+        return [row for graph in plan.graphs for row in run.rows(graph)], run.limits
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Run:
     """What is measured, and how."""
@@ -162,7 +182,7 @@ class _Run:
     probes: Sequence[Probe]
     progress: Progress
     limits: list[Limit] = field(default_factory=list)
-    contention: Contention = field(default_factory=Contention)
+    contention: Contention
 
     def rows(self, graph: Graph) -> Iterator[BenchRow]:
         """All rows of one graph. Start-up comes first, while nothing else of ours runs."""
@@ -215,7 +235,7 @@ class _Run:
             return {}, None
         calls = {f"candidate {number}": candidate.call(graph, batch) for number, candidate in enumerate(able)}
         calls |= {f"probe {number}": probe.run for number, probe in enumerate(self.probes)}
-        stage = f"{graph}: latency at batch {batch}"
+        stage = f"{graph}: latency at batch {batch} on {count_of(self.plan.threads, 'thread')}"
         with self.contention.watch():
             seconds = interleave(
                 calls,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from vqrae.benchmarks.rows import BenchResult, BenchRow
+from vqrae.benchmarks.rows import BenchResult, BenchRow, count_of
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.manifest import Record
 from vqrae.runtimes.parity import GATES
@@ -327,13 +327,12 @@ def _once_per_graph(pairs: Sequence[tuple[BenchRow, BenchRow]]) -> list[tuple[Be
     """What does not depend on the batch, once for each graph."""
     seen: dict[_Key, tuple[BenchRow, BenchRow]] = {}
     for was, now in pairs:
-        seen.setdefault((now.graph, now.label, now.bundle), (was, now))
+        seen.setdefault((now.graph, str(now.threads), now.label, now.bundle), (was, now))
     return list(seen.values())
 
 
 def _group(row: BenchRow) -> str:
-    threads = f"{row.threads} {'thread' if row.threads == 1 else 'threads'}"
-    return f"{row.graph} · batch {row.batch} · {threads}"
+    return f"{row.graph} · batch {row.batch} · {count_of(row.threads, 'thread')}"
 
 
 def _title(row: BenchRow) -> str:

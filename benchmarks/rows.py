@@ -160,18 +160,28 @@ class BenchResult(Record):
         return self.contention is not None and self.contention > BUSY
 
     def groups(self) -> list[tuple[str, list[BenchRow]]]:
-        """Rows that may be compared, under their title: the same graph and batch size."""
+        """Rows that may be compared, under their title: the same graph, batch size and threads."""
         groups: dict[str, list[BenchRow]] = {}
         for row in self.rows:
-            groups.setdefault(f"{row.graph} · batch {row.batch}", []).append(row)
+            groups.setdefault(f"{row.graph} · batch {row.batch}{self._threads_of(row)}", []).append(row)
         return list(groups.items())
 
     def footprint_groups(self) -> list[tuple[str, list[BenchRow]]]:
         """Rows under their graph's name, once per candidate: start-up, memory and size do not depend on the batch."""
         groups: dict[str, list[BenchRow]] = {}
         for _, rows in self.groups():
-            groups.setdefault(rows[0].graph, rows)
+            groups.setdefault(f"{rows[0].graph}{self._threads_of(rows[0])}", rows)
         return list(groups.items())
+
+    def _threads_of(self, row: BenchRow) -> str:
+        """What a group's title says of threads, where it is not the same for all."""
+        several = len({other.threads for other in self.rows}) > 1
+        return f" · {count_of(row.threads, 'thread')}" if several else ""
+
+
+def count_of(number: int, noun: str) -> str:
+    """`1 thread`, `2 threads`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 RUNTIME_TITLES = {

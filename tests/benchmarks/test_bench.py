@@ -73,7 +73,7 @@ def test_circumstances_are_recorded(run):
     assert result.machine.cores >= 1
     assert {"vqrae", "numpy", "torch", "onnxruntime"} <= set(result.versions)
     assert result.contention is None or 0 <= result.contention <= 1
-    assert told[-1] == ("decode: latency at batch 2", 7, 7)
+    assert told[-1] == ("decode: latency at batch 2 on 1 thread", 7, 7)
 
 
 def test_result_survives_json(run):
@@ -168,6 +168,15 @@ def test_without_pytorch_the_first_bundle_is_compared_with(bundle, tmp_path):
     copy = shutil.copytree(bundle, tmp_path / "copy")
     result = run_benchmark(None, [bundle, copy], graphs=("decode",), threads=1, rounds=6, warmup=0, starts=0)
     assert [row.speedup is None for row in result.rows] == [True, False]
+
+
+def test_several_numbers_of_threads_make_groups_of_their_own(bundle):
+    options = {"graphs": ("decode",), "rounds": 6, "warmup": 0, "starts": 0}
+    result = run_benchmark(None, [bundle], threads=(1, 2, 1), **options)
+    assert [row.threads for row in result.rows] == [1, 2]
+    assert [title for title, _ in result.groups()] == ["decode · batch 1 · 1 thread", "decode · batch 1 · 2 threads"]
+    assert [title for title, _ in result.footprint_groups()] == ["decode · 1 thread", "decode · 2 threads"]
+    assert all(row.speedup is None for row in result.rows)
 
 
 @pytest.mark.parametrize(

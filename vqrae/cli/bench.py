@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vqrae.cli.options import AsJson, Threads, Trusted
+from vqrae.cli.options import AsJson, Trusted
 
 
 def bench(
@@ -18,7 +18,9 @@ def bench(
         str | None, typer.Option(help="The checkpoint for the PyTorch row; where it lay at export if not given.")
     ] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Images per call; repeatable. 1 if not given.", min=1)] = None,
-    threads: Threads = None,
+    threads: Annotated[
+        list[int] | None, typer.Option(help="CPU threads; repeatable. All cores if not given.", min=1)
+    ] = None,
     rounds: Annotated[int, typer.Option(help="Timed calls of each candidate.", min=6)] = 30,
     limit: Annotated[
         bool, typer.Option("--limit/--no-limit", help="Measure the machine's own peak in turns with the rows.")
