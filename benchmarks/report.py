@@ -132,7 +132,7 @@ def speed_summary(result: BenchResult, graph: str) -> str:
     Empty if there is no such pair, or the machine was busy with something else: then nothing is claimed.
     """
     group = next((rows for _, rows in result.groups() if rows[0].graph == graph), [])
-    rivals = [row for row in group[1:] if row.p50_ms is not None]
+    rivals = [row for row in group[1:] if row.kind == "bundle" and row.p50_ms is not None]
     if not rivals or group[0].gate != "reference" or result.busy:
         return ""
     best = min(rivals, key=lambda row: row.p50_ms or 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -84,8 +85,15 @@ def _roofline(title: str, rows: Sequence[BenchRow], limit: Limit) -> Roofline:
         points=_points(rows, x, y),
         ceilings=_ceilings(peaks, limit, x, y),
         x_ticks=x.ticks(),
-        y_ticks=tuple((100 - position, label) for position, label in y.ticks()),
+        y_ticks=_height_ticks(y),
     )
+
+
+def _height_ticks(y: LogAxis) -> tuple[tuple[float, str], ...]:
+    """1, 2 and 5 times the powers of ten on the axis, which spans too few powers for them alone."""
+    exponents = range(math.floor(math.log10(y.low)), math.ceil(math.log10(y.high)))
+    values = [digit * 10.0**exponent for exponent in exponents for digit in (1, 2, 5)]
+    return tuple((100 - y.position(value), f"{value:,.6g}") for value in values if y.low <= value <= y.high)
 
 
 def _ceilings(peaks: Sequence[tuple[str, float]], limit: Limit, x: LogAxis, y: LogAxis) -> tuple[Ceiling, ...]:

@@ -93,8 +93,8 @@ class BenchRow(Record):
         if self.precision is None:
             return self.bundle
         runtime = "torch.compile" if self.kind == "compiled" else runtime_title(self.runtime)
-        title = f"{runtime} {Precision(name=self.precision, int8_share=self.int8_share).title}"
-        return f"{title}, naive" if self.kind == "naive" else title
+        runtime = f"naive {runtime}" if self.kind == "naive" else runtime
+        return f"{runtime} {Precision(name=self.precision, int8_share=self.int8_share).title}"
 
     @property
     def gflops(self) -> float | None:

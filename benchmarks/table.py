@@ -60,7 +60,10 @@ are excess distortion and decoder PSNR against the reference."""
 
 def bench_table(result: BenchResult) -> Group:
     """The result for a terminal of at least 80 columns: latencies, then what a fresh process and a disk pay."""
-    speed = _table(speed_columns(result), result.groups())
+    columns = speed_columns(result)
+    if result.limits:
+        columns = tuple(column for column in columns if column.title != "img/s")  # two figures of one would not fit
+    speed = _table(columns, result.groups())
     footprint = _table(FOOTPRINT_COLUMNS, result.footprint_groups())
     below = [Text(note, style="dim") for note in (*untimed_notes(result), *limit_notes(result))]
     return Group(speed, "", footprint, "", *below, Text(caption(result), style="yellow" if result.busy else "dim"))
