@@ -9,13 +9,14 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from vqrae.benchmarks.candidates import GRAPHS, Candidate, Graph, bundle_subject
+from vqrae.benchmarks.candidates import GRAPHS, BundleCandidate, Candidate, Graph, bundle_subject
 from vqrae.benchmarks.contention import Contention
 from vqrae.benchmarks.footprint import Footprint, measure_footprint
 from vqrae.benchmarks.limit import Limit, measured_limit
 from vqrae.benchmarks.lineup import Absent, Lineup
 from vqrae.benchmarks.probes import Probe, machine_probes
 from vqrae.benchmarks.rows import BenchResult, BenchRow, count_of
+from vqrae.benchmarks.throughput import Throughput, measured_throughputs
 from vqrae.benchmarks.work import Work
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.latency import MIN_ROUNDS, interleave, latency, speedup
@@ -50,6 +51,7 @@ class Plan:
     warmup: int
     starts: int
     limit: bool
+    photographs: tuple[Path, ...] = ()
 
 
 def run_benchmark(
@@ -63,6 +65,7 @@ def run_benchmark(
     warmup: int = 3,
     starts: int = 3,
     limit: bool = False,
+    photographs: Sequence[Path] = (),
     compiled: bool = False,
     naive: bool = False,
     foreign: Sequence[Path] = (),
@@ -86,6 +89,7 @@ def run_benchmark(
         warmup: rounds before them that are thrown away.
         starts: fresh processes per candidate and graph, for start-up time and memory; 0 leaves that out.
         limit: whether the machine's peak takes turns with the rows, and their arithmetic is counted.
+        photographs: image files, which every bundle takes from disk to tokens on disk, at each batch size.
         compiled: whether `torch.compile` of the checkpoint takes part.
         naive: whether the checkpoint takes part as it is traced without any folding, on ONNX Runtime.
         foreign: anyone's `.onnx` and `.xml` files with an image input; they stand among the rows of `encode`.
@@ -109,6 +113,7 @@ def run_benchmark(
             warmup=warmup,
             starts=starts,
             limit=limit,
+            photographs=tuple(photographs),
         )
         for count in dict.fromkeys(counts)
     ]
@@ -126,8 +131,9 @@ def run_benchmark(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=installed_versions(),
         command=command,
-        rows=tuple(row for rows, _ in runs for row in rows),
-        limits=tuple(limit for _, limits in runs for limit in limits),
+        rows=tuple(row for rows, _, _ in runs for row in rows),
+        limits=tuple(limit for _, limits, _ in runs for limit in limits),
+        throughputs=tuple(found for _, _, throughputs in runs for found in throughputs),
     )
 
 
@@ -157,7 +163,7 @@ def _check(plan: Plan) -> None:
 
 def _completed(
     plan: Plan, lineup: Lineup, contention: Contention, progress: Progress
-) -> tuple[list[BenchRow], list[Limit]]:
+) -> tuple[list[BenchRow], list[Limit], list[Throughput]]:
     """Everything at one number of threads, which is fixed when a runtime loads a graph."""
     with ExitStack() as stack:
         candidates, absent = lineup.open(stack, plan.threads)
@@ -169,7 +175,8 @@ def _completed(
             progress=progress,
             contention=contention,
         )
-        return [row for graph in plan.graphs for row in run.rows(graph)], run.limits
+        rows = [row for graph in plan.graphs for row in run.rows(graph)]
+        return rows, run.limits, list(run.throughputs())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +198,22 @@ class _Run:
             yield from self._timed_rows(graph, batch, footprints)
             for absent in self.absent:
                 yield self._absent_row(graph, batch, absent)
+
+    def throughputs(self) -> Iterator[Throughput]:
+        """Of every bundle at every batch size that it takes, where photographs were given."""
+        bundles = [candidate for candidate in self.candidates if isinstance(candidate, BundleCandidate)]
+        for batch in self.plan.batch_sizes if self.plan.photographs else ():
+            tokenizers = [candidate.tokenizer for candidate in bundles if candidate.supports("encode", batch)]
+            stage = f"photographs to tokens at batch {batch} on {count_of(self.plan.threads, 'thread')}"
+            with self.contention.watch():
+                yield from measured_throughputs(
+                    tokenizers,
+                    self.plan.photographs,
+                    batch=batch,
+                    threads=self.plan.threads,
+                    rounds=self.plan.rounds,
+                    progress=lambda done, total, stage=stage: self.progress(stage, done, total),  # type: ignore[misc]
+                )
 
     def _footprints(self, graph: Graph) -> dict[Candidate, Footprint]:
         stage, footprints = f"{graph}: start-up and memory", {}

@@ -122,6 +122,11 @@ class BundleCandidate(Candidate):
         feeds = {tokenizer.manifest.graphs[graph].inputs[0].name: values}
         return lambda: session.run(feeds)
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The client of its sessions, as users hold it."""
+        return self._tokenizer
+
     def execution(self, graph: Graph) -> Execution:
         """What really runs a graph; loads it."""
         return self._tokenizer.session(graph).execution

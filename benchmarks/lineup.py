@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vqrae.benchmarks.candidates import BundleCandidate, Candidate
-from vqrae.benchmarks.rows import runtime_title
+from vqrae.benchmarks.titles import runtime_title
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import RuntimeUnavailable, UsageError
 

@@ -25,6 +25,7 @@ from vqrae.benchmarks.table import (
     row_names,
     speed_columns,
     threads,
+    throughput_notes,
 )
 from vqrae.benchmarks.verdicts import headline, overall_gate, verdict
 from vqrae.runtimes.errors import RuntimeUnavailable
@@ -117,6 +118,7 @@ def render_report(
         speed_columns=speed_columns(result),
         rooflines=rooflines(result),
         limit_notes=limit_notes(result),
+        throughput_notes=throughput_notes(result),
         speed_rows=_named(result.groups()),
         footprint_columns=FOOTPRINT_COLUMNS,
         footprint_rows=_named(result.footprint_groups()),

@@ -9,6 +9,8 @@ from pydantic import ValidationError
 from vqrae.benchmarks.candidates import Graph, Kind
 from vqrae.benchmarks.contention import BUSY
 from vqrae.benchmarks.limit import Limit
+from vqrae.benchmarks.throughput import Throughput
+from vqrae.benchmarks.titles import runtime_title
 from vqrae.runtimes.errors import DataError
 from vqrae.runtimes.machine import Machine
 from vqrae.runtimes.manifest import GateVerdict, Precision, PrecisionName, Record
@@ -133,6 +135,8 @@ class BenchResult(Record):
     rows: tuple[BenchRow, ...]
     limits: tuple[Limit, ...] = ()
     """The machine's own in each group of rows; none where they were left out."""
+    throughputs: tuple[Throughput, ...] = ()
+    """Photographs on disk to tokens on disk; none where no photographs were given."""
 
     def to_json(self) -> str:
         """The result as JSON text, indented, ending in a newline."""
@@ -182,21 +186,6 @@ class BenchResult(Record):
 def count_of(number: int, noun: str) -> str:
     """`1 thread`, `2 threads`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-RUNTIME_TITLES = {
-    "pytorch": "PyTorch",
-    "onnxruntime": "ONNX Runtime",
-    "openvino": "OpenVINO",
-    "coreml": "Core ML",
-    "tensorrt": "TensorRT",
-    "tensorrt-rtx": "TensorRT-RTX",
-}
-
-
-def runtime_title(runtime: str) -> str:
-    """The name that a runtime's makers give it: `ONNX Runtime`."""
-    return RUNTIME_TITLES.get(runtime, runtime)
 
 
 def result_schema() -> dict[str, Any]:

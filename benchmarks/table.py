@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vqrae.benchmarks.figures import decibels, percent, significant, times, tiny_percent
-from vqrae.benchmarks.rows import BenchResult, BenchRow
+from vqrae.benchmarks.rows import BenchResult, BenchRow, count_of
 
 Groups = Sequence[tuple[str, Sequence[BenchRow]]]
 """Titles, and the rows under them."""
@@ -65,7 +65,9 @@ def bench_table(result: BenchResult) -> Group:
         columns = tuple(column for column in columns if column.title != "img/s")  # two figures of one would not fit
     speed = _table(columns, result.groups())
     footprint = _table(FOOTPRINT_COLUMNS, result.footprint_groups())
-    below = [Text(note, style="dim") for note in (*untimed_notes(result), *limit_notes(result))]
+    below = [
+        Text(note, style="dim") for note in (*untimed_notes(result), *limit_notes(result), *throughput_notes(result))
+    ]
     return Group(speed, "", footprint, "", *below, Text(caption(result), style="yellow" if result.busy else "dim"))
 
 
@@ -73,7 +75,7 @@ def markdown_table(result: BenchResult) -> str:
     """The same in Markdown. Ends in a newline."""
     speed = _markdown(speed_columns(result), result.groups())
     footprint = _markdown(FOOTPRINT_COLUMNS, result.footprint_groups())
-    notes = "".join(f"{note}  \n" for note in (*untimed_notes(result), *limit_notes(result)))
+    notes = "".join(f"{note}  \n" for note in (*untimed_notes(result), *limit_notes(result), *throughput_notes(result)))
     return f"{speed}\n{footprint}\n{notes}{caption(result)}\n"
 
 
@@ -98,6 +100,16 @@ def limit_notes(result: BenchResult) -> list[str]:
         parts.append(f"INT8 {gops} ({_names(limit.int8_by or '' for limit in int8)})")
     copied = _range([limit.memory_gb_s for limit in result.limits], "GB/s")
     return [f"peak: {', '.join(parts)}, memory {copied}, measured in turns with the rows."]
+
+
+def throughput_notes(result: BenchResult) -> list[str]:
+    """A sentence for each bundle, batch size and number of threads; none where it was not measured."""
+    return [
+        f"{found.label}: {significant(found.images_per_s)} photographs/s from disk to tokens on disk "
+        f"(batch {found.batch}, {count_of(found.threads, 'thread')}, {found.images} files), {percent(found.share, 0)} "
+        f"({percent(found.share_low, 0)} to {percent(found.share_high, 0)}) of what inference alone reaches."
+        for found in result.throughputs
+    ]
 
 
 def _range(values: Sequence[float], unit: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vqrae.benchmarks.figures import decibels, percent, significant, tiny_percent
-from vqrae.benchmarks.rows import runtime_title
+from vqrae.benchmarks.titles import runtime_title
 from vqrae.runtimes.manifest import Evidence, GateVerdict, Manifest, ParityFigures
 from vqrae.runtimes.parity import Gate, gate_of
 

@@ -25,6 +25,9 @@ def bench(
     limit: Annotated[
         bool, typer.Option("--limit/--no-limit", help="Measure the machine's own peak in turns with the rows.")
     ] = True,
+    throughput: Annotated[
+        Path | None, typer.Option(help="Folder of photographs: from disk to tokens on disk, against inference alone.")
+    ] = None,
     trusted: Trusted = False,
     compiled: Annotated[
         bool, typer.Option("--compile", help="A row for torch.compile too; needs a C++ compiler.")
@@ -52,6 +55,7 @@ def bench(
     from vqrae.benchmarks.table import bench_table
     from vqrae.cli.output import console, print_json, progress_console
     from vqrae.runtimes.bundle import Bundle
+    from vqrae.runtimes.image_files import image_files
 
     for path in output or ():
         check_output_name(path)
@@ -64,6 +68,7 @@ def bench(
             threads=threads,
             rounds=rounds,
             limit=limit,
+            photographs=image_files(throughput) if throughput else (),
             compiled=compiled,
             naive=naive,
             foreign=foreign or (),

@@ -63,7 +63,7 @@ def plan(
     check_asked_for(calibration, [wanted.precision])
     with needing("plan"):
         from vqrae.benchmarks.plan_page import write_plan_pages
-        from vqrae.benchmarks.rows import runtime_title
+        from vqrae.benchmarks.titles import runtime_title
     with needing("export"):
         from vqrae.checkpoint import open_checkpoint
         from vqrae.export.build import BundleBuilder, check_target

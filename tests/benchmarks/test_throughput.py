@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from skimage import data
+
+from vqrae.benchmarks.bench import run_benchmark
+from vqrae.benchmarks.rows import BenchResult
+from vqrae.benchmarks.table import markdown_table
+from vqrae.runtimes.errors import UsageError
+
+OPTIONS = {"graphs": ("encode",), "threads": 1, "rounds": 6, "warmup": 0, "starts": 0}
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> list[Path]:
+    files = [tmp_path / f"{number}.jpg" for number in range(5)]
+    for number, file in enumerate(files):
+        Image.fromarray(data.coffee()[number::8, ::8]).save(file)
+    return files
+
+
+def test_photographs_on_disk_become_tokens_on_disk(bundle, photographs):
+    result = run_benchmark(None, [bundle], photographs=photographs, batch_sizes=(2, 4), **OPTIONS)
+    assert [(found.batch, found.images, found.threads) for found in result.throughputs] == [(2, 4, 1), (4, 4, 1)]
+    for found in result.throughputs:
+        assert (found.label, found.bundle) == ("ONNX Runtime FP32", result.rows[0].bundle)
+        assert 0 < found.share_low <= found.share <= found.share_high
+        assert found.images_per_s > 0
+    text = markdown_table(result)
+    assert "photographs/s from disk to tokens on disk (batch 2, 1 thread, 4 files)" in text
+    assert BenchResult.from_json(result.to_json()) == result
+
+
+def test_less_than_a_batch_is_refused(bundle, photographs):
+    with pytest.raises(UsageError, match="--throughput: got 5 photographs; expected at least 8, a batch"):
+        run_benchmark(None, [bundle], photographs=photographs, batch_sizes=(8,), **OPTIONS)
