@@ -46,7 +46,7 @@ def compare_bundles(
     broken = broken_gates([(_untimed_row(pair[0]), _untimed_row(pair[1]))])
     changes: list[Change] = []
     if not limits.speed:
-        changes += footprint_changes(_untimed_row(pair[0]), _untimed_row(pair[1]), limits)
+        changes += footprint_changes([(_untimed_row(pair[0]), _untimed_row(pair[1]))], limits)
     else:
         result = run_benchmark(
             None,
@@ -62,8 +62,7 @@ def compare_bundles(
             got = f"other programs took {result.contention:.0%} of the processors"
             raise UsageError("this machine", got=got, expected="a quiet one", remedy=REMEDY)
         changes += [interleaved_change(*_timed(rows), limits) for _, rows in result.groups()]
-        for _, rows in result.footprint_groups():
-            changes += footprint_changes(*_timed(rows), limits)
+        changes += footprint_changes([_timed(rows) for _, rows in result.groups()], limits)
     return Comparison(old=str(old), new=str(new), limits=limits, changes=tuple(changes), broken=tuple(broken), added=())
 
 

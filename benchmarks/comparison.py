@@ -45,7 +45,7 @@ class Change(Record):
     """One quantity of one row, before and after."""
 
     group: str
-    """Graph, batch and threads, where the quantity depends on them."""
+    """Graph, batch and threads, as far as the quantity depends on them."""
     row: str
     """Runtime and precision."""
     quantity: QuantityName
@@ -140,9 +140,11 @@ def _psnr_lost(old: float, new: float) -> float:
     return min(old, _FP32.min_decode_psnr_db) - min(new, _FP32.min_decode_psnr_db)
 
 
-_START = _Quantity("start-up", lambda row: row.start_ms, _share, lambda limits: limits.start_up, FOOTPRINT_NOISE)
-_FIXED = (
+_PROCESS = (
+    _Quantity("start-up", lambda row: row.start_ms, _share, lambda limits: limits.start_up, FOOTPRINT_NOISE),
     _Quantity("memory", lambda row: row.peak_rss_mb, _share, lambda limits: limits.memory, FOOTPRINT_NOISE),
+)
+_BUNDLE = (
     _Quantity("size", lambda row: row.size_mb, _share, lambda limits: limits.size),
     _Quantity(
         "excess distortion",
@@ -163,7 +165,7 @@ _FIXED = (
 
 
 def compare_results(old: BenchResult, new: BenchResult, limits: Limits, names: tuple[str, str]) -> Comparison:
-    """Compare two runs of the benchmark, row by row.
+    """Compare two runs of the benchmark, bundle by bundle; their other rows are no release.
 
     Latency is compared in times of the reference's where both runs have the same one, so that what happened to the
     whole machine in between cancels; else in milliseconds.
@@ -189,8 +191,7 @@ def compare_results(old: BenchResult, new: BenchResult, limits: Limits, names: t
     for was, now in pairs:
         if limits.speed:
             changes += _latency_changes(was, now, _reference(old, was), _reference(new, now), limits)
-    for was, now in _once_per_graph(pairs):
-        changes += footprint_changes(was, now, limits)
+    changes += footprint_changes(pairs, limits)
     return Comparison(
         old=names[0],
         new=names[1],
@@ -207,13 +208,26 @@ def broken_gates(pairs: Sequence[tuple[BenchRow, BenchRow]]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def footprint_changes(was: BenchRow, now: BenchRow, limits: Limits) -> Iterator[Change]:
-    """Start-up, memory, size and fidelity, as far as both were measured."""
-    for quantity in (_START, *_FIXED) if limits.speed else _FIXED:
+def footprint_changes(pairs: Sequence[tuple[BenchRow, BenchRow]], limits: Limits) -> Iterator[Change]:
+    """Start-up and memory once for each graph and number of threads; size and fidelity once for each bundle."""
+    seen: set[tuple[str, ...]] = set()
+    for was, now in pairs:
+        process = f"{now.graph} · {count_of(now.threads, 'thread')}"
+        for group, quantities in ((process, _PROCESS[0 if limits.speed else 1 :]), ("", _BUNDLE)):
+            if (group, now.label, now.bundle) not in seen:
+                seen.add((group, now.label, now.bundle))
+                yield from _static_changes(group, was, now, quantities, limits)
+
+
+def _static_changes(
+    group: str, was: BenchRow, now: BenchRow, quantities: Sequence[_Quantity], limits: Limits
+) -> Iterator[Change]:
+    """As far as both were measured."""
+    for quantity in quantities:
         old, new = quantity.value(was), quantity.value(now)
         if old is not None and new is not None:
             yield Change(
-                group=was.graph,
+                group=group,
                 row=now.label,
                 quantity=quantity.name,
                 old=old,
@@ -232,7 +246,7 @@ def interleaved_change(was: BenchRow, now: BenchRow, limits: Limits) -> Change:
 def _latency_changes(
     was: BenchRow, now: BenchRow, old_reference: BenchRow | None, new_reference: BenchRow | None, limits: Limits
 ) -> Iterator[Change]:
-    if not (was.executed and now.executed) or was.gate == "reference":
+    if not (was.executed and now.executed):
         return
     if old_reference is None or new_reference is None or not _same(old_reference, new_reference):
         yield _change("the clock", was, now, _milliseconds(was), _milliseconds(now), limits)
@@ -304,11 +318,10 @@ _Key = tuple[str, ...]
 
 
 def _keyed(result: BenchResult) -> Mapping[_Key, BenchRow]:
-    """Rows by what they are; by the bundle's name too, where that leaves two alike."""
-    keys = [(_group(row), row.kind, row.runtime, row.precision or row.bundle) for row in result.rows]
-    return {
-        key if keys.count(key) == 1 else (*key, row.bundle): row for key, row in zip(keys, result.rows, strict=True)
-    }
+    """Bundles' rows, for nothing else is released, by what they are; by name too, where that leaves two alike."""
+    rows = [row for row in result.rows if row.kind == "bundle" and row.gate != "reference"]
+    keys = [(_group(row), row.runtime, row.precision or "") for row in rows]
+    return {key if keys.count(key) == 1 else (*key, row.bundle): row for key, row in zip(keys, rows, strict=True)}
 
 
 def _lost(before: Mapping[_Key, BenchRow], after: Mapping[_Key, BenchRow], limits: Limits) -> list[str]:
@@ -321,14 +334,6 @@ def _lost(before: Mapping[_Key, BenchRow], after: Mapping[_Key, BenchRow], limit
         if key in after and row.executed and not after[key].executed
     ]
     return [*gone, *(untimed if limits.speed else [])]
-
-
-def _once_per_graph(pairs: Sequence[tuple[BenchRow, BenchRow]]) -> list[tuple[BenchRow, BenchRow]]:
-    """What does not depend on the batch, once for each graph."""
-    seen: dict[_Key, tuple[BenchRow, BenchRow]] = {}
-    for was, now in pairs:
-        seen.setdefault((now.graph, str(now.threads), now.label, now.bundle), (was, now))
-    return list(seen.values())
 
 
 def _group(row: BenchRow) -> str:

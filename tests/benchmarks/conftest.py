@@ -41,6 +41,7 @@ def manifest(bundle: Path) -> Manifest:
 def result() -> BenchResult:
     """PyTorch; a bundle twice as fast; one whose speed is not told from PyTorch's, and failed; one not executed."""
     pytorch = BenchRow(
+        kind="reference",
         bundle="tiny",
         runtime="pytorch",
         runtime_version="2.13.0",
@@ -65,6 +66,7 @@ def result() -> BenchResult:
     )
     fast = pytorch.model_copy(
         update={
+            "kind": "bundle",
             "bundle": "tiny-onnx-fp32",
             "runtime": "onnxruntime",
             "p10_ms": 9.9,

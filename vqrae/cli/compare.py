@@ -129,7 +129,7 @@ def _print_table(comparison: Comparison) -> None:
         table.add_column(title, justify="left" if not title else "right", no_wrap=True)
     title = ""
     for change in comparison.changes:
-        if title != (title := f"{change.group}, {change.row}"):
+        if title != (title := f"{change.group}, {change.row}" if change.group else change.row):
             table.add_row(Text(title, style="bold"))
         table.add_row(*(Text(cell) for cell in _cells(change)), Text(change.verdict, style=STYLES[change.verdict]))
     console.print(table)
