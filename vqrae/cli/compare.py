@@ -118,21 +118,18 @@ def _for_programs(comparison: Comparison) -> dict[str, object]:
 
 
 def _print_table(comparison: Comparison) -> None:
-    """A table for each group of rows; what broke and what is new below."""
-    from rich.table import Table
+    """A few lines for each bundle, graph and batch; what broke and what is new below."""
     from rich.text import Text
 
     from vqrae.cli.output import console
 
-    table = Table(box=None, padding=(0, 1), pad_edge=False)
-    for title in ("", "old", "new", "change", "limit", ""):
-        table.add_column(title, justify="left" if not title else "right", no_wrap=True)
+    console.print(_line("", "old", "new", "change", "limit"), style="dim", highlight=False)
     title = ""
     for change in comparison.changes:
         if title != (title := f"{change.group}, {change.row}" if change.group else change.row):
-            table.add_row(Text(title, style="bold"))
-        table.add_row(*(Text(cell) for cell in _cells(change)), Text(change.verdict, style=STYLES[change.verdict]))
-    console.print(table)
+            console.print(title, style="bold", highlight=False, markup=False, soft_wrap=True)
+        verdict = Text(change.verdict, style=STYLES[change.verdict])
+        console.print(Text(_line(*_cells(change))) + verdict, soft_wrap=True)
     notes = [*comparison.broken, *(f"{row}: only in {comparison.new}" for row in comparison.added)]
     if any(change.against == "the reference" for change in comparison.changes):
         notes.append("latency: its change is in times of PyTorch's in the same run")
@@ -140,7 +137,11 @@ def _print_table(comparison: Comparison) -> None:
         console.print(note, style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
-def _cells(change: Change) -> tuple[str, ...]:
+def _line(name: str, old: str, new: str, change: str, limit: str) -> str:
+    return f"  {name:<19}{old:>14}{new:>14}{change:>11}{limit:>9}  "
+
+
+def _cells(change: Change) -> tuple[str, str, str, str, str]:
     from vqrae.benchmarks.comparison import amount, limit_text
     from vqrae.benchmarks.figures import decibels, percent, significant, tiny_percent
 
@@ -155,4 +156,4 @@ def _cells(change: Change) -> tuple[str, ...]:
     }
     write = writers[change.quantity]
     told = "≈" if change.verdict == "same" else amount(change)
-    return f"  {change.quantity}", write(change.old), write(change.new), told, limit_text(change)
+    return change.quantity, write(change.old), write(change.new), told, limit_text(change)
