@@ -109,7 +109,11 @@ def test_each_kind_of_product_is_counted(tmp_path):
         node("MatMul", ["d", "e"], ["y"]),
     ]
     weights = {"w": np.zeros((4, 5), np.int8), "s": np.array(scale), "z": np.array(byte)}
-    assert onnx_work(save(tmp_path / "q.onnx", quantized, (3, 4), weights), (3, 4)).int8_macs == 3 * 4 * 5
+    path = save(tmp_path / "q.onnx", quantized, (3, 4), weights)
+    assert onnx_work(path, (3, 4)).int8_macs == 3 * 4 * 5
+    openvino = pytest.importorskip("openvino", reason="openvino is not installed")
+    openvino.save_model(openvino.convert_model(path), path.with_suffix(".xml"))
+    assert counted_work(path.with_suffix(".xml"), (3, 4)).int8_macs == 3 * 4 * 5
 
 
 def test_what_cannot_be_counted_is_none(tmp_path):
