@@ -6,17 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vqrae.benchmarks.figures import decibels, percent, significant, tiny_percent
 from vqrae.benchmarks.page import write_page
+from vqrae.benchmarks.plot import save_plot
 from vqrae.calibration.search import frontier
 from vqrae.calibration.sensitivity import Sensitivity
 from vqrae.calibration.trials import GraphName, Trial
 from vqrae.export.planning import GraphPlanning
-from vqrae.runtimes.staging import staged_file
 
 DAMAGE: dict[GraphName, str] = {
     "encode": "excess distortion",
@@ -53,12 +52,11 @@ def write_plan_pages(graphs: Sequence[GraphPlanning], folder: Path, title: str) 
 def _plot(
     path: Path, graphs: Sequence[GraphPlanning], draw: Callable[[Axes, GraphPlanning], None], *, height: float
 ) -> None:
-    """One plot for each graph, side by side, as an SVG; the same data give the same bytes."""
-    with mpl.rc_context({"svg.hashsalt": "vqrae", "svg.fonttype": "none"}), staged_file(path) as staging:
-        figure = Figure(figsize=(5.6 * len(graphs), height), layout="constrained")
-        for axes, graph in zip(figure.subplots(1, len(graphs), squeeze=False)[0], graphs, strict=True):
-            draw(axes, graph)
-        figure.savefig(staging, format="svg", metadata={"Date": None})
+    """One plot for each graph, side by side, as an SVG."""
+    figure = Figure(figsize=(5.6 * len(graphs), height), layout="constrained")
+    for axes, graph in zip(figure.subplots(1, len(graphs), squeeze=False)[0], graphs, strict=True):
+        draw(axes, graph)
+    save_plot(figure, path)
 
 
 def _ends(graph: GraphPlanning) -> str:
