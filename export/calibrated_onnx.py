@@ -64,7 +64,7 @@ class CalibratedOnnx(Closing):
 
     def write(self, name: str, plan: Plan, path: Path) -> GraphSpec:
         """Write one INT8 graph, for a trial; its spec."""
-        self.quantizers[name].write(plan, "asymmetric", path)
+        self._write(name, plan, "asymmetric", path)
         return self._specs[name].model_copy(update={"file": path.name, "extra_files": ()})
 
     def graphs(self, plan: Plan, scheme: Scheme) -> tuple[Path, dict[str, GraphSpec], Precision]:
@@ -83,12 +83,7 @@ class CalibratedOnnx(Closing):
         found: list[str] = []
         for name, quantizer in self.quantizers.items():
             path = folder / self._specs[name].file
-            quantizer.write(plan, scheme, path)
-            if plan.storage == "fp16":
-                model = onnx.load(path)
-                store_in_half(model)
-                onnx.save(model, path)
-                onnx.checker.check_model(str(path), full_check=True)
+            self._write(name, plan, scheme, path)
             layers = int8_layers(path, quantizer.products)
             check_int8(path.name, layers, [product.layer for product in plan.int8(quantizer.products)])
             found += layers
@@ -97,6 +92,14 @@ class CalibratedOnnx(Closing):
             name: self._specs[name].model_copy(update={"extra_files": ()}) for name in GRAPHS
         }
         return folder, specs, Precision(name="int8", kept_float=plan.kept_float(), int8_share=share)
+
+    def _write(self, name: str, plan: Plan, scheme: Scheme, path: Path) -> None:
+        self.quantizers[name].write(plan, scheme, path)
+        if plan.storage == "fp16":
+            model = onnx.load(path)
+            store_in_half(model)
+            onnx.save(model, path)
+            onnx.checker.check_model(str(path), full_check=True)
 
     def provenance(self) -> Calibration:
         """Where the ranges come from, for the manifest."""
