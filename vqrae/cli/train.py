@@ -52,6 +52,8 @@ def train(
     from vqrae.runtimes.errors import UsageError
 
     with needing("train"):
+        from transformers.utils.logging import disable_progress_bar
+
         from vqrae.training.config import recipe
         from vqrae.training.processes import Processes
         from vqrae.training.run import TrainingRun
@@ -63,6 +65,8 @@ def train(
     if data is None or output is None:
         expected = "--data and --output, or --dry-run"
         raise UsageError("train", got=f"no {'--data' if data is None else '--output'}", expected=expected)
+    if encoder is None:
+        disable_progress_bar()  # type: ignore[no-untyped-call]  # nothing to download: bars of small local files
     processes = Processes(strategy)
     run = TrainingRun(chosen, data, output, encoder=encoder, seed=seed, processes=processes)
     for name in run.phases() if phase is None else [phase]:
