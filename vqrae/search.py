@@ -23,15 +23,19 @@ FUSED_CAPABILITY = (8, 0)
 SearchKind = Literal["chunked", "fused"]
 
 
-@cache
 def search_kind(device: torch.device, dtype: torch.dtype = torch.float32) -> SearchKind:
     """Which form `nearest_codes` takes on a device.
 
     Fused: float32 on an NVIDIA GPU of compute capability 8.0 or more, where Triton is installed. Chunked: all else.
     """
-    if device.type != "cuda" or dtype != torch.float32 or torch.version.hip is not None or find_spec("triton") is None:
+    if device.type != "cuda" or dtype != torch.float32 or torch.version.hip is not None:
         return "chunked"
-    return "fused" if torch.cuda.get_device_capability(device) >= FUSED_CAPABILITY else "chunked"
+    return "fused" if _fits_fused(device) else "chunked"
+
+
+@cache
+def _fits_fused(device: torch.device) -> bool:
+    return find_spec("triton") is not None and torch.cuda.get_device_capability(device) >= FUSED_CAPABILITY
 
 
 def _scores(features_ME: Tensor, codes_KE: Tensor, limit_bytes: int) -> Iterator[tuple[slice, Tensor]]:

@@ -12,7 +12,7 @@ import torch
 from phases import phase_config, write_photographs
 from tiny_models import tiny_config
 
-from vqrae.benchmarks import ablations
+from vqrae.benchmarks.ablations import __main__ as ablations
 from vqrae.benchmarks.ablations.findings import Findings, Spread, fixed
 from vqrae.benchmarks.ablations.grid import (
     DISTILLED,

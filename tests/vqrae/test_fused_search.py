@@ -142,5 +142,6 @@ def test_a_gpu_takes_the_fused_search_where_it_can(
 ) -> None:
     """What decides, with the two facts that this machine lacks put in."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(search, "_fits_fused", search._fits_fused.__wrapped__)
     monkeypatch.setattr(search, "find_spec", lambda name: object() if triton else None)
-    assert search_kind.__wrapped__(torch.device("cuda", 0), dtype) == kind
+    assert search_kind(torch.device("cuda", 0), dtype) == kind
