@@ -17,7 +17,7 @@ from vqrae.benchmarks.page import write_page
 from vqrae.runtimes.errors import UsageError
 
 READING, END_OF_READING = "<!-- reading: written by hand, kept by the command -->", "<!-- end of the reading -->"
-SETTING = """The paper's ablations (§4) at a size that runs on two cores: {model.image_size} px, {grid} tokens,
+SETTING = """The paper's ablations at a size that runs on two cores: {model.image_size} px, {grid} tokens,
 features {model.feature_width} wide, {depth} + {depth} blocks; {codebook.codebook_size} codes {codebook.code_width}
 wide, init `{codebook.init}`, where nothing else is said. {scale.stage1.steps} steps of stage 1; each strategy takes
 {scale.end_to_end.steps}, the two stages {scale.stage1.steps} and {scale.stage2.steps} of them;
@@ -42,7 +42,7 @@ PAPER = (
     "Distillation costs PSNR, and two stages win part of it back: 21.35 end-to-end without, 19.68 with, 20.52 in two "
     "stages",
 )
-"""Widths relative to 1152, the features' of SigLIP2-so400m (§4)."""
+"""Widths relative to 1152, the features' of SigLIP2-so400m."""
 NO_READING = f"{READING}\n\n{END_OF_READING}"
 
 PSNR, PERCENT, WHOLE, TENTH = fixed(2), fixed(1, factor=100), fixed(0), fixed(1)
