@@ -40,7 +40,13 @@ def save_state(path: Path, learner: Learner, position: Position) -> None:
         StorageError: the file cannot be written; the one before is still there.
     """
     processes = learner.processes
-    tensors = {name: whole(tensor).cpu() for name, tensor in _tensors(learner).items()}
+    tensors = {}
+    for name, tensor in _tensors(learner).items():
+        gathered = whole(
+            tensor
+        )  # by all, kept by the one that writes: the others would fill the host's memory with copies
+        if processes.first:
+            tensors[name] = gathered.cpu()
     for rank, generators in enumerate(processes.gathered(_generators())):
         tensors |= {f"generator/{rank}/{device}": state for device, state in generators.items()}
     data = processes.gathered(learner.phase.data_state())
