@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
 from vqrae.checkpoint import from_pretrained, save_pretrained
@@ -21,6 +22,7 @@ from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.staging import staged_file
 from vqrae.training.codebook import place_codes
 from vqrae.training.config import PhaseConfig, Recipe
+from vqrae.training.cost.weightless import meta_model
 from vqrae.training.data.batches import TrainingImages
 from vqrae.training.data.sources import open_images, textures
 from vqrae.training.loop import train
@@ -114,6 +116,7 @@ class TrainingRun:
     def _pretrain(self, result: Path) -> None:
         if self.recipe.pretrain is None:
             raise UsageError("pretrain", got="a recipe without it", expected="`--encoder`, a pretrained one")
+        _check_model(self.recipe.model)
         photographs = textures(self.source, MAX_SCENE_PHOTOGRAPHS)
         phase = Pretraining(self.recipe.model, self.recipe.pretrain, photographs, self.seed)
         state = train(phase, self._state("pretrain"), "pretrain", self.processes)
@@ -165,6 +168,15 @@ class TrainingRun:
 
     def _state(self, phase: PhaseName) -> Path:
         return self.folder / "state" / phase
+
+
+def _check_model(config: VQRAEConfig) -> None:
+    """Refuse, before anything is trained, a network that transformers does not build or the decoder does not fit."""
+    try:
+        meta_model(config)
+    except (TypeError, ValueError, RuntimeError, StrictDataclassError) as error:
+        expected = f"a {config.encoder.family} configuration"
+        raise UsageError("setting model.encoder.network", got=str(error), expected=expected) from error
 
 
 def _tokenizer(config: VQRAEConfig, state: dict[str, Tensor]) -> VQRAE:

@@ -111,6 +111,21 @@ def test_an_encoder_that_does_not_fit(folder: Path, tmp_path: Path, change: dict
         run.run("stage1")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.encoder.network.num_attention_heads", "5", r"setting model.encoder.network: got .*divisible.*5"),
+        ("model.encoder.network.hidden_size", '"wide"', r"setting model.encoder.network: got .*hidden_size"),
+        ("model.image_size", "64", "encoder image size: got 32; expected 64"),
+    ],
+)
+def test_a_model_that_cannot_be(folder: Path, tmp_path: Path, key: str, value: str, message: str) -> None:
+    run = TrainingRun(tiny_recipe().changed({key: value}), str(folder), tmp_path / "run")
+    with pytest.raises(UsageError, match=message) as caught:
+        run.run("pretrain")
+    assert "\n" not in str(caught.value)
+
+
 def test_stage2_without_stage1(folder: Path, tmp_path: Path) -> None:
     run = TrainingRun(tiny_recipe(), str(folder), tmp_path / "run")
     with pytest.raises(UsageError, match=r"stage1: got no stage-1 checkpoint; expected one; run stage 1 first"):
