@@ -75,10 +75,10 @@ def open_image(path: str | Path) -> Image.Image:
     return read_image(str(path), path)
 
 
-def read_image(name: str, file: Path | IO[bytes]) -> Image.Image:
-    """As `open_image`, from an open file too; `name` is what errors call it."""
+def read_image(name: str, file: Path | IO[bytes], *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """As `open_image`, from an open file too; `name` is what errors call it, `max_pixels` may lower the limit."""
     with _reading(name), _opened(file) as image:
-        return _rgb(name, image)
+        return _rgb(name, image, max_pixels)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -105,10 +105,10 @@ def _source(image: ImageLike) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(image))
 
 
-def _rgb(subject: str, image: Image.Image) -> Image.Image:
+def _rgb(subject: str, image: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
     width, height = image.size
-    if not 0 < width * height <= MAX_PIXELS:
-        raise ImageError(subject, got=f"{width}x{height} pixels", expected=f"1 to {MAX_PIXELS} pixels")
+    if not 0 < width * height <= max_pixels:
+        raise ImageError(subject, got=f"{width}x{height} pixels", expected=f"1 to {max_pixels} pixels")
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):

@@ -1,0 +1,199 @@
+"""The HTTP application: paths, and what each answers. It knows no engine but the protocol `Engine`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from vqrae.runtimes.manifest import Manifest
+from vqrae.serving.body import declared_size, read_body
+from vqrae.serving.engine import Computed, Engine
+from vqrae.serving.files import png, read_tokens
+from vqrae.serving.gate import Gate
+from vqrae.serving.inference import LENGTH_HEADER, read_inference, write_inference
+from vqrae.serving.limits import Limits
+from vqrae.serving.metrics import Metrics
+from vqrae.serving.models import VERSION, Model, models_of
+from vqrae.serving.refusal import Refusal
+
+logger = logging.getLogger(__name__)
+
+Work = Callable[[Request, bytes], Awaitable[Response]]
+
+
+@dataclass
+class Service:
+    """One bundle behind HTTP."""
+
+    engine: Engine
+    manifest: Manifest
+    bundle_sha256: str
+    """Of its `manifest.json`, which holds the hashes of everything else."""
+    limits: Limits
+    metrics: Metrics = field(default_factory=Metrics)
+
+    def __post_init__(self) -> None:
+        self.models = models_of(self.manifest, max_batch=self.limits.max_batch)
+        self.gate = Gate(max_requests=self.limits.max_queue, max_bytes=self.limits.max_bytes)
+
+    def app(self) -> Starlette:
+        """The ASGI application."""
+        get, post = ["GET"], ["POST"]
+        routes = [
+            Route("/metrics", self.figures, methods=get),
+            Route("/v2", self.about, methods=get),
+            Route("/v2/health/live", self.live, methods=get),
+            Route("/v2/health/ready", self.ready, methods=get),
+            Route("/encode", self._answering("encode_file", self.encode_file), methods=post),
+            Route("/decode", self._answering("decode_file", self.decode_file), methods=post),
+        ]
+        for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+            routes += [
+                Route(model, self.model_metadata, methods=get),
+                Route(f"{model}/config", self.model_config, methods=get),
+                Route(f"{model}/ready", self.model_ready, methods=get),
+                Route(f"{model}/infer", self._answering("infer", self.infer), methods=post),
+            ]
+        handlers: dict[Any, Any] = {HTTPException: _http_error, Refusal: _refusal_error}
+        return Starlette(routes=routes, exception_handlers=handlers)
+
+    async def live(self, request: Request) -> Response:
+        """Whether the process answers at all."""
+        return JSONResponse({"live": True})
+
+    async def ready(self, request: Request) -> Response:
+        """Whether requests can be computed: 200 or 503."""
+        if self.gate.closed:
+            raise Refusal(503, "the server stops")
+        if not await self.engine.ready():
+            raise Refusal(503, "no replica is ready")
+        return JSONResponse({"ready": True})
+
+    async def about(self, request: Request) -> Response:
+        """The server's metadata; `vqrae` says which bundle it is."""
+        tokens, precision = self.manifest.tokens, self.manifest.precision
+        bundle = {
+            "bundle": self.manifest.name,
+            "bundle_sha256": self.bundle_sha256,
+            "runtime": self.manifest.runtime.name,
+            "precision": precision.name,
+            "image_size": [self.manifest.preprocessing.height, self.manifest.preprocessing.width],
+            "grid": list(tokens.grid),
+            "codebook_size": tokens.codebook_size,
+        }
+        return JSONResponse(
+            {"name": "vqrae", "version": version("vqrae"), "extensions": ["binary_tensor_data"], "vqrae": bundle}
+        )
+
+    async def figures(self, request: Request) -> Response:
+        """Prometheus' figures."""
+        self.metrics.inside.set(self.gate.requests)
+        return Response(self.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    async def model_metadata(self, request: Request) -> Response:
+        """What a model takes and gives."""
+        return JSONResponse(self._model(request).metadata)
+
+    async def model_config(self, request: Request) -> Response:
+        """The same in Triton's words."""
+        return JSONResponse(self._model(request).config)
+
+    async def model_ready(self, request: Request) -> Response:
+        """Both models are ready when the server is."""
+        self._model(request)
+        return await self.ready(request)
+
+    async def infer(self, request: Request, body: bytes) -> Response:
+        """Run a model on tensors."""
+        model = self._model(request)
+        length = request.headers.get(LENGTH_HEADER)
+        inference = await asyncio.to_thread(read_inference, body, length, model)
+        computed = await self._computed(
+            model.name, self.engine.infer(model.name, inference.batch, tuple(inference.outputs)), len(inference.batch)
+        )
+        content, json_length = await asyncio.to_thread(write_inference, inference, computed.arrays, model)
+        if json_length is None:
+            return Response(content, media_type="application/json")
+        return Response(content, media_type="application/octet-stream", headers={LENGTH_HEADER: str(json_length)})
+
+    async def encode_file(self, request: Request, body: bytes) -> Response:
+        """The tokens of an image file."""
+        if not body:
+            raise Refusal(400, "image: got an empty body; expected an image file")
+        computed = await self._computed("encode", self.engine.encode_file(body), 1)
+        indices = computed.arrays["indices"][0]
+        tokens = {"indices": indices.tolist(), "codebook_size": self.manifest.tokens.codebook_size}
+        return JSONResponse(tokens | {"bundle": self.manifest.name, "bundle_sha256": self.bundle_sha256})
+
+    async def decode_file(self, request: Request, body: bytes) -> Response:
+        """The PNG of tokens."""
+        indices = await asyncio.to_thread(read_tokens, body, self.models["decode"])
+        computed = await self._computed("decode", self.engine.infer("decode", indices, ("images",)), 1)
+        return Response(await asyncio.to_thread(png, computed.arrays["images"][0]), media_type="image/png")
+
+    def _model(self, request: Request) -> Model:
+        name, wanted = request.path_params["model"], request.path_params.get("version", VERSION)
+        if name not in self.models:
+            raise Refusal(404, f"got the model {name!r:.80}; expected one of {', '.join(self.models)}")
+        if wanted != VERSION:
+            raise Refusal(404, f"got version {wanted!r:.40} of {name}; expected {VERSION}")
+        return self.models[name]
+
+    async def _computed(self, graph: str, work: Awaitable[Computed], images: int) -> Computed:
+        try:
+            async with asyncio.timeout(self.limits.answer_seconds):
+                computed = await work
+        except TimeoutError as error:
+            raise Refusal(504, f"no result after {self.limits.answer_seconds:g} s") from error
+        self.metrics.images.labels(graph).inc(images)
+        self.metrics.batch.labels(graph).observe(computed.batch)
+        return computed
+
+    def _answering(self, route: str, work: Work) -> Callable[[Request], Awaitable[Response]]:
+        """Let a request in, read its body, and answer whatever happens."""
+
+        async def endpoint(request: Request) -> Response:
+            started = time.perf_counter()
+            try:
+                size = declared_size(request, self.limits)
+                with self.gate.admit(size):
+                    response = await work(request, await read_body(request, self.limits))
+            except Refusal as refusal:
+                response = _refused(refusal)
+            except Exception:
+                logger.exception("a request to %s failed", request.url.path)
+                response = _refused(Refusal(500, "the server made a mistake; its log says more"))
+            self.metrics.requests.labels(route, response.status_code).inc()
+            self.metrics.seconds.labels(route).observe(time.perf_counter() - started)
+            return response
+
+        endpoint.__name__ = route
+        return endpoint
+
+
+def _refused(refusal: Refusal) -> Response:
+    return JSONResponse({"error": refusal.message}, status_code=refusal.status, headers=refusal.headers)
+
+
+async def _refusal_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refusal)  # noqa: S101
+    return _refused(error)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Starlette's own answers, 404 and 405, as JSON."""
+    assert isinstance(error, HTTPException)  # noqa: S101
+    message = f"{request.method} {request.url.path[:200]}: {error.detail}"
+    return JSONResponse({"error": message}, status_code=error.status_code, headers=error.headers)

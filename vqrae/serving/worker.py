@@ -1,0 +1,96 @@
+"""The worker: one loaded bundle, with batching. It runs in every replica; here or there makes no difference to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqrae.runtimes.closing import Closing
+from vqrae.runtimes.errors import VqraeError
+from vqrae.runtimes.preprocess import prepare, read_image
+from vqrae.runtimes.tokenizer import Tokenizer
+from vqrae.serving.batcher import Batcher
+from vqrae.serving.engine import Computed
+from vqrae.serving.limits import Limits
+from vqrae.serving.refusal import refusal_of
+
+DECODERS = 2
+"""Image files that are decoded at once: each may need memory for `Limits.max_pixels`."""
+
+
+class _Job(NamedTuple):
+    batch: NDArray[Any]
+    outputs: tuple[str, ...]
+
+
+def _images(job: _Job) -> int:
+    return len(job.batch)
+
+
+class Worker(Closing):
+    """An `Engine` in this process. It loads both graphs at once, and closes the tokenizer that it was given."""
+
+    def __init__(self, tokenizer: Tokenizer, limits: Limits, *, wait_seconds: float = 0.0, streams: int = 1) -> None:
+        self._tokenizer, self._limits = tokenizer, limits
+        for graph in ("encode", "decode"):
+            tokenizer.session(graph)
+        self._batchers = {
+            graph: Batcher(compute, size=_images, most=limits.max_batch, wait_seconds=wait_seconds, lanes=streams)
+            for graph, compute in (("encode", self._encode), ("decode", self._decode))
+        }
+        self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
+
+    async def infer(self, graph: str, batch: NDArray[Any], outputs: tuple[str, ...]) -> Computed:
+        """See `Engine`."""
+        try:
+            return await self._batchers[graph](_Job(batch, outputs))
+        except VqraeError as error:
+            raise refusal_of(error) from error
+
+    async def encode_file(self, content: bytes) -> Computed:
+        """See `Engine`."""
+        loop = asyncio.get_running_loop()
+        try:
+            image = await loop.run_in_executor(self._decoders, self._prepared, content)
+        except VqraeError as error:
+            raise refusal_of(error) from error
+        return await self.infer("encode", image[None], ("indices",))
+
+    async def ready(self) -> bool:
+        """True: the graphs are loaded."""
+        return True
+
+    def close(self) -> None:
+        """Release the runtime's memory."""
+        self._decoders.shutdown(wait=False)
+        for batcher in self._batchers.values():
+            batcher.close()
+        self._tokenizer.close()
+
+    def _prepared(self, content: bytes) -> NDArray[np.uint8]:
+        image = read_image("image", BytesIO(content), max_pixels=self._limits.max_pixels)
+        return prepare(image, *self._tokenizer.image_size)
+
+    def _encode(self, jobs: Sequence[_Job]) -> list[Computed]:
+        encoding = self._tokenizer.encode(np.concatenate([job.batch for job in jobs]))
+        return _shared_out({"indices": encoding.indices, "features": encoding.features}, jobs)
+
+    def _decode(self, jobs: Sequence[_Job]) -> list[Computed]:
+        return _shared_out({"images": self._tokenizer.decode(np.concatenate([job.batch for job in jobs]))}, jobs)
+
+
+def _shared_out(arrays: dict[str, NDArray[Any]], jobs: Sequence[_Job]) -> list[Computed]:
+    """Each job's rows; copies, since a view would keep the whole batch in memory."""
+    results = []
+    start, count = 0, sum(map(_images, jobs))
+    for job in jobs:
+        rows = slice(start, start + len(job.batch))
+        results.append(Computed({name: arrays[name][rows].copy() for name in job.outputs}, count))
+        start = rows.stop
+    return results
