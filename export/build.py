@@ -15,7 +15,7 @@ from vqrae.calibration.images import CalibrationImages
 from vqrae.checkpoint import Checkpoint
 from vqrae.config import VQRAEConfig
 from vqrae.export.bundle_graphs import GraphRequest, GraphWriter, WrittenGraphs
-from vqrae.export.bundle_writer import utc_now, with_evidence, write_golden
+from vqrae.export.bundle_writer import creation_time, with_evidence, write_golden
 from vqrae.export.formats import EngineOptions, Target
 from vqrae.export.onnx_graph import TracedOnnx
 from vqrae.export.parity_images import ParityImages
@@ -199,7 +199,7 @@ class BundleBuilder(Closing):
         height, width = model.size
         return Manifest(
             name=name,
-            created=utc_now(),
+            created=creation_time(),
             created_with={"vqrae": version("vqrae"), **written.runtime.built_with},
             checkpoint=self.checkpoint.identity,
             graphs=written.graphs,

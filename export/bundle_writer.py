@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from PIL import Image
 from vqrae.export.parity_images import golden_source
 from vqrae.export.reference import reference_from_model
 from vqrae.model import VQRAE
+from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.golden import GoldenSamples, save_golden
 from vqrae.runtimes.manifest import Evidence, Manifest
 from vqrae.runtimes.preprocess import prepare
@@ -20,9 +22,21 @@ from vqrae.runtimes.preprocess import prepare
 GOLDEN_COUNT = 4
 
 
-def utc_now() -> str:
-    """The present time, ISO 8601 in UTC, to the second."""
-    return datetime.now(UTC).replace(microsecond=0).isoformat()
+def creation_time() -> str:
+    """The present time, or that of `SOURCE_DATE_EPOCH`; ISO 8601 in UTC, to the second.
+
+    All else in a bundle follows from what it was made of and with, so that whoever sets the variable
+    (reproducible-builds.org) gets the same bytes twice.
+
+    Raises:
+        UsageError: the variable holds no count of seconds.
+    """
+    given = os.environ.get("SOURCE_DATE_EPOCH")
+    try:
+        moment = datetime.now(UTC) if given is None else datetime.fromtimestamp(int(given), UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise UsageError("SOURCE_DATE_EPOCH", got=str(given), expected="seconds since 1970") from error
+    return moment.replace(microsecond=0).isoformat()
 
 
 def write_golden(folder: Path, model: VQRAE, photographs: Sequence[Image.Image]) -> None:

@@ -47,8 +47,10 @@ def built_precision(asked: PrecisionName, specs: Mapping[str, Any]) -> Precision
 
 
 def _built(spec: Any) -> Iterator[BuiltOperation]:
-    """The operations that `LAYERS` and `PRODUCTS` name; the product that an argmax searches is the scores."""
-    searched = {name for op in operations(spec) if op.type == "reduce_argmax" for name in operands(op)}
+    """The operations that `LAYERS` and `PRODUCTS` name; the product whose slices a maximum searches is the scores."""
+    sliced = {op.outputs[0].name: operands(op) for op in operations(spec) if op.type == "reshape"}
+    slices = {name for op in operations(spec) if op.type == "reduce_max" for name in operands(op)}
+    searched = {name for output in slices & sliced.keys() for name in sliced[output]}
     for operation in operations(spec):
         output = operation.outputs[0]
         dtype = dtype_name(output.type.tensorType)

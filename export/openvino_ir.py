@@ -49,8 +49,16 @@ def ir_from_onnx(source: Path, folder: Path) -> Path:
         model = openvino.Core().read_model(source)
     except RuntimeError as error:
         raise _lacking(source, str(error)) from error
+    _name_the_nameless(model)
     openvino.save_model(model, path, compress_to_fp16=False)
     return path
+
+
+def _name_the_nameless(model: openvino.Model) -> None:
+    """OpenVINO numbers what has no name across all that the process has done; here, across the graph alone."""
+    for place, operation in enumerate(model.get_ordered_ops()):
+        if operation.get_friendly_name() == operation.get_name():
+            operation.set_friendly_name(f"unnamed_{place}")
 
 
 def _lacking(source: Path, message: str) -> RuntimeUnavailable:

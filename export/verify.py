@@ -8,7 +8,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from vqrae.checkpoint import WEIGHTS_FILE, Checkpoint
-from vqrae.export.bundle_writer import utc_now
 from vqrae.export.reference import sample_from_tokenizer
 from vqrae.resize import open_at_size
 from vqrae.runtimes.bundle import Bundle, sha256_file
@@ -96,7 +95,6 @@ def evidence_of(sample: Sample, tokenizer: Tokenizer, reference: Reference) -> E
         device=execution.device,
         precision=execution.precision,
         machine=str(this_machine()),
-        date=utc_now(),
         figures=figures,
     )
 

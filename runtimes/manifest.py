@@ -330,7 +330,7 @@ class Evidence(Record):
     """The precision that ran, as the runtime tells it."""
     machine: str | None = None
     date: str | None = None
-    """ISO 8601, UTC."""
+    """ISO 8601, UTC; None where it was gathered when the bundle was created."""
     figures: ParityFigures | None = None
     source: SourceEvidence | None = None
     """Of a bundle that was not executed: what its source graphs did elsewhere."""
