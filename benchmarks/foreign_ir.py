@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import openvino
 from numpy.typing import NDArray
 
 from vqrae.benchmarks.foreign import Axes, ForeignCandidate
 from vqrae.runtimes.backends.openvino import VERSION, native_properties
+from vqrae.runtimes.backends.openvino_library import openvino
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.session import SessionOptions, failed_run, refused_graph
 

@@ -11,8 +11,6 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import openvino
-
 from vqrae.benchmarks.figures import decibels, percent, significant, tiny_percent
 from vqrae.benchmarks.page import write_page
 from vqrae.checkpoint import open_checkpoint
@@ -20,6 +18,7 @@ from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target
 from vqrae.export.parity_images import DEFAULT_COUNT, parity_images
 from vqrae.export.verify import gather_evidence
+from vqrae.runtimes.backends.openvino_library import openvino
 from vqrae.runtimes.bundle import Bundle, listed_files, write_manifest
 from vqrae.runtimes.errors import run_as_program
 from vqrae.runtimes.parity import GATES, judge

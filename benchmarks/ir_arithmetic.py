@@ -7,9 +7,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import openvino
-
 from vqrae.benchmarks.work import Work
+from vqrae.runtimes.backends.openvino_library import openvino
 
 _PASSED = ("Convert", "Multiply", "Subtract", "Reshape", "Transpose")
 """What may lie between a quantized value and the product that takes it."""

@@ -97,10 +97,9 @@ def _of_onnxruntime(threads: int) -> Iterator[Probe]:
 
 
 def _of_openvino(threads: int) -> Iterator[Probe]:
-    import openvino
-    from openvino import opset13 as ops
-
     from vqrae.runtimes.backends.openvino import native_properties
+    from vqrae.runtimes.backends.openvino_library import openvino
+    from vqrae.runtimes.backends.openvino_library import opset13 as ops
 
     generator = np.random.default_rng(SEED)
     values = generator.random((SIDE, SIDE), np.float32)

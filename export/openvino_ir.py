@@ -7,11 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import onnx
-import openvino
 
 from vqrae.calibration.layers import node_layers
 from vqrae.export.bundle_graphs import GraphRequest, WrittenGraphs
 from vqrae.export.onnx_graph import tracer_versions
+from vqrae.runtimes.backends.openvino_library import openvino
 from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.runtimes.manifest import RuntimeInfo
 

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vqrae.runtimes.archive import pack, unpack
     from vqrae.runtimes.bundle import Bundle
     from vqrae.runtimes.errors import (
         BundleError,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         IndicesError,
         InvalidInput,
         RuntimeUnavailable,
+        SignatureError,
         StorageError,
         UsageError,
         VqraeError,
@@ -52,14 +54,17 @@ __all__ = [
     "SelftestReport",
     "Session",
     "SessionOptions",
+    "SignatureError",
     "StorageError",
     "Tokenizer",
     "UsageError",
     "VqraeError",
     "load",
     "manifest_schema",
+    "pack",
     "prepare",
     "read_manifest",
+    "unpack",
 ]
 
 _HOMES = {
@@ -75,8 +80,10 @@ _HOMES = {
     "Tokenizer": "tokenizer",
     "load": "tokenizer",
     "manifest_schema": "manifest",
+    "pack": "archive",
     "prepare": "preprocess",
     "read_manifest": "manifest",
+    "unpack": "archive",
 }
 """Name -> its module; the rest are errors."""
 

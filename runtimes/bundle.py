@@ -10,9 +10,11 @@ from typing import Self
 
 from vqrae.runtimes.errors import BundleError, storage_error
 from vqrae.runtimes.golden import GoldenSamples, load_golden
-from vqrae.runtimes.manifest import MANIFEST_FILE, FileEntry, Manifest, read_manifest
+from vqrae.runtimes.manifest import MANIFEST_FILE, FileEntry, Manifest, parse_manifest, read_manifest_bytes
+from vqrae.runtimes.signature import check_signature
 
 _REMEDY = "export it again"
+_UNPACK = "if it is a packed bundle, `vqrae unpack FILE -o FOLDER` first"
 
 
 @dataclass(frozen=True)
@@ -25,20 +27,29 @@ class Bundle:
     """What it says about itself."""
 
     @classmethod
-    def open(cls, path: Path | str) -> Self:
+    def open(cls, path: Path | str, *, public_key: Path | str | None = None) -> Self:
         """Read the manifest, then check every file's kind, size and SHA-256, before any runtime sees a byte.
+
+        Args:
+            path: the bundle's folder.
+            public_key: file of the key that must have signed it; the signature lies beside the folder, as `BUNDLE.sig`.
 
         Raises:
             BundleError: the folder or a file is missing, a link, changed or not listed, or the manifest is invalid.
+            SignatureError: it is not signed by that key.
+            RuntimeUnavailable: what checks signatures is not installed.
             StorageError: the operating system refused to read a file.
         """
         path = Path(path)
         try:
             if not path.is_dir():
-                got = "a file" if path.exists() else "no such folder"
-                raise BundleError(str(path), got=got, expected="a bundle's folder")
+                got, remedy = ("a file", _UNPACK) if path.exists() else ("no such folder", None)
+                raise BundleError(str(path), got=got, expected="a bundle's folder", remedy=remedy)
             _check_regular(path, MANIFEST_FILE)
-            manifest = read_manifest(path / MANIFEST_FILE)
+            text = read_manifest_bytes(path / MANIFEST_FILE)
+            if public_key is not None:
+                check_signature(path, text, public_key)
+            manifest = parse_manifest(str(path / MANIFEST_FILE), text)
             for entry in manifest.files:
                 _check_size(path, entry)
             _check_nothing_else(path, manifest)

@@ -11,6 +11,7 @@ VqraeError                  1   anything below; catch this one to catch them all
       ├── ImageError            an image
       ├── IndicesError          token indices
       ├── BundleError           a bundle or its manifest
+      ├── SignatureError        a bundle's signature, or a key
       ├── CheckpointError       a checkpoint
       └── DataError             training or evaluation data
 """
@@ -107,6 +108,10 @@ class IndicesError(InvalidInput):
 
 class BundleError(InvalidInput):
     """A bundle or its manifest is invalid, incomplete or changed."""
+
+
+class SignatureError(InvalidInput):
+    """A bundle is not signed by the given key, or a file holds no such key."""
 
 
 class CheckpointError(InvalidInput):

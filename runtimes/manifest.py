@@ -1,6 +1,7 @@
 """The contract: what `manifest.json` says about a bundle. The reader owns the format; the writers import it.
 
-1. A manifest MUST be UTF-8 JSON of at most `MAX_MANIFEST_BYTES`, and its `format` MUST be `vqrae-bundle`.
+1. A manifest MUST be UTF-8 JSON of at most `MAX_MANIFEST_BYTES`, without a name twice in one object, and its `format`
+   MUST be `vqrae-bundle`.
 2. A reader MUST refuse another major `format_version`. It MUST refuse unknown fields, unless the manifest's minor
    version is newer than its own: then it MUST ignore them.
 3. Every path MUST be relative, in POSIX form, and MUST NOT leave the bundle's folder.
@@ -376,10 +377,14 @@ class Manifest(Record):
     @model_validator(mode="after")
     def _files_are_listed_once(self) -> Self:
         paths = [entry.path for entry in self.files]
-        if len({path.casefold() for path in paths}) < len(paths):  # some file systems do not tell A from a
+        folded = {path.casefold() for path in paths}  # some file systems do not tell A from a
+        if len(folded) < len(paths):
             raise ValueError("each file listed once")
-        if MANIFEST_FILE in paths:
+        if MANIFEST_FILE in folded:
             raise ValueError(f"{MANIFEST_FILE} not among its own files")
+        within = {str(folder) for path in folded for folder in PurePosixPath(path).parents}
+        if clashing := within & {*folded, MANIFEST_FILE}:
+            raise ValueError(f"no file in {min(clashing)}, which is a file itself")
         folders = {str(folder) for path in paths for folder in PurePosixPath(path).parents}
         absent = {path for graph in self.graphs.values() for path in graph.all_files} - set(paths) - folders
         if absent:
@@ -447,19 +452,40 @@ def read_manifest(path: Path | str) -> Manifest:
         BundleError: too large, not JSON, of another format or major version, or a field is invalid.
         OSError: the file cannot be read.
     """
+    return parse_manifest(str(path), read_manifest_bytes(path))
+
+
+def read_manifest_bytes(path: Path | str) -> bytes:
+    """The bytes of a `manifest.json`: what a signature signs, and what `parse_manifest` takes.
+
+    Raises:
+        BundleError: too large.
+        OSError: the file cannot be read.
+    """
     with Path(path).open("rb") as file:
         text = file.read(MAX_MANIFEST_BYTES + 1)
     if len(text) > MAX_MANIFEST_BYTES:
         got, expected = f"more than {MAX_MANIFEST_BYTES} bytes", "a manifest that was written by vqrae"
         raise BundleError(str(path), got=got, expected=expected)
+    return text
+
+
+def parse_manifest(name: str, text: bytes) -> Manifest:
+    """Validate the bytes of a `manifest.json`; `name` is what errors call it.
+
+    Raises:
+        BundleError: not UTF-8, not JSON, of another format or major version, or a field is invalid.
+    """
     try:
-        values = json.loads(text, parse_constant=_refuse_constant)
+        values = json.loads(
+            text.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_without_repetitions
+        )
     except (ValueError, RecursionError) as error:
-        raise BundleError(str(path), got=f"invalid JSON ({error})", expected="a manifest", remedy=_AGAIN) from error
+        raise BundleError(name, got=f"invalid JSON ({error})", expected="a manifest", remedy=_AGAIN) from error
     if not isinstance(values, dict) or values.get("format") != FORMAT_NAME:
-        raise BundleError(str(path), got="another format", expected=f"format {FORMAT_NAME!r}")
-    newer = _is_newer_minor(str(path), values.get("format_version"))
-    return _validated(str(path), values, ignore_unknown=newer)
+        raise BundleError(name, got="another format", expected=f"format {FORMAT_NAME!r}")
+    newer = _is_newer_minor(name, values.get("format_version"))
+    return _validated(name, values, ignore_unknown=newer)
 
 
 _AGAIN = "export it again"
@@ -467,6 +493,15 @@ _AGAIN = "export it again"
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _without_repetitions(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A name twice in one object means one thing to one reader and another to the next."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)[:80]!r} is there twice")
+    return values
 
 
 def _is_newer_minor(path: str, version: object) -> bool:

@@ -63,6 +63,7 @@ class Tokenizer(Closing):
         cache: Path | str | None = None,
         rebuild: bool = False,
         trusted: bool = False,
+        public_key: Path | str | None = None,
     ) -> Self:
         """Verify a bundle and make its tokenizer.
 
@@ -77,21 +78,27 @@ class Tokenizer(Closing):
                 that is built for this one, from the ONNX graphs that it holds.
             trusted: whether code that the bundle brings may be executed; only engines that later versions of TensorRT
                 load bring any.
+            public_key: file of the key that must have signed the bundle, whose signature lies beside it, as
+                `BUNDLE.sig`; None checks no signature.
 
         Raises:
             BundleError: the bundle is incomplete or changed, or asks for another preprocessing rule.
+            SignatureError: it is not signed by that key.
             RuntimeUnavailable: its runtime is not installed, or cannot rebuild it.
-            UsageError: its runtime is unknown to this version, `threads` or `streams` is not positive, or `cache` is a
-                file.
+            UsageError: its runtime is unknown to this version, `threads` or `streams` is not positive, `cache` is a
+                file, or a bundle whose signature is asked for is to be rebuilt, which makes another one of it.
         """
         for name, number in (("threads", threads), ("streams", streams)):
             if number is not None and number < 1:
                 raise UsageError(name, got=str(number), expected="at least 1")
+        if rebuild and public_key is not None:
+            remedy = "check it with the key first, rebuild it without, and sign what was built"
+            raise UsageError("rebuild", got="a public key too", expected="one of them", remedy=remedy)
         folder = None if cache is None else Path(cache)
         if folder is not None and folder.exists() and not folder.is_dir():
             raise UsageError(f"cache {folder}", got="a file", expected="a folder, or a name for one")
         options = SessionOptions(device=device, threads=threads, streams=streams, cache=folder, trusted=trusted)
-        tokenizer = cls.from_bundle(Bundle.open(path), options)
+        tokenizer = cls.from_bundle(Bundle.open(path, public_key=public_key), options)
         if rebuild:
             try:
                 tokenizer.session(next(iter(tokenizer.manifest.graphs)))
@@ -285,10 +292,18 @@ def load(
     cache: Path | str | None = None,
     rebuild: bool = False,
     trusted: bool = False,
+    public_key: Path | str | None = None,
 ) -> Tokenizer:
     """Load a bundle's tokenizer; see `Tokenizer.load`."""
     return Tokenizer.load(
-        path, device=device, threads=threads, streams=streams, cache=cache, rebuild=rebuild, trusted=trusted
+        path,
+        device=device,
+        threads=threads,
+        streams=streams,
+        cache=cache,
+        rebuild=rebuild,
+        trusted=trusted,
+        public_key=public_key,
     )
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from vqrae.runtimes.tokenizer import Encoding, Tokenizer, load
 
 __version__ = version("vqrae")
+
+# ONNX Runtime's wheels report to their maker, and write a device's id below the user's home while they are imported.
+# Only this, set before, keeps all of it from happening; a value that the user has set is theirs.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "Encoding": "vqrae.runtimes.tokenizer",

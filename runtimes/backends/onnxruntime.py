@@ -164,7 +164,7 @@ def _unloadable_library(device: str) -> str | None:
 
 def session_options(options: SessionOptions) -> onnxruntime.SessionOptions:
     """The options that every graph is loaded with; silences the library, for what matters is raised."""
-    onnxruntime.disable_telemetry_events()
+    onnxruntime.disable_telemetry_events()  # where it was imported before `vqrae` was, or in some builds for Windows
     onnxruntime.set_default_logger_severity(4)  # as below: what matters is raised
     native = onnxruntime.SessionOptions()
     native.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL

@@ -178,7 +178,7 @@ def test_wrong_usage(vqrae: Command, arguments: list[str], message: str) -> None
 
 
 def test_ctrl_c(vqrae: Command, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Bundle, "open", interrupt)
@@ -186,7 +186,7 @@ def test_ctrl_c(vqrae: Command, exported: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_bug_of_ours_is_not_hidden(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(Bundle, "open", broken)
@@ -998,3 +998,30 @@ def test_train_refuses(vqrae: Command, photographs: Path, tmp_path: Path) -> Non
     assert "got no --output" in vqrae.refused(2, "train", "tiny", "--data", photographs)
     error = vqrae.refused(5, "train", "tiny", "--data", photographs, *run, "--encoder", str(tmp_path / "nowhere"))
     assert "expected a Hugging Face checkpoint" in error
+
+
+# --- pack, unpack, keys, sign ---
+
+
+def test_a_bundle_is_shipped_signed(vqrae: Command, bundle: Path, tmp_path: Path) -> None:
+    archive, again = tmp_path / "bundle.tar", tmp_path / "again"
+    vqrae.done("keys", "-o", tmp_path / "ours")
+    assert "SHA-256" in vqrae.done("pack", bundle, "-o", archive).out
+    vqrae.done("sign", archive, "--key", tmp_path / "ours.key")
+    key = ("--public-key", tmp_path / "ours.pub")
+    assert "all hashes match, signed by" in vqrae.done("unpack", archive, "-o", again, *key).out
+    assert "again.sig: got no such file" in vqrae.refused(5, "selftest", again, *key)
+    shutil.copyfile(tmp_path / "bundle.tar.sig", tmp_path / "again.sig")
+    assert vqrae.done("selftest", again, *key, "--json").json()["gate"] == "pass"
+    assert "valid, by" in vqrae.done("inspect", again, *key).out
+    photograph, tokens = again / "golden" / "source-00.png", tmp_path / "tokens.npy"
+    vqrae.done("encode", again, photograph, "-o", tokens, *key)
+    vqrae.done("decode", again, tokens, "-o", tmp_path / "decoded", *key)
+    vqrae.done("reconstruct", again, photograph, "-o", tmp_path / "picture.png", *key)
+    (tmp_path / "again.sig").write_bytes(b"\0" * 64)
+    for verb in (("selftest", again), ("inspect", again), ("encode", again, photograph, "-o", tokens)):
+        assert "got another signature" in vqrae.refused(5, *verb, *key)
+    assert "pass --overwrite" in vqrae.refused(2, "unpack", archive, "-o", again)
+    assert "expected a packed bundle" in vqrae.refused(5, "unpack", photograph, "-o", tmp_path / "no")
+    assert "vqrae unpack FILE" in vqrae.refused(5, "inspect", archive)
+    assert "got a file that exists" in vqrae.refused(2, "keys", "-o", tmp_path / "ours")

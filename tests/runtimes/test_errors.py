@@ -31,6 +31,7 @@ def test_what_is_not_known_is_left_out() -> None:
         ("ImageError", 5),
         ("IndicesError", 5),
         ("BundleError", 5),
+        ("SignatureError", 5),
         ("CheckpointError", 5),
         ("DataError", 5),
     ],

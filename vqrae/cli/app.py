@@ -22,11 +22,15 @@ from vqrae.cli import (
     export,
     formats,
     inspect,
+    keys,
+    pack,
     photographs,
     plan,
     reconstruct,
     selftest,
+    sign,
     train,
+    unpack,
     verify,
 )
 
@@ -59,6 +63,10 @@ VERBS: dict[str, Callable[..., None]] = {
     "encode": encode.encode,
     "decode": decode.decode,
     "reconstruct": reconstruct.reconstruct,
+    "pack": pack.pack,
+    "unpack": unpack.unpack,
+    "keys": keys.keys,
+    "sign": sign.sign,
 }
 for _name, _verb in VERBS.items():
     app.command(_name)(_verb)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vqrae.cli.options import BundlePath, Cache, Device, Overwrite, Rebuild, Streams, Threads, Trusted
+from vqrae.cli.options import BundlePath, Cache, Device, Overwrite, PublicKey, Rebuild, Streams, Threads, Trusted
 
 
 def decode(
@@ -18,6 +18,7 @@ def decode(
     threads: Threads = None,
     rebuild: Rebuild = False,
     trusted: Trusted = False,
+    public_key: PublicKey = None,
     streams: Streams = 1,
     cache: Cache = None,
     overwrite: Overwrite = False,
@@ -36,7 +37,14 @@ def decode(
     except (ValueError, EOFError, FileNotFoundError, IsADirectoryError) as error:
         raise IndicesError(str(tokens), got=str(error), expected="a .npy file of integers") from error
     loaded = load(
-        bundle, device=device, threads=threads, streams=streams, cache=cache, rebuild=rebuild, trusted=trusted
+        bundle,
+        device=device,
+        threads=threads,
+        streams=streams,
+        cache=cache,
+        rebuild=rebuild,
+        trusted=trusted,
+        public_key=public_key,
     )
     with loaded as tokenizer:
         images = tokenizer.decode(indices)

@@ -16,6 +16,7 @@ PACKAGES = {
     "torch": "export",
     "transformers": "export",
     "safetensors": "export",
+    "cryptography": "sign",
     "onnx": "export",
     "onnxscript": "export",
     "polygraphy": "export",

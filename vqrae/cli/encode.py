@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vqrae.cli.options import BundlePath, Cache, Device, ImagePaths, Rebuild, Streams, Threads, Trusted
+from vqrae.cli.options import BundlePath, Cache, Device, ImagePaths, PublicKey, Rebuild, Streams, Threads, Trusted
 
 
 def encode(
@@ -22,6 +22,7 @@ def encode(
     threads: Threads = None,
     rebuild: Rebuild = False,
     trusted: Trusted = False,
+    public_key: PublicKey = None,
     streams: Streams = 1,
     cache: Cache = None,
 ) -> None:
@@ -33,7 +34,14 @@ def encode(
     from vqrae.runtimes.tokenizer import load
 
     loaded = load(
-        bundle, device=device, threads=threads, streams=streams, cache=cache, rebuild=rebuild, trusted=trusted
+        bundle,
+        device=device,
+        threads=threads,
+        streams=streams,
+        cache=cache,
+        rebuild=rebuild,
+        trusted=trusted,
+        public_key=public_key,
     )
     with loaded as tokenizer:
         encoding = tokenizer.encode(images)

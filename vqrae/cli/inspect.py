@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vqrae.cli.options import AsJson, BundlePath
+from vqrae.cli.options import AsJson, BundlePath, PublicKey
 
 if TYPE_CHECKING:
     from vqrae.runtimes.manifest import Evidence, ParityFigures
 
 
-def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
+def inspect(bundle: BundlePath, public_key: PublicKey = None, as_json: AsJson = False) -> None:
     """Show the manifest of a BUNDLE; no runtime is loaded."""
     from vqrae.cli.output import print_fields, print_json
     from vqrae.runtimes.bundle import Bundle
 
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(bundle, public_key=public_key)
     manifest = opened.manifest
     if as_json:
         print_json(manifest)
@@ -34,6 +34,7 @@ def inspect(bundle: BundlePath, as_json: AsJson = False) -> None:
         "hardware": manifest.runtime.hardware or "any that the runtime knows",
         "graphs": ", ".join(manifest.graphs),
         "files": f"{len(manifest.files)}, {opened.size_bytes / 1e6:.1f} MB, all hashes match",
+        "signature": "not looked at" if public_key is None else f"valid, by {public_key}",
         "parity": evidence.gate + (" (written all the same)" if evidence.gate_failure_allowed else ""),
         "executed": _executed(evidence),
     }

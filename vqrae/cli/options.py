@@ -25,6 +25,10 @@ Rebuild = Annotated[
 Trusted = Annotated[
     bool, typer.Option("--trusted", help="Load an engine that brings code of its own; only from an origin you trust.")
 ]
+PublicKey = Annotated[
+    Path | None,
+    typer.Option(help="File of the key that must have signed it; the signature is the file BUNDLE.sig beside it."),
+]
 BundlePath = Annotated[Path, typer.Argument(help="A bundle's folder.", metavar="BUNDLE")]
 ImagePaths = Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...")]
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vqrae.cli.options import BundlePath, Cache, Device, ImagePaths, Rebuild, Streams, Threads, Trusted
+from vqrae.cli.options import BundlePath, Cache, Device, ImagePaths, PublicKey, Rebuild, Streams, Threads, Trusted
 
 
 def reconstruct(
@@ -18,6 +18,7 @@ def reconstruct(
     threads: Threads = None,
     rebuild: Rebuild = False,
     trusted: Trusted = False,
+    public_key: PublicKey = None,
     streams: Streams = 1,
     cache: Cache = None,
 ) -> None:
@@ -32,7 +33,14 @@ def reconstruct(
 
     check_picture_name(output)
     loaded = load(
-        bundle, device=device, threads=threads, streams=streams, cache=cache, rebuild=rebuild, trusted=trusted
+        bundle,
+        device=device,
+        threads=threads,
+        streams=streams,
+        cache=cache,
+        rebuild=rebuild,
+        trusted=trusted,
+        public_key=public_key,
     )
     with loaded as tokenizer:
         originals = np.stack([prepare(path, *tokenizer.image_size) for path in images])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vqrae.cli.options import AsJson, BundlePath, Device, Rebuild, Threads, Trusted
+from vqrae.cli.options import AsJson, BundlePath, Device, PublicKey, Rebuild, Threads, Trusted
 
 
 def selftest(
@@ -11,6 +11,7 @@ def selftest(
     threads: Threads = None,
     rebuild: Rebuild = False,
     trusted: Trusted = False,
+    public_key: PublicKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Prove that BUNDLE does here what the reference did at export."""
@@ -19,7 +20,8 @@ def selftest(
     from vqrae.runtimes.selftest import selftest as replay
     from vqrae.runtimes.tokenizer import load
 
-    with load(bundle, device=device, threads=threads, rebuild=rebuild, trusted=trusted) as tokenizer:
+    loaded = load(bundle, device=device, threads=threads, rebuild=rebuild, trusted=trusted, public_key=public_key)
+    with loaded as tokenizer:
         report = replay(tokenizer)
     print_json(report) if as_json else print_fields(f"selftest: {report.gate}", report.model_dump())
     if report.gate == "fail":
