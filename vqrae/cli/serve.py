@@ -1,0 +1,72 @@
+"""`vqrae serve`: a bundle behind HTTP, on Ray Serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vqrae.cli.options import BundlePath, Cache, Device, Streams, Trusted
+
+
+def serve(
+    bundle: BundlePath,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 for any free one.", min=0, max=65535)] = 8000,
+    replicas: Annotated[int, typer.Option(help="Processes that each hold the bundle.", min=1)] = 1,
+    device: Device = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of each replica; the cores shared out if not given.", min=1)
+    ] = None,
+    gpus: Annotated[float, typer.Option(help="GPUs of each replica.", min=0)] = 0.0,
+    streams: Streams = 1,
+    cache: Cache = None,
+    trusted: Trusted = False,
+    max_batch: Annotated[
+        int, typer.Option(help="Images that are computed together, and that a request may hold.", min=1)
+    ] = 32,
+    batch_wait: Annotated[
+        float, typer.Option(help="Milliseconds that a free replica waits for more images before it starts.", min=0)
+    ] = 0.0,
+    max_queue: Annotated[int, typer.Option(help="Requests inside at once; one more is answered 503.", min=1)] = 128,
+    max_body: Annotated[int, typer.Option(help="MiB of a request's body.", min=1)] = 32,
+    max_memory: Annotated[int, typer.Option(help="MiB of the bodies inside at once.", min=1)] = 256,
+    max_megapixels: Annotated[float, typer.Option(help="Megapixels of an image file.", min=0.001)] = 33.0,
+    body_timeout: Annotated[float, typer.Option(help="Seconds for a request to arrive.", min=0.1)] = 30.0,
+    timeout: Annotated[float, typer.Option(help="Seconds for a result.", min=0.1)] = 60.0,
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster, run on one of its nodes; this machine if not given.")
+    ] = None,
+) -> None:
+    """Serve a BUNDLE: Open Inference Protocol v2, POST /encode and /decode, Prometheus at /metrics."""
+    import os
+
+    from vqrae.cli.needs import needing
+    from vqrae.runtimes.bundle import Bundle
+    from vqrae.runtimes.session import SessionOptions
+
+    with needing("serve"):
+        from vqrae.serving.limits import MEBIBYTE, Limits
+        from vqrae.serving.server import ServerOptions, serve_bundle
+
+    if threads is None and replicas > 1 and address is None:
+        threads = max(1, (os.cpu_count() or 1) // replicas)
+    limits = Limits(
+        max_batch=max_batch,
+        max_queue=max_queue,
+        max_body=max_body * MEBIBYTE,
+        max_bytes=max_memory * MEBIBYTE,
+        max_pixels=int(max_megapixels * 1e6),
+        body_seconds=body_timeout,
+        answer_seconds=timeout,
+    )
+    options = ServerOptions(
+        host=host, port=port, replicas=replicas, gpus=gpus, wait_seconds=batch_wait / 1000, address=address
+    )
+
+    def started(url: str, opened: Bundle) -> None:
+        print(f"{url} serves {opened.manifest.name}; Ctrl-C or SIGTERM stops it", flush=True)
+
+    session = SessionOptions(device=device, threads=threads, streams=streams, cache=cache, trusted=trusted)
+    serve_bundle(Path(bundle), options, session, limits, started)

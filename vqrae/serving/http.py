@@ -1,0 +1,139 @@
+"""The HTTP server, uvicorn, with what it lacks: time limits for a request's head and for taking an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from vqrae.runtimes.errors import UsageError
+from vqrae.serving.app import Service
+from vqrae.serving.limits import Limits
+
+MAX_HEAD_BYTES = 16_384
+KEEP_ALIVE_SECONDS = 30
+CONNECTIONS_PER_REQUEST = 4
+"""Connections, idle ones included, for each request that may be inside; those beyond are answered 503 by uvicorn."""
+SPARE_CONNECTIONS = 64
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A socket that holds the address before anything slow is started; port 0 is any free one.
+
+    Raises:
+        UsageError: it is taken, or not this machine's.
+    """
+    with ExitStack() as failing:
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            made = failing.enter_context(socket.socket(family, kind, protocol))
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind(address)
+        except OSError as error:
+            got = f"{host}:{port}, {error.strerror or error}"
+            raise UsageError("address", got=got, expected="a free one of this machine") from error
+        failing.pop_all()
+    return made
+
+
+class HttpServer(uvicorn.Server):
+    """Serves until it is told to stop; then it finishes what is inside."""
+
+    def __init__(self, service: Service) -> None:
+        limits = service.limits
+        self._service = service
+        super().__init__(
+            uvicorn.Config(
+                service.app(),
+                http=_protocol(limits),
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                limit_concurrency=limits.max_queue * CONNECTIONS_PER_REQUEST + SPARE_CONNECTIONS,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=int(limits.body_seconds + limits.answer_seconds),
+                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+            )
+        )
+
+    def stop(self) -> None:
+        """Take nothing in any more, finish what is inside, and return from `serve`."""
+        self._service.gate.closed = True
+        self.should_exit = True
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Ours are handled below: uvicorn's own handler would end the process before Ray is shut down."""
+        yield
+
+
+async def serve_until_told(server: HttpServer, bound: socket.socket, started: Callable[[], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C, then drain; `started` is called once requests are taken."""
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, server.stop)
+    serving = asyncio.create_task(server.serve(sockets=[bound]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    started()
+    await serving
+
+
+def _protocol(limits: Limits) -> type[H11Protocol]:
+    class TimedProtocol(H11Protocol):
+        """Closes a connection whose request head does not arrive, or whose client does not take the answer."""
+
+        _head: asyncio.TimerHandle | None = None
+        _taking: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+            super().connection_made(transport)
+            self._head = self.loop.call_later(limits.body_seconds, self.timeout_keep_alive_handler)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            inside = bool(self.cycle) and not self.cycle.response_complete  # None before the first request
+            if inside and self._head is not None:
+                self._head.cancel()
+                self._head = None
+            elif not inside and self._head is None:
+                self._head = self.loop.call_later(limits.body_seconds, self.timeout_keep_alive_handler)
+
+        def send_400_response(self, msg: str) -> None:
+            """As uvicorn's, in JSON like every refusal."""
+            body = json.dumps({"error": msg}).encode()
+            headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
+            for event in (
+                h11.Response(status_code=400, headers=list(headers.items()), reason="Bad Request"),
+                h11.Data(data=body),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+            self.transport.close()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._taking = self.loop.call_later(limits.answer_seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._taking is not None:
+                self._taking.cancel()
+                self._taking = None
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            for timer in (self._head, self._taking):
+                if timer is not None:
+                    timer.cancel()
+
+    return TimedProtocol

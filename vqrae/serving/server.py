@@ -1,0 +1,84 @@
+"""`vqrae serve`, put together: a bundle, replicas under Ray Serve, and the HTTP server before them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from vqrae.cluster import cluster
+from vqrae.runtimes.bundle import Bundle, sha256_file
+from vqrae.runtimes.errors import BundleError
+from vqrae.runtimes.manifest import MANIFEST_FILE
+from vqrae.runtimes.registry import session_class
+from vqrae.runtimes.session import SessionOptions
+from vqrae.serving.app import Service
+from vqrae.serving.http import HttpServer, bound_socket, serve_until_told
+from vqrae.serving.limits import Limits
+from vqrae.serving.replica import ReplicaOptions
+from vqrae.serving.replicas import Replicas, stop_replicas
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """Where a server listens, and what computes behind it."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    """0 is any free one."""
+    replicas: int = 1
+    gpus: float = 0.0
+    """GPUs of each replica."""
+    wait_seconds: float = 0.0
+    address: str | None = None
+    """Of a Ray cluster; None is this machine."""
+
+
+def serve_bundle(
+    path: Path,
+    options: ServerOptions,
+    session: SessionOptions,
+    limits: Limits,
+    started: Callable[[str, Bundle], None],
+) -> None:
+    """Serve a bundle until SIGTERM or Ctrl-C.
+
+    Args:
+        path: the bundle's folder; on a cluster, the same on every node.
+        options: see there.
+        session: how each replica loads it.
+        limits: what clients may ask for.
+        started: called with the server's URL and the bundle once it answers.
+
+    Raises:
+        BundleError: the bundle is invalid, or lacks `encode` or `decode`.
+        RuntimeUnavailable: its runtime, or Ray, is not there, or a replica does not start.
+        UsageError: the address is taken.
+    """
+    bundle = Bundle.open(path.resolve())
+    missing = {"encode", "decode"} - bundle.manifest.graphs.keys()
+    if missing:
+        raise BundleError(str(path), got=f"no graph {min(missing)}", expected="encode and decode")
+    session_class(bundle.manifest.runtime.name)  # a runtime that is missing is said here, not by a replica
+    replica = ReplicaOptions(
+        bundle=bundle.path,
+        manifest_sha256=sha256_file(bundle.path / MANIFEST_FILE),
+        session=session,
+        limits=limits,
+        wait_seconds=options.wait_seconds,
+    )
+    cores = os.cpu_count() or 1
+    cpus = session.threads or 1
+    with ExitStack() as stack:
+        bound = stack.enter_context(bound_socket(options.host, options.port))
+        stack.enter_context(cluster(options.address, cpus=max(cores, cpus * options.replicas)))
+        replicas = Replicas.start(replica, count=options.replicas, cpus=cpus, gpus=options.gpus)
+        if options.address is not None:
+            stack.callback(stop_replicas)
+        host, port = bound.getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        server = HttpServer(Service(replicas, bundle.manifest, replica.manifest_sha256, limits))
+        asyncio.run(serve_until_told(server, bound, lambda: started(url, bundle)))
