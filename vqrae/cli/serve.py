@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vqrae.cli.options import BundlePath, Cache, Device, Streams, Trusted
+from vqrae.cli.options import BundlePath, Cache, Device, PublicKey, Streams, Trusted
 
 
 def serve(
@@ -23,6 +23,7 @@ def serve(
     streams: Streams = 1,
     cache: Cache = None,
     trusted: Trusted = False,
+    public_key: PublicKey = None,
     max_batch: Annotated[
         int, typer.Option(help="Images that are computed together, and that a request may hold.", min=1)
     ] = 32,
@@ -69,4 +70,4 @@ def serve(
         print(f"{url} serves {opened.manifest.name}; Ctrl-C or SIGTERM stops it", flush=True)
 
     session = SessionOptions(device=device, threads=threads, streams=streams, cache=cache, trusted=trusted)
-    serve_bundle(Path(bundle), options, session, limits, started)
+    serve_bundle(Path(bundle), options, session, limits, started, public_key=public_key)

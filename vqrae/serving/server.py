@@ -43,6 +43,8 @@ def serve_bundle(
     session: SessionOptions,
     limits: Limits,
     started: Callable[[str, Bundle], None],
+    *,
+    public_key: Path | None = None,
 ) -> None:
     """Serve a bundle until SIGTERM or Ctrl-C.
 
@@ -52,13 +54,14 @@ def serve_bundle(
         session: how each replica loads it.
         limits: what clients may ask for.
         started: called with the server's URL and the bundle once it answers.
+        public_key: file of the key that must have signed the bundle; replicas serve the manifest that was signed.
 
     Raises:
-        BundleError: the bundle is invalid, or lacks `encode` or `decode`.
+        BundleError: the bundle is invalid, not signed as it must be, or lacks `encode` or `decode`.
         RuntimeUnavailable: its runtime, or Ray, is not there, or a replica does not start.
         UsageError: the address is taken.
     """
-    bundle = Bundle.open(path.resolve())
+    bundle = Bundle.open(path.resolve(), public_key=public_key)
     missing = {"encode", "decode"} - bundle.manifest.graphs.keys()
     if missing:
         raise BundleError(str(path), got=f"no graph {min(missing)}", expected="encode and decode")
