@@ -15,6 +15,7 @@ from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
+from vqrae.calibration.carried import Carried, carried
 from vqrae.calibration.layers import Product, matrix_products
 from vqrae.calibration.plan import Plan, RangeMethod, Scheme
 from vqrae.calibration.ranges import Range, activation_ranges
@@ -46,14 +47,28 @@ class Quantizer(Closing):
             CheckpointError: an activation holds no numbers, or only one.
         """
         chosen = plan.int8(self.products)
-        source = self._path if plan.smoothing is None else self._smooth(plan.smoothing)
-        ranges = self._ranges(source, chosen, plan.ranges)
+        source, ranges = self._observe(plan)
         onnx.save(_with_pairs(onnx.load(source), chosen, ranges, scheme), path)
         onnx.checker.check_model(str(path), full_check=True)
+
+    def carried(self, plan: Plan) -> Carried:
+        """What a plan's INT8 is made with, in terms of the model's layers.
+
+        Raises:
+            CheckpointError: see `write`.
+        """
+        source, ranges = self._observe(plan)
+        weighted = [product for product in self.products if product.has_weight]
+        return carried(self._path, source, weighted, plan.int8(self.products), ranges)
 
     def close(self) -> None:
         """Delete the smoothed graphs."""
         self._temporary.cleanup()
+
+    def _observe(self, plan: Plan) -> tuple[Path, Mapping[str, Range]]:
+        """The graph that a plan is applied to, and what goes into its products at INT8."""
+        source = self._path if plan.smoothing is None else self._smooth(plan.smoothing)
+        return source, self._ranges(source, plan.int8(self.products), plan.ranges)
 
     def _smooth(self, alpha: float) -> Path:
         """The graph with even channels: one for all plans, since it computes the same."""

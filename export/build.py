@@ -122,8 +122,8 @@ class BundleBuilder(Closing):
         """Write one bundle into `folder`, named as `name` says.
 
         Raises:
-            GateFailure: it misses its parity gate, or at INT8 is no faster than at FP32 and FP16, where it can run
-                here; nothing is written, unless `allow_gate_failure`.
+            GateFailure: it misses its parity gate, or at INT8 is no faster than at FP32 and FP16, where its runtime
+                can run here; nothing is written, unless `allow_gate_failure`.
             RuntimeUnavailable: the format cannot express the model, or the runtime failed.
         """
         path = folder / self.name(target)
@@ -139,7 +139,7 @@ class BundleBuilder(Closing):
             self.report(f"{path.name}: verifying on {len(self.images.images)} photographs")
             evidence = self._evidence(target, staging)
             row = verify_row(path, manifest, evidence)
-            if target.precision in QUANTIZED and evidence.executed:
+            if target.precision in QUANTIZED and evidence.executed and evidence.means == "runtime":
                 self.report(f"{path.name}: timing against float")
                 row = self._with_speed(row, int8_speeds(request, written, writer, self._one_image()))
             if row.misses:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from vqrae.calibration.plan import PLAN_FILE, Plan, Scheme
+from vqrae.calibration.layers import Product
+from vqrae.calibration.plan import PLAN_FILE, Activations, Plan, Scheme
 from vqrae.export.formats import Target
 from vqrae.export.onnx_graph import TracedOnnx, traced_precision
 from vqrae.model import VQRAE
@@ -42,16 +43,29 @@ class GraphRequest:
         target = self.target
         if target.precision == "int8-weights":
             assert self.stored is not None, "the builder gave them"  # noqa: S101
-            plan = target.plan or Plan.default(self.stored.products, "float")
-            plan.write(self.folder / PLAN_FILE)
-            return self.stored.graphs(plan)
+            return self.stored.graphs(self.written_plan())
         if target.precision == "int8":
             assert self.calibrated is not None, "the builder was given images"  # noqa: S101
-            plan = target.plan or Plan.default(self.calibrated.products)
-            plan.write(self.folder / PLAN_FILE)
-            return self.calibrated.graphs(plan, scheme)
+            return self.calibrated.graphs(self.written_plan(), scheme)
         folder, graphs = self.onnx.graphs(target.precision, target.batch.axis, split=target.split)
         return folder, graphs, traced_precision(target.precision)
+
+    def written_plan(self) -> Plan:
+        """The plan of a target at INT8, the target's own or the default one, after it was written into the bundle."""
+        source, activations = self._quantized()
+        plan = self.target.plan or Plan.default(source.products, activations)
+        plan.write(self.folder / PLAN_FILE)
+        return plan
+
+    def graph_products(self) -> dict[str, tuple[Product, ...]]:
+        """The matrix products of each graph of a target at INT8."""
+        return self._quantized()[0].graph_products
+
+    def _quantized(self) -> tuple[CalibratedOnnx | WeightsOnnx, Activations]:
+        if self.calibrated is not None:
+            return self.calibrated, "int8"
+        assert self.stored is not None, "the builder gave one of the two"  # noqa: S101
+        return self.stored, "float"
 
 
 @dataclass(frozen=True, kw_only=True)

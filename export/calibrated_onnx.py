@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from vqrae.calibration.carried import Carried
 from vqrae.calibration.images import CalibrationImages
 from vqrae.calibration.layers import Product
 from vqrae.calibration.plan import PLAN_FILE, Plan, Scheme
@@ -57,6 +58,19 @@ class CalibratedOnnx(Closing):
     def products(self) -> tuple[Product, ...]:
         """The matrix products of both graphs."""
         return tuple(product for quantizer in self.quantizers.values() for product in quantizer.products)
+
+    @property
+    def graph_products(self) -> dict[str, tuple[Product, ...]]:
+        """The same of each graph."""
+        return {name: quantizer.products for name, quantizer in self.quantizers.items()}
+
+    def carried(self, name: str, plan: Plan) -> Carried:
+        """What one graph's INT8 is made with, for a format that is not made from ONNX.
+
+        Raises:
+            CheckpointError: an activation holds no numbers, or only one.
+        """
+        return self.quantizers[name].carried(plan)
 
     def float_graph(self, name: str) -> tuple[Path, GraphSpec]:
         """The traced FP32 graph and its spec."""

@@ -16,9 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vqrae.calibration.plan import Plan
 from vqrae.export.bundle_graphs import GraphRequest, WrittenGraphs
+from vqrae.export.coreml_int8 import GraphInt8, pipeline
 from vqrae.export.coreml_metadata import write_metadata
-from vqrae.export.coreml_precision import built_precision
+from vqrae.export.coreml_precision import built_int8, built_precision
 from vqrae.export.dtypes import DTYPES
 from vqrae.export.formats import Batch, CoreMLOptions, Target
 from vqrae.export.graphs import DecoderGraph, GraphPlan, graph_plans
@@ -27,7 +29,7 @@ from vqrae.model import VQRAE
 from vqrae.runtimes.backends.coreml_spec import read_spec
 from vqrae.runtimes.backends.coreml_tools import TITLE, ct, quiet_coremltools
 from vqrae.runtimes.errors import RuntimeUnavailable
-from vqrae.runtimes.manifest import BatchLimits, GraphSpec, RuntimeInfo, TensorSpec
+from vqrae.runtimes.manifest import QUANTIZED, BatchLimits, GraphSpec, RuntimeInfo, TensorSpec
 
 Carriers = dict[str, Literal["float32", "int32", "image"]]
 
@@ -42,20 +44,56 @@ torch_frontend = ct.converters.mil.frontend.torch
 def write_coreml(request: GraphRequest) -> WrittenGraphs:
     """The `GraphWriter` of the format `coreml`: one `<name>.mlpackage` folder per graph."""
     target, options = request.target, _options(request.target)
+    quantized = request.written_plan() if target.precision in QUANTIZED else None
     graphs = {}
     for plan in graph_plans(request.model, split=target.split, batch=target.batch.axis):
-        graphs[plan.name] = package_from_plan(plan, request.model, target, request.folder)
+        int8 = None if quantized is None else graph_int8(plan.name, quantized, request)
+        graphs[plan.name] = package_from_plan(plan, request.model, target, request.folder, int8)
         gc.collect()  # traced graphs refer to themselves, and a large one must be gone before the next
     built_with = {name: version(name) for name in ("torch", "coremltools")}
     runtime = RuntimeInfo(
         name="coreml", built_with=built_with, options={"inputs": options.inputs, "target": options.target}
     )
-    specs = {graph.file: read_spec(request.folder / graph.file) for graph in graphs.values()}
-    return WrittenGraphs(graphs=graphs, precision=built_precision(target.precision, specs), runtime=runtime)
+    specs = {name: read_spec(request.folder / graph.file) for name, graph in graphs.items()}
+    if quantized is None:
+        precision = built_precision(target.precision, specs)
+    else:
+        precision = built_int8(target.precision, quantized, specs, request.graph_products())
+    return WrittenGraphs(graphs=graphs, precision=precision, runtime=runtime)
 
 
-def package_from_plan(plan: GraphPlan, model: VQRAE, target: Target, folder: Path) -> GraphSpec:
+def graph_int8(name: str, plan: Plan, request: GraphRequest) -> GraphInt8:
+    """What one graph's INT8 is made of.
+
+    Raises:
+        UsageError: the plan is for another architecture, or stores weights where there are none.
+        DataError: it leaves a layer out.
+        CheckpointError: an activation holds no numbers, or only one.
+    """
+    products = request.graph_products()
+    plan.check([product for parts in products.values() for product in parts])
+    if request.calibrated is None:
+        reaches: dict[str, tuple[float, ...]] = {product.layer: () for product in plan.int8(products[name])}
+        return GraphInt8(products=products[name], reaches=reaches, storage=plan.storage)
+    found = request.calibrated.carried(name, plan)
+    scale = DTYPES[plan.storage].byte_scale  # what was observed are bytes, as FP32 has them
+    for product in products[name]:
+        if product.group == "patch embedding" and product.layer in found.reaches:
+            found.reaches[product.layer] = tuple(reach * scale for reach in found.reaches[product.layer])
+    return GraphInt8(products=products[name], reaches=found.reaches, parameters=found.parameters, storage=plan.storage)
+
+
+def package_from_plan(
+    plan: GraphPlan, model: VQRAE, target: Target, folder: Path, int8: GraphInt8 | None = None
+) -> GraphSpec:
     """Fold, trace, convert and describe one graph; its package is the folder `<name>.mlpackage`.
+
+    Args:
+        plan: of the graph.
+        model: at the image size that the graph is for.
+        target: precision, batch axis and options.
+        folder: where the package goes.
+        int8: what the graph's INT8 is made of, for a target at INT8.
 
     Raises:
         RuntimeUnavailable: coremltools lacks an operator, and then names the node and the model's layer, or fails.
@@ -63,7 +101,7 @@ def package_from_plan(plan: GraphPlan, model: VQRAE, target: Target, folder: Pat
     options, path = _options(target), folder / f"{plan.name}.mlpackage"
     carrier: Literal["float32", "image"] = "image" if options.inputs == "image" else "float32"
     carriers: Carriers = {tensor.name: carrier for tensor in (plan.input, *plan.outputs) if tensor.dtype == "uint8"}
-    package_from_program(program_from_plan(plan, model, target), path, plan, carriers, target)
+    package_from_program(program_from_plan(plan, model, target, int8), path, plan, carriers, target, int8)
     write_metadata(path, plan, model, options)
     return GraphSpec(
         file=path.name,
@@ -88,9 +126,17 @@ class ImageEdges(nn.Module):
         return given.permute(0, 3, 1, 2) if self.leaves else given
 
 
-def program_from_plan(plan: GraphPlan, model: VQRAE, target: Target) -> torch.export.ExportedProgram:
-    """Fold and trace one graph; images are float32 at its edges, laid out as the target's options say."""
-    module, example = plan.make(model, DTYPES[target.precision]).eval(), plan.example()
+def program_from_plan(
+    plan: GraphPlan, model: VQRAE, target: Target, int8: GraphInt8 | None = None
+) -> torch.export.ExportedProgram:
+    """Fold and trace one graph, with its smoothed weights where it becomes INT8.
+
+    Images are float32 at its edges, laid out as the target's options say.
+    """
+    module, example = plan.make(model, DTYPES[int8.storage if int8 else target.precision]).eval(), plan.example()
+    with torch.no_grad():
+        for name, values in (int8.parameters if int8 else {}).items():
+            module.get_parameter(name).copy_(torch.tensor(values))
     for part in module.modules():
         if isinstance(part, DecoderGraph):
             part.image_dtype = torch.float32
@@ -105,7 +151,12 @@ def program_from_plan(plan: GraphPlan, model: VQRAE, target: Target) -> torch.ex
 
 
 def package_from_program(
-    program: torch.export.ExportedProgram, path: Path, plan: GraphPlan, carriers: Carriers, target: Target
+    program: torch.export.ExportedProgram,
+    path: Path,
+    plan: GraphPlan,
+    carriers: Carriers,
+    target: Target,
+    int8: GraphInt8 | None = None,
 ) -> None:
     """Convert a traced graph and write the package as `path`, a folder that ends in `.mlpackage`.
 
@@ -115,6 +166,7 @@ def package_from_program(
         plan: names and shapes of what enters and leaves.
         carriers: what carries those of them that Core ML has no dtype for.
         target: batch axis and options.
+        int8: what becomes INT8, if anything does.
 
     Raises:
         RuntimeUnavailable: see `package_from_plan`.
@@ -129,6 +181,7 @@ def package_from_program(
                 outputs=[_output(tensor, carriers) for tensor in plan.outputs],
                 minimum_deployment_target=TARGETS[_options(target).target],
                 compute_precision=ct.precision.FLOAT32,  # leaves every dtype as it was traced
+                pass_pipeline=pipeline(int8),
                 skip_model_load=True,
                 package_dir=str(path),
             )

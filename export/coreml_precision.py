@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from vqrae.calibration.layers import Product
+from vqrae.calibration.plan import Plan
+from vqrae.calibration.readback import check_int8, int8_share
 from vqrae.export.dtypes import KEPT_IN_FP16
-from vqrae.runtimes.backends.coreml_spec import PRODUCTS, dtype_name, operands, operations
+from vqrae.runtimes.backends.coreml_spec import PRODUCTS, dtype_name, matrix_products, operands, operations
 from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.runtimes.manifest import Precision, PrecisionName
 
@@ -30,20 +33,48 @@ def built_precision(asked: PrecisionName, specs: Mapping[str, Any]) -> Precision
 
     Args:
         asked: `fp32` or `fp16`.
-        specs: file -> specification of the package.
+        specs: graph's name -> specification of its package.
 
     Raises:
         RuntimeUnavailable: a matrix product, other than the scores, is of another precision.
     """
     found: dict[str, set[str]] = defaultdict(set)
-    for file, spec in specs.items():
+    for name, spec in specs.items():
         for operation in _built(spec):
             found[operation.layer].add(operation.dtype)
             if operation.layer == "matrix product" and operation.dtype != _DTYPES[asked]:
                 got, expected = f"a matrix product in {operation.dtype}", f"{_DTYPES[asked]}, which was asked for"
-                raise RuntimeUnavailable(f"{file}, {operation.name}", got=got, expected=expected, remedy="report it")
+                raise RuntimeUnavailable(
+                    f"{name}.mlpackage, {operation.name}", got=got, expected=expected, remedy="report it"
+                )
     kept = tuple(layer for layer in KEPT_IN_FP16 if asked == "fp16" and found[layer.layer] == {"float32"})
     return Precision(name=asked, kept_float=kept)
+
+
+def built_int8(
+    asked: PrecisionName, plan: Plan, specs: Mapping[str, Any], products: Mapping[str, Sequence[Product]]
+) -> Precision:
+    """What was built: which products take their inputs from INT8, and what share of the multiplications they do.
+
+    Args:
+        asked: `int8` or `int8-weights`.
+        plan: what was asked for.
+        specs: graph's name -> specification of its package.
+        products: graph's name -> its matrix products, in the order that they run in.
+
+    Raises:
+        RuntimeUnavailable: a layer did not become what was planned.
+    """
+    wanted = (plan.activations == "int8", True)
+    found: list[str] = []
+    for name, spec in specs.items():
+        pairs = zip(products[name], matrix_products(spec), strict=True)
+        layers = [product.layer for product, built in pairs if built.from_int8 == wanted]
+        check_int8(f"{name}.mlpackage", layers, [product.layer for product in plan.int8(products[name])])
+        found += layers
+    whole = [product for parts in products.values() for product in parts]
+    share = int8_share(whole, found) if asked == "int8" else None
+    return Precision(name=asked, kept_float=plan.kept_float(), int8_share=share)
 
 
 def _built(spec: Any) -> Iterator[BuiltOperation]:

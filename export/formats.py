@@ -169,7 +169,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         ),
         "coreml": Format(
             runtime="coreml",
-            precisions=("fp32", "fp16"),
+            precisions=("fp32", "fp16", *QUANTIZED),
             batches=("dynamic", "fixed", "range", "enumerated"),
             writer="vqrae.export.coreml_package:write_coreml",
             options=CoreMLOptions,
@@ -281,8 +281,8 @@ def target(
 
 
 def _check_quantized(name: str, precision: PrecisionName, batch: Batch, *, split: bool, plan: Plan | None) -> None:
-    """INT8 is made of the graphs that a plan is for: the wholes, with an open batch."""
-    if batch.axis != "batch":
+    """INT8 is made of the graphs that a plan is for: the wholes, and where they come from ONNX, with an open batch."""
+    if batch.axis != "batch" and name != "coreml":
         raise UsageError(f"batch of {name} at {precision}", got=f"fixed at {batch.axis}", expected="dynamic")
     if split:
         raise UsageError(f"--split of {name} at {precision}", got="the parts", expected="the whole graphs only")

@@ -27,13 +27,14 @@ class WeightsOnnx(Closing):
         self._written = 0
 
     @cached_property
-    def _products(self) -> dict[str, tuple[Product, ...]]:
+    def graph_products(self) -> dict[str, tuple[Product, ...]]:
+        """The matrix products of each graph."""
         return {name: matrix_products(self._folder / spec.file) for name, spec in self._specs.items()}
 
     @property
     def products(self) -> tuple[Product, ...]:
         """The matrix products of both graphs."""
-        return tuple(product for products in self._products.values() for product in products)
+        return tuple(product for products in self.graph_products.values() for product in products)
 
     def graphs(self, plan: Plan) -> tuple[Path, dict[str, GraphSpec], Precision]:
         """A folder with the graphs, their specs, and what stays in float in them.
@@ -48,14 +49,14 @@ class WeightsOnnx(Closing):
         folder.mkdir()
         self._written += 1
         for name, spec in self._specs.items():
-            chosen, path = plan.int8(self._products[name]), folder / spec.file
+            chosen, path = plan.int8(self.graph_products[name]), folder / spec.file
             model = onnx.load(self._folder / spec.file)
             store_in_int8(model, chosen)
             if plan.storage == "fp16":
                 store_in_half(model)
             onnx.save(model, path)
             onnx.checker.check_model(str(path), full_check=True)
-            found = int8_layers(path, self._products[name], plan.activations)
+            found = int8_layers(path, self.graph_products[name], plan.activations)
             check_int8(path.name, found, [product.layer for product in chosen])
         specs = {name: spec.model_copy(update={"extra_files": ()}) for name, spec in self._specs.items()}
         return folder, specs, Precision(name="int8-weights", kept_float=plan.kept_float())

@@ -5,8 +5,10 @@ value is rounded to the dtype that the program declares for it, so that FP16 cos
 
 Covered: operations that coremltools computes itself (`value_inference`), by its code; and those of `OWN`, which it
 leaves out, or computes one number at a time. Products and sums of FP16 are taken in FP32 and rounded once.
-Not covered: control flow, convolutions, compressed weights; these and anything unknown are refused by name. Nor is how
-a device sums, fuses and reorders, how fast it is, and which of its units takes an operation.
+Compressed weights are unpacked once, when a program is loaded.
+Not covered: control flow, convolutions; these and anything unknown are refused by name. Nor is how a device sums, fuses
+and reorders, whether it multiplies whole numbers where they are dequantized first, how fast it is, and which of its
+units takes an operation.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ _LOADING = threading.Lock()
 """coremltools builds a program on a stack that all threads share. It also numbers dynamic axes through, and keeps a
 type for every shape that it ever saw; counting from 0 again for each program lets them share these types."""
 
+STORED = "constexpr_"
+"""Begins the types of operations that unpack a constant."""
 BLOCK = 2**16
 """Numbers that are rounded at once: few enough to stay in a processor's cache."""
 ERF_STEPS = 8192
@@ -59,10 +63,12 @@ class Evaluator:
         self._limits = batch_limits(spec)
         self._inputs: dict[str, Any] = dict(function.inputs)
         self._outputs: list[Any] = list(function.outputs)
-        self._steps = _steps([op for op in function.operations if op.op_type != "const"], self._outputs)
+        self._steps = _steps([op for op in function.operations if not _is_constant(op)], self._outputs)
         self._lock = threading.Lock()
         for operation in function.operations:
             _unwrap_flag(operation)
+            if operation.op_type.startswith(STORED):
+                _set(operation.outputs[0], operation.materialized_val_inference())
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Compute the outputs, one array each.
@@ -90,12 +96,16 @@ class Evaluator:
                 _clear(variable for operation, _ in self._steps for variable in operation.outputs)
 
 
+def _is_constant(operation: Any) -> bool:
+    return operation.op_type == "const" or operation.op_type.startswith(STORED)
+
+
 def _steps(operations: list[Any], outputs: list[Any]) -> list[tuple[Any, list[Any]]]:
     """Each operation, with the variables that no later one needs."""
     last: dict[Any, int] = {}
     for number, operation in enumerate(operations):
         for variable in (*operation.get_flattened_inputs(), *operation.outputs):
-            if variable is not None and (variable.op is None or variable.op.op_type != "const"):
+            if variable is not None and (variable.op is None or not _is_constant(variable.op)):
                 last[variable] = number
     for variable in outputs:
         last.pop(variable, None)
@@ -187,11 +197,26 @@ def _silu(operation: Any) -> Any:
     return x / (1 + np.exp(-x))
 
 
+def _quantize(operation: Any) -> Any:
+    if operation.zero_point is not None or operation.axis is not None:
+        return _reference(operation)
+    limits = np.iinfo(types.nptype_from_builtin(operation.outputs[0].dtype))
+    return np.clip(np.rint(_wide(operation.input.val) / _wide(operation.scale.val)), limits.min, limits.max)
+
+
+def _dequantize(operation: Any) -> Any:
+    if operation.zero_point is not None or operation.axis is not None:
+        return operation.materialized_val_inference()
+    return operation.input.val.astype(np.float32) * _wide(operation.scale.val)
+
+
 OWN: Mapping[str, Callable[[Any], Any]] = {
     "cast": _cast,
+    "dequantize": _dequantize,
     "gelu": _gelu,
     "linear": _linear,
     "matmul": _matmul,
+    "quantize": _quantize,
     "silu": _silu,
 }
 """Operation type -> how it is computed here, where coremltools does not, or takes minutes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -16,8 +16,8 @@ from vqrae.runtimes.session import check_signature, refused_graph
 
 SPEC_FILE = "Data/com.apple.CoreML/model.mlmodel"
 WEIGHTS_FOLDER = "Data/com.apple.CoreML/weights"
-PRODUCTS = ("linear", "matmul")
-"""Operations whose precision is the graph's: all matrix products that the deployed graphs have."""
+PRODUCTS = {"linear": "weight", "matmul": "y"}
+"""All matrix products that the deployed graphs have, whose precision is the graph's -> their second input."""
 _RGB = 20
 
 
@@ -84,9 +84,53 @@ def dtype_name(tensor: Any) -> str:
     return str(ct.proto.MIL_pb2.DataType.Name(tensor.dataType)).lower()
 
 
+class BuiltProduct(NamedTuple):
+    """One matrix product of a program."""
+
+    name: str
+    dtype: str
+    """That it is computed in, as the program says."""
+    from_int8: tuple[bool, bool]
+    """Whether its first and its second input come from int8; a device then may multiply the int8."""
+
+    def __str__(self) -> str:
+        match self.from_int8:
+            case (True, True):
+                return "int8"
+            case (False, True):
+                return f"{self.dtype} with int8 weights"
+            case _:
+                return self.dtype
+
+
+def matrix_products(spec: Any) -> list[BuiltProduct]:
+    """A program's matrix products, in the order that they run in."""
+    whole: set[str] = set()
+    """Names of int8 values, and of the floats that these become."""
+    products = []
+    for operation in operations(spec):
+        output = operation.outputs[0]
+        dtype = dtype_name(output.type.tensorType)
+        if operation.type in PRODUCTS:
+            first, second = (
+                operation.inputs[name].arguments[0].name in whole for name in ("x", PRODUCTS[operation.type])
+            )
+            products.append(BuiltProduct(output.name, dtype, (first, second)))
+        elif dtype == "int8" or (operation.type == "dequantize" and operands(operation) & whole) or _stored(operation):
+            whole.add(output.name)
+    return products
+
+
+def _stored(operation: Any) -> bool:
+    """Whether it is a constant that a package stores in int8."""
+    if operation.type != "constexpr_affine_dequantize":
+        return False
+    return dtype_name(operation.attributes["quantized_data"].type.tensorType) == "int8"
+
+
 def product_precisions(spec: Any) -> str:
     """In which precisions matrix products are computed, such as `float16 ×20, float32 ×1`, as the program says."""
-    counts = Counter(dtype_name(op.outputs[0].type.tensorType) for op in operations(spec) if op.type in PRODUCTS)
+    counts = Counter(map(str, matrix_products(spec)))
     return ", ".join(f"{dtype} ×{count}" for dtype, count in sorted(counts.items())) or "no matrix products"
 
 

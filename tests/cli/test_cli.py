@@ -612,7 +612,11 @@ def test_a_missed_budget_is_refused_and_can_be_allowed(
         (["--plan", "PLAN"], 2, "--plan and limits: got precision fp32; expected --precision int8"),
         (["--int8", "--batch", "4"], 2, "batch of onnx at int8: got fixed at 4; expected dynamic"),
         (["--int8", "--split"], 2, "--split of onnx at int8: got the parts; expected the whole graphs only"),
-        (["--int8", "--format", "coreml"], 2, "precision of coreml: got 'int8'; expected one of fp32, fp16"),
+        (
+            ["--int8", "--split", "--format", "coreml"],
+            2,
+            "--split of coreml at int8: got the parts; expected the whole",
+        ),
     ],
 )
 def test_export_at_int8_refuses(

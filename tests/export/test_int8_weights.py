@@ -181,8 +181,6 @@ def test_what_it_cannot_be() -> None:
         target("onnx", "int8-weights", batch=Batch.parse("4"))
     with pytest.raises(UsageError, match="--split of tensorrt at int8-weights: got the parts"):
         target("tensorrt", "int8-weights", split=True)
-    with pytest.raises(UsageError, match="precision of coreml: got 'int8-weights'; expected one of fp32, fp16"):
-        target("coreml", "int8-weights")
 
 
 def test_a_plan_is_for_int8_products_or_for_weights() -> None:

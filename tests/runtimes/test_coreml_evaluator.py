@@ -130,6 +130,64 @@ def test_silu_is_that_of_pytorch(tmp_path: Path) -> None:
     np.testing.assert_allclose(evaluated(path, x), torch.nn.functional.silu(torch.tensor(x)), rtol=1e-6, atol=1e-30)
 
 
+def test_int8_is_rounded_to_nearest_even_and_saturates(tmp_path: Path) -> None:
+    """By hand: half steps, both ends, and what lies beyond them."""
+
+    def body(x: Any) -> Any:
+        return mb.dequantize(
+            input=mb.quantize(input=x, scale=np.float32(0.5), output_dtype="int8"), scale=np.float32(0.5)
+        )
+
+    values = np.array([0.25, 0.75, -0.75, 63.5, 64, -64, 1000, -1000], np.float32)
+    found = evaluated(hand_written(tmp_path / "pair.mlpackage", body, 8), values)
+    np.testing.assert_array_equal(found, np.array([0, 1, -1, 63.5, 63.5, -64, 63.5, -64], np.float32))
+
+
+def test_int8_in_fp16_is_divided_in_fp32(tmp_path: Path) -> None:
+    """A quotient in FP16 would be rounded twice, and some numbers would become the other neighbor."""
+    step = np.float16(0.001)
+
+    def body(x: Any) -> Any:
+        half = mb.cast(x=x, dtype="fp16")
+        whole = mb.quantize(input=half, scale=step, output_dtype="int8")
+        return mb.cast(x=mb.dequantize(input=whole, scale=step), dtype="fp32")
+
+    values = (np.linspace(-0.13, 0.13, 4001)).astype(np.float16)
+    exact = values.astype(np.float64) / np.float64(step)
+    wanted = np.clip(np.rint(exact), -128, 127) * np.float64(step)
+    found = evaluated(hand_written(tmp_path / "half.mlpackage", body, 4001), values.astype(np.float32))
+    np.testing.assert_array_equal(found, wanted.astype(np.float16).astype(np.float32))
+
+
+def test_a_pair_for_each_channel_and_a_zero_point(tmp_path: Path) -> None:
+    scale, zero = np.array([1, 0.5], np.float32), np.array([3, 128], np.uint8)
+
+    def body(x: Any) -> Any:
+        whole = mb.quantize(input=x, scale=scale, zero_point=zero, axis=1, output_dtype="uint8")
+        return mb.dequantize(input=whole, scale=scale, zero_point=zero, axis=1)
+
+    found = evaluated(
+        hand_written(tmp_path / "axis.mlpackage", body, 2, 2), np.array([[-5, 0.6], [7.2, -70]], np.float32)
+    )
+    np.testing.assert_array_equal(found, np.array([[-3, 0.5], [7, -64]], np.float32))
+
+
+def test_compressed_weights_are_unpacked(tmp_path: Path) -> None:
+    stored, scale = np.array([[1, -2, 3], [127, 0, -127]], np.int8), np.array([0.5, 2], np.float32)
+    half = np.array([0.1, 70], np.float16)
+
+    def body(x: Any) -> Any:
+        weight = mb.constexpr_affine_dequantize(quantized_data=stored, zero_point=np.int8(0), scale=scale, axis=0)
+        return mb.add(x=mb.linear(x=x, weight=weight), y=mb.constexpr_cast(source_val=half, output_dtype="fp32"))
+
+    path = hand_written(tmp_path / "stored.mlpackage", body, 1, 3)
+    evaluator = Evaluator(path, read_spec(path))
+    x = np.array([[1, 2, 4]], np.float32)
+    for _ in range(2):  # what is unpacked is still there for the next run
+        (found,) = evaluator.run({"x": x}).values()
+        np.testing.assert_array_equal(found, x @ (stored * scale[:, None]).T + half.astype(np.float32))
+
+
 def test_rounding_to_fp16_is_that_of_numpy_bit_by_bit() -> None:
     rng = np.random.default_rng(0)
     anything = rng.integers(0, 2**32, 200_000, dtype=np.uint32).view(np.float32)

@@ -1,0 +1,129 @@
+"""INT8 in Core ML programs: quantized inputs of matrix products, weights as INT8, and large tables as FP16.
+
+The pairs stand where the ONNX graphs have theirs, with the ranges that were observed there: both programs are traced
+from one module, so a layer takes in the same tensor. coremltools' own tools come close and do not fit: its activations
+are observed on a Mac, and not where two of them are multiplied; its weights divide zero by zero where an output channel
+is all zeros. What it writes for both is what is written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqrae.calibration.layers import Product
+from vqrae.calibration.weights import LARGE, REACH, int8_from_float
+from vqrae.runtimes.backends.coreml_spec import PRODUCTS
+from vqrae.runtimes.backends.coreml_tools import ct
+
+mil = ct.converters.mil.mil
+mb = ct.converters.mil.Builder
+GraphPass: Any = mil.passes.graph_pass.AbstractGraphPass
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphInt8:
+    """What one graph is made of."""
+
+    products: tuple[Product, ...]
+    """All, in the order that they run in, which is the program's too."""
+    reaches: Mapping[str, tuple[float, ...]]
+    """Layer at INT8 -> largest magnitude of each input that is no weight; () where these stay float."""
+    parameters: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    """Parameters of the module that smoothing changed -> their values."""
+    storage: Literal["fp16", "fp32"] = "fp16"
+    """`fp16`: everything else is what the FP16 bundle has, its large FP32 tables and weights stored as FP16."""
+
+
+def pipeline(int8: GraphInt8 | None) -> Any:
+    """Coremltools' default passes, and behind them those of INT8, where nothing undoes their work."""
+    passes = ct.PassPipeline.DEFAULT
+    if int8 is not None:
+        passes.append_pass("vqrae::quantize_products")
+        passes.set_options("vqrae::quantize_products", {"int8": int8})
+        passes.append_pass("common::dead_code_elimination")
+    return passes
+
+
+@mil.passes.pass_registry.register_pass(namespace="vqrae")
+class quantize_products(GraphPass):  # type: ignore[misc] # noqa: N801 - coremltools has no types; named as its passes are
+    """Rewrites the program's matrix products, then its large FP32 constants."""
+
+    int8: GraphInt8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.int8 = GraphInt8(products=(), reaches={})
+
+    def apply(self, prog: Any) -> None:
+        """Change a program in place.
+
+        Raises:
+            ValueError: it has other matrix products than the graph.
+        """
+        block = prog.functions["main"]
+        operations = [operation for operation in block.operations if operation.op_type in PRODUCTS]
+        with block:
+            for operation, product in zip(operations, self.int8.products, strict=True):
+                if product.layer in self.int8.reaches:
+                    _quantize(block, operation, self.int8.reaches[product.layer])
+            if self.int8.storage == "fp16":
+                _store_in_half(block)
+
+
+def _quantize(block: Any, operation: Any, reaches: tuple[float, ...]) -> None:
+    """Put a product in this one's place whose inputs come from INT8."""
+    inputs = dict(operation.inputs)
+    for name, reach in zip(("x", "y"), reaches, strict=False):
+        inputs[name] = _rounded(inputs[name], reach, operation)
+    if operation.op_type == "linear":
+        inputs["weight"] = _stored(inputs["weight"], operation)
+    old = operation.outputs[0]
+    new = getattr(mb, operation.op_type)(**inputs, name=operation.name, before_op=operation)
+    block.replace_uses_of_var_after_op(anchor_op=operation, old_var=old, new_var=new)
+    block.remove_ops([operation])
+
+
+def _rounded(activation: Any, reach: float, operation: Any) -> Any:
+    """An activation by way of int8 around zero."""
+    dtype = mil.types.nptype_from_builtin(activation.dtype)
+    scale = dtype(max(reach / REACH, np.finfo(dtype).tiny))  # no subnormal number, which a device may take for zero
+    name = f"{operation.name}_{activation.name}"
+    whole = mb.quantize(
+        input=activation, scale=scale, output_dtype="int8", name=f"{name}_quantized", before_op=operation
+    )
+    return mb.dequantize(input=whole, scale=scale, name=f"{name}_dequantized", before_op=operation)
+
+
+def _stored(weight: Any, operation: Any) -> Any:
+    """A weight as int8 around zero, with a scale for each output channel; the same numbers as in ONNX."""
+    stored_CO, scale_O = int8_from_float(weight.val.T.astype(np.float32))
+    return mb.constexpr_affine_dequantize(
+        quantized_data=np.ascontiguousarray(stored_CO.T),
+        zero_point=np.int8(0),
+        scale=scale_O.astype(weight.val.dtype),
+        axis=0,
+        name=f"{operation.name}_{weight.name}_int8",
+        before_op=operation,
+    )
+
+
+def _store_in_half(block: Any) -> None:
+    """Replace large FP32 constants, where FP16 can hold them; what reads them still reads FP32."""
+    for operation in list(block.operations):
+        if operation.op_type != "const":
+            continue
+        variable = operation.outputs[0]
+        values = variable.val
+        if not (isinstance(values, np.ndarray) and values.dtype == np.float32 and values.size >= LARGE):
+            continue
+        if np.abs(values).max() > np.finfo(np.float16).max:
+            continue
+        half = mb.constexpr_cast(
+            source_val=values.astype(np.float16), output_dtype="fp32", name=f"{variable.name}_half", before_op=operation
+        )
+        block.replace_uses_of_var_after_op(anchor_op=operation, old_var=variable, new_var=half, no_check_var_types=True)
