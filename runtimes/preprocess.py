@@ -8,8 +8,9 @@ A client in another language repeats these steps, and proves it with the bundle'
    (255 − C)·(255 − K) / 255, rounded to nearest, as Pillow does it. Grayscale: three equal channels.
 3. Take the largest centered box of the target's aspect ratio, in source pixels, without rounding it: w × w·H/W or
    h·W/H × h, with its corner at half of what is left over.
-4. Resample that box to W × H in one step: Pillow's `resize(..., BICUBIC, box=...)`. That is the cubic with a = −0.5,
-   stretched by the scale when it shrinks (antialias), horizontally first, rounded to 8 bits between the two passes.
+4. Resample that box to W × H as Pillow's `resize(..., BICUBIC, box=...)` does it: by the cubic with a = −0.5, stretched
+   by the scale when it shrinks (antialias); first horizontally, then vertically, rounded to 8 bits between the two. The
+   box's edges and their distance are rounded to float32, and the weights, in units of 2⁻²², to whole numbers.
 
 An image of exactly W × H comes out unchanged.
 """
@@ -57,8 +58,10 @@ def prepare(image: ImageLike, height: int, width: int) -> NDArray[np.uint8]:
         StorageError: the operating system refuses to open the file.
     """
     source = _source(image)
-    box = _centered_box(source.width, source.height, width / height)
-    return np.asarray(source.resize((width, height), Image.Resampling.BICUBIC, box=box))
+    left, top, right, bottom = _centered_box(source.width, source.height, width / height)
+    # Two calls, because in one call Pillow 13 takes the direction first that is less work, and other bytes come out.
+    across = source.resize((width, source.height), Image.Resampling.BICUBIC, box=(left, 0, right, source.height))
+    return np.asarray(across.resize((width, height), Image.Resampling.BICUBIC, box=(0, top, width, bottom)))
 
 
 def open_image(path: str | Path) -> Image.Image:

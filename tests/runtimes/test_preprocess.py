@@ -55,6 +55,19 @@ def test_an_array_may_have_any_strides(view: Callable[[Any], Any]) -> None:
     np.testing.assert_array_equal(prepare(image, 8, 8), prepare(image.copy(), 8, 8))
 
 
+@pytest.mark.parametrize("size", [(90, 40), (40, 90), (65, 64)])
+def test_the_horizontal_direction_comes_first(size: tuple[int, int]) -> None:
+    """In one call Pillow may take the other one first, which rounds, and cuts what overshoots, elsewhere."""
+    image = np.random.default_rng(1).integers(0, 2, (*size, 3), dtype=np.uint8) * 255
+    source = Image.fromarray(image)
+    left, top = (max(0, side - min(size)) / 2 for side in source.size)
+    bicubic = Image.Resampling.BICUBIC
+    box = (left, 0, source.width - left, source.height)
+    squeezed = source.resize((24, source.height), bicubic, box=box)
+    expected = squeezed.resize((24, 24), bicubic, box=(0, top, 24, source.height - top))
+    np.testing.assert_array_equal(prepare(image, 24, 24), expected)
+
+
 def test_the_center_is_kept_and_the_sides_are_cut() -> None:
     image = np.zeros((10, 50, 3), np.uint8)
     image[:, 20:30] = 255
