@@ -41,9 +41,8 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a BUNDLE: Open Inference Protocol v2, POST /encode and /decode, Prometheus at /metrics."""
-    import os
-
     from vqrae.cli.needs import needing
+    from vqrae.cli.workers import worker_threads
     from vqrae.runtimes.bundle import Bundle
     from vqrae.runtimes.session import SessionOptions
 
@@ -51,8 +50,7 @@ def serve(
         from vqrae.serving.limits import MEBIBYTE, Limits
         from vqrae.serving.server import ServerOptions, serve_bundle
 
-    if threads is None and replicas > 1 and address is None:
-        threads = max(1, (os.cpu_count() or 1) // replicas)
+    threads = worker_threads(replicas, threads, address)
     limits = Limits(
         max_batch=max_batch,
         max_queue=max_queue,

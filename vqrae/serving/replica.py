@@ -8,9 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from vqrae.runtimes.bundle import Bundle, sha256_file
-from vqrae.runtimes.errors import BundleError
-from vqrae.runtimes.manifest import MANIFEST_FILE
+from vqrae.pinned import open_pinned
 from vqrae.runtimes.session import SessionOptions
 from vqrae.runtimes.tokenizer import Tokenizer
 from vqrae.serving.engine import Computed
@@ -35,12 +33,7 @@ class Replica:
     """Loads the bundle when it starts, verifying every file; later changes on disk do not reach it."""
 
     def __init__(self, options: ReplicaOptions) -> None:
-        found = sha256_file(options.bundle / MANIFEST_FILE)
-        if found != options.manifest_sha256:
-            got, expected = f"manifest {found[:12]}…", f"{options.manifest_sha256[:12]}…, which is being served"
-            remedy = "put it back, or start the server again"
-            raise BundleError(str(options.bundle), got=got, expected=expected, remedy=remedy)
-        tokenizer = Tokenizer.from_bundle(Bundle.open(options.bundle), options.session)
+        tokenizer = Tokenizer.from_bundle(open_pinned(options.bundle, options.manifest_sha256), options.session)
         streams = options.session.streams
         self._worker = Worker(tokenizer, options.limits, wait_seconds=options.wait_seconds, streams=streams)
 

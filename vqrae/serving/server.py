@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vqrae.cluster import cluster
-from vqrae.runtimes.bundle import Bundle, sha256_file
+from vqrae.pinned import manifest_sha256
+from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import BundleError
-from vqrae.runtimes.manifest import MANIFEST_FILE
 from vqrae.runtimes.registry import session_class
 from vqrae.runtimes.session import SessionOptions
 from vqrae.serving.app import Service
@@ -68,7 +68,7 @@ def serve_bundle(
     session_class(bundle.manifest.runtime.name)  # a runtime that is missing is said here, not by a replica
     replica = ReplicaOptions(
         bundle=bundle.path,
-        manifest_sha256=sha256_file(bundle.path / MANIFEST_FILE),
+        manifest_sha256=manifest_sha256(bundle),
         session=session,
         limits=limits,
         wait_seconds=options.wait_seconds,

@@ -1,0 +1,88 @@
+"""What `tokenize` and `detokenize` share: options of workers, the count of images, and the last line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from vqrae.runtimes.session import SessionOptions
+    from vqrae.tokenizing.job import Outcome
+    from vqrae.tokenizing.workers import WorkerOptions
+
+Workers = Annotated[int, typer.Option(help="Processes that each hold the bundle.", min=1)]
+WorkerThreads = Annotated[
+    int | None, typer.Option(help="CPU threads of each worker; the cores shared out if not given.", min=1)
+]
+Gpus = Annotated[float, typer.Option(help="GPUs of each worker.", min=0)]
+Batch = Annotated[int, typer.Option(help="Images that are computed together.", min=1)]
+Address = Annotated[
+    str | None, typer.Option(help="Of a Ray cluster, run on one of its nodes; this machine if not given.")
+]
+
+
+def worker_threads(workers: int, threads: int | None, address: str | None) -> int | None:
+    """Threads of each worker: as asked for, or this machine's cores shared out over several."""
+    import os
+
+    if threads is not None or workers == 1 or address is not None:
+        return threads
+    return max(1, (os.cpu_count() or 1) // workers)
+
+
+def worker_session(
+    workers: int, threads: int | None, address: str | None, *, device: str | None, cache: Path | None, trusted: bool
+) -> SessionOptions:
+    """How each worker loads the bundle."""
+    from vqrae.runtimes.session import SessionOptions
+
+    threads = worker_threads(workers, threads, address)
+    return SessionOptions(device=device, threads=threads, cache=cache, trusted=trusted)
+
+
+def worker_options(workers: int, threads: int | None, gpus: float, address: str | None) -> WorkerOptions:
+    """What Ray is to give the workers."""
+    from vqrae.tokenizing.workers import WorkerOptions
+
+    cpus = worker_threads(workers, threads, address) or 1
+    return WorkerOptions(workers=workers, cpus=cpus, gpus=gpus, address=address)
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with images, images a second, and the time left; gives what is to be called with how many are done."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from vqrae.cli.output import progress_console
+
+    rate = TextColumn("{task.fields[rate]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+    with Progress(*columns, console=progress_console) as bar:
+        task = bar.add_task(what, total=None, rate="")
+        first: int | None = None
+
+        def count(done: int, total: int) -> None:
+            nonlocal first
+            first = done if first is None else first  # those of an earlier run say nothing about this one's speed
+            elapsed = bar.tasks[0].elapsed or 0.0
+            rate = f"{(done - first) / elapsed:.1f} images/s" if elapsed and done > first else ""
+            bar.update(task, completed=done, total=total, rate=rate)
+
+        yield count
+
+
+def print_outcome(output: Path, outcome: Outcome, *, as_json: bool) -> None:
+    """Say what a run has come to."""
+    from vqrae.cli.output import console, print_json
+    from vqrae.tokenizing.job import DEAD_LETTERS_FILE
+
+    if as_json:
+        print_json(outcome)
+        return
+    dead = outcome.dead_letters
+    unread = f", {dead} that could not be read: {output / DEAD_LETTERS_FILE}" if dead else ""
+    console.print(f"{output}: {outcome.images} images{unread}", highlight=False, soft_wrap=True)

@@ -1,0 +1,163 @@
+"""Tokens back to images: what a worker does with a file of tokens, and the whole run."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vqrae.pinned import manifest_sha256, open_pinned
+from vqrae.runtimes.bundle import Bundle
+from vqrae.runtimes.errors import DataError, UsageError
+from vqrae.runtimes.manifest import Record
+from vqrae.runtimes.session import SessionOptions
+from vqrae.runtimes.staging import staged_file, staged_folder
+from vqrae.runtimes.tokenizer import Tokenizer
+from vqrae.tokenizing.job import COMPLETE_FILE, JOB_FILE, ImageJob, JobFolder, Outcome, Report, TokenJob, read_json
+from vqrae.tokenizing.token_files import SUFFIXES, Tokens, add_member, read_tokens
+from vqrae.tokenizing.workers import WorkerOptions, do_missing
+
+ImageLayout = Literal["folder", "webdataset"]
+RESULT_SUFFIXES: dict[str, str] = {"folder": "", "webdataset": ".tar"}
+
+
+class TokenPart(Record):
+    """One file of tokens."""
+
+    name: str
+    file: str
+    images: int
+
+
+class DetokenizeWork:
+    """Decodes files of tokens; a bundle is loaded once for all of them."""
+
+    def __init__(self, bundle: Path, session: SessionOptions, tokens: Path, folder: Path, job: ImageJob) -> None:
+        self._tokenizer = Tokenizer.from_bundle(open_pinned(bundle, job.bundle_sha256), session)
+        self._tokens, self._job = tokens, job
+        self._folder = JobFolder(folder, job, RESULT_SUFFIXES[job.layout])
+
+    def part(self, text: str) -> int:
+        """See `Work`."""
+        part = TokenPart.model_validate_json(text)
+        tokens = read_tokens(self._tokens / part.file, self._tokenizer.grid)
+        target = self._folder.result(part.name)
+        self._folder.write_report(part.name, Report(images=len(tokens.keys)))
+        if self._job.layout == "folder":
+            with staged_folder(target) as staging:
+                self._write_folder(staging, tokens)
+        else:
+            with staged_file(target) as staging:
+                self._write_tar(staging, tokens)
+        return len(tokens.keys)
+
+    def _write_folder(self, folder: Path, tokens: Tokens) -> None:
+        """`KEY.png` for each; its folders too."""
+        for key, image in self._decoded(tokens):
+            path = folder / f"{_safe(key)}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb") as file:  # a key that comes twice must not replace an image
+                file.write(_png(image))
+
+    def _write_tar(self, path: Path, tokens: Tokens) -> None:
+        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+            for number, (key, image) in enumerate(self._decoded(tokens)):
+                add_member(archive, f"{number:06d}.png", _png(image))
+                add_member(archive, f"{number:06d}.json", json.dumps({"key": key}, ensure_ascii=False).encode())
+
+    def _decoded(self, tokens: Tokens) -> list[tuple[str, NDArray[np.uint8]]]:
+        if not tokens.keys:
+            return []
+        graph = self._tokenizer.manifest.graphs["decode"]
+        size = None if graph.fixed_batch or graph.batch_limits else self._job.batch
+        images = self._tokenizer.decode(tokens.indices, batch_size=size)
+        return list(zip(tokens.keys, images, strict=True))
+
+
+def detokenize(
+    bundle_path: Path,
+    tokens: Path,
+    output: Path,
+    options: WorkerOptions,
+    session: SessionOptions,
+    *,
+    layout: ImageLayout = "folder",
+    batch: int = 32,
+    public_key: Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Outcome:
+    """Decode a data set of tokens, or go on where a run was stopped.
+
+    Args:
+        bundle_path: a bundle of the checkpoint that made the tokens; its runtime and precision may be others.
+        tokens: the folder that `tokenize` has written, complete.
+        output: folder of the result: `part-000000/KEY.png`, or `part-000000.tar` with images and keys.
+        options: who does the work; it makes no difference to the result.
+        session: how each worker loads the bundle.
+        layout: of the result.
+        batch: images that are computed together.
+        public_key: file of the key that must have signed the bundle.
+        progress: called with the images that are done, those of earlier runs included, and how many there are.
+
+    Raises:
+        BundleError: the bundle is invalid.
+        DataError: there are no complete tokens, or they are damaged, or a key leaves the folder.
+        RuntimeUnavailable: the bundle's runtime, or Ray, is not there or failed.
+        UsageError: the tokens are of another checkpoint, or `output` holds something else.
+        StorageError: the operating system refused to read or write.
+    """
+    bundle, root = Bundle.open(bundle_path.resolve(), public_key=public_key), tokens.resolve()
+    made = read_json(root / JOB_FILE, TokenJob)
+    total = read_json(root / COMPLETE_FILE, Outcome).images
+    weights = bundle.manifest.checkpoint.weights_sha256
+    if made.weights_sha256 != weights:
+        got, expected = f"tokens of {made.bundle}, {made.weights_sha256[:12]}…", f"those of {weights[:12]}…"
+        raise UsageError(str(tokens), got=got, expected=expected, remedy="use a bundle of the same checkpoint")
+    job = ImageJob(
+        bundle=bundle.manifest.name,
+        bundle_sha256=manifest_sha256(bundle),
+        tokens_parts_sha256=made.parts_sha256,
+        tokens_bundle_sha256=made.bundle_sha256,
+        layout=layout,
+        batch=batch,
+        parts=made.parts,
+    )
+    folder = JobFolder.open(output, job, RESULT_SUFFIXES[layout])
+    if (outcome := folder.outcome) is not None:
+        progress(total, total)
+        return outcome
+    parts = _parts(made, total)
+    arguments = {"bundle": bundle.path, "session": session, "tokens": root, "folder": folder.path, "job": job}
+    do_missing(folder, DetokenizeWork, arguments, parts, options, progress)
+    return folder.finish([part.name for part in parts])
+
+
+def _parts(made: TokenJob, total: int) -> list[TokenPart]:
+    """One for each file of tokens; how the images are spread over them is estimated, for the progress only."""
+    names = [f"part-{number:06d}" for number in range(made.parts)]
+    each, more = divmod(total, made.parts)
+    suffix = SUFFIXES[made.layout]
+    return [
+        TokenPart(name=name, file=f"{name}{suffix}", images=each + (number < more)) for number, name in enumerate(names)
+    ]
+
+
+def _safe(key: str) -> PurePosixPath:
+    """A key as a path that stays in its folder."""
+    path = PurePosixPath(key)
+    if path.is_absolute() or ".." in path.parts or not path.parts or PureWindowsPath(key).drive or "\0" in key:
+        raise DataError(f"key {key!r:.200}", got="a path that leaves its folder", expected="one below it")
+    return path
+
+
+def _png(image: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "png")
+    return file.getvalue()

@@ -1,0 +1,153 @@
+"""Images to tokens: what a worker does with a part, and the whole run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqrae.pinned import manifest_sha256, open_pinned
+from vqrae.runtimes.bundle import Bundle
+from vqrae.runtimes.errors import ImageError, UsageError
+from vqrae.runtimes.preprocess import prepare, read_image
+from vqrae.runtimes.session import SessionOptions
+from vqrae.runtimes.staging import staged_file
+from vqrae.runtimes.tokenizer import Tokenizer
+from vqrae.tokenizing.job import DeadLetter, JobFolder, Outcome, Report, TokenJob
+from vqrae.tokenizing.parts import Part, Source, source_of
+from vqrae.tokenizing.reading import EncodedImage, encoded_images
+from vqrae.tokenizing.token_files import SUFFIXES, Layout, Tokens, joined, write_tokens
+from vqrae.tokenizing.workers import WorkerOptions, do_missing
+
+MOST_CODES = 2**16
+
+
+class TokenizeWork:
+    """Tokenizes parts; a bundle is loaded once for all of them."""
+
+    def __init__(self, bundle: Path, session: SessionOptions, root: Path, folder: Path, job: TokenJob) -> None:
+        self._tokenizer = Tokenizer.from_bundle(open_pinned(bundle, job.bundle_sha256), session)
+        self._root, self._job = root, job
+        self._folder = JobFolder(folder, job, SUFFIXES[job.layout])
+
+    def part(self, text: str) -> int:
+        """See `Work`."""
+        part = Part.model_validate_json(text)
+        dead: list[DeadLetter] = []
+        keys: list[str] = []
+        digests: list[str] = []
+        batches: list[NDArray[np.int32]] = []
+        images: list[NDArray[np.uint8]] = []
+        for encoded in encoded_images(self._root, part):
+            image = self._prepared(encoded)
+            if isinstance(image, DeadLetter):
+                dead.append(image)
+                continue
+            keys.append(encoded.key)
+            digests.append(hashlib.sha256(encoded.content or b"").hexdigest())
+            images.append(image)
+            if len(images) == self._job.batch:
+                batches.append(self._indices(images))
+                images = []
+        if images:
+            batches.append(self._indices(images))
+        tokens = Tokens(keys, digests, joined(batches, self._job.grid))
+        self._folder.write_report(part.name, Report(images=len(keys), dead=tuple(dead)))
+        with staged_file(self._folder.result(part.name)) as staging:
+            write_tokens(staging, tokens, layout=self._job.layout, bundle_sha256=self._job.bundle_sha256)
+        return len(keys) + len(dead)
+
+    def _prepared(self, encoded: EncodedImage) -> NDArray[np.uint8] | DeadLetter:
+        if encoded.content is None:
+            return DeadLetter(key=encoded.key, reason=encoded.problem or "no content")
+        try:
+            return prepare(read_image("image", BytesIO(encoded.content)), *self._tokenizer.image_size)
+        except ImageError as error:
+            return DeadLetter(key=encoded.key, reason=str(error))
+
+    def _indices(self, images: list[NDArray[np.uint8]]) -> NDArray[np.int32]:
+        return self._tokenizer.encode(np.stack(images), batch_size=self._batch_size).indices
+
+    @property
+    def _batch_size(self) -> int | None:
+        """None where the graph takes certain sizes only; the tokenizer then fills and cuts batches itself."""
+        graph = self._tokenizer.manifest.graphs["encode"]
+        return None if graph.fixed_batch or graph.batch_limits else self._job.batch
+
+
+def tokenize(
+    bundle_path: Path,
+    data: str,
+    output: Path,
+    options: WorkerOptions,
+    session: SessionOptions,
+    *,
+    layout: Layout = "parquet",
+    batch: int = 32,
+    part_images: int = 1024,
+    public_key: Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Outcome:
+    """Tokenize a data set, or go on where a run was stopped.
+
+    Args:
+        bundle_path: the bundle's folder; on a cluster, as `data` and `output`, the same on every node.
+        data: see `parts.source_of`.
+        output: folder of the result.
+        options: who does the work; it makes no difference to the result.
+        session: how each worker loads the bundle.
+        layout: of the parts' files.
+        batch: images that are computed together.
+        part_images: images in a part, which is what a killed run loses at most for each worker.
+        public_key: file of the key that must have signed the bundle.
+        progress: called with the images that are done, those of earlier runs included, and how many there are.
+
+    Raises:
+        BundleError: the bundle is invalid.
+        DataError: there is no data.
+        RuntimeUnavailable: the bundle's runtime, or Ray, is not there or failed.
+        UsageError: `output` holds something else, or the codebook has more codes than fit 16 bits.
+        StorageError: the operating system refused to read or write.
+    """
+    bundle = Bundle.open(bundle_path.resolve(), public_key=public_key)
+    source = source_of(data, size=part_images)
+    job = _job(bundle, source, layout, batch, part_images)
+    folder = JobFolder.open(output, job, SUFFIXES[layout])
+    if (outcome := folder.outcome) is not None:
+        progress(source.images, source.images)
+        return outcome
+    arguments = {
+        "bundle": bundle.path,
+        "session": session,
+        "root": Path(source.root),
+        "folder": folder.path,
+        "job": job,
+    }
+    do_missing(folder, TokenizeWork, arguments, source.parts, options, progress)
+    return folder.finish([part.name for part in source.parts])
+
+
+def _job(bundle: Bundle, source: Source, layout: Layout, batch: int, part_images: int) -> TokenJob:
+    manifest = bundle.manifest
+    if manifest.tokens.codebook_size > MOST_CODES:
+        got, expected = f"{manifest.tokens.codebook_size} codes", f"at most {MOST_CODES}, which fit 16 bits"
+        raise UsageError(str(bundle.path), got=got, expected=expected)
+    listing = "\n".join(part.model_dump_json() for part in source.parts)
+    return TokenJob(
+        bundle=manifest.name,
+        bundle_sha256=manifest_sha256(bundle),
+        weights_sha256=manifest.checkpoint.weights_sha256,
+        rule=manifest.preprocessing.rule,
+        image_size=(manifest.preprocessing.height, manifest.preprocessing.width),
+        grid=manifest.tokens.grid,
+        codebook_size=manifest.tokens.codebook_size,
+        layout=layout,
+        batch=batch,
+        part_images=part_images,
+        parts=len(source.parts),
+        parts_sha256=hashlib.sha256(listing.encode()).hexdigest(),
+    )
