@@ -1,0 +1,60 @@
+"""What calibration found, by the names and in the layout of the PyTorch module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tiny_models import random_images, tiny_model
+
+from vqrae.calibration.layers import Product
+from vqrae.calibration.plan import Plan
+from vqrae.calibration.quantize import Quantizer
+from vqrae.export.graphs import EncodeGraph
+
+
+@pytest.fixture(scope="module")
+def quantizer(encode_graph: Path, images: NDArray[np.uint8]) -> Iterator[Quantizer]:
+    """The encoder's."""
+    with Quantizer(encode_graph, images) as made:
+        yield made
+
+
+def test_each_layer_at_int8_has_a_reach_for_each_activation(
+    quantizer: Quantizer, products: tuple[Product, ...]
+) -> None:
+    attention = "encoder.blocks.1.attention.queries_keys"
+    plan = Plan.default(products).with_layers({attention: "int8"})
+    found = quantizer.carried(plan).reaches
+    assert found.keys() == {product.layer for product in plan.int8(products)}
+    assert {layer: len(reaches) for layer, reaches in found.items() if len(reaches) != 1} == {attention: 2}
+
+
+def test_a_reach_is_the_largest_magnitude(quantizer: Quantizer, products: tuple[Product, ...]) -> None:
+    """What the module itself hands to the scores, which nothing smooths."""
+    plan = Plan.default(products).with_layers({"quantizer.scores": "int8"})
+    _, features = EncodeGraph(tiny_model()).eval()(random_images(6))
+    assert quantizer.carried(plan).reaches["quantizer.scores"] == pytest.approx(
+        (features.abs().max().item(),), rel=1e-5
+    )
+
+
+def test_smoothed_parameters_fit_the_module(quantizer: Quantizer, products: tuple[Product, ...]) -> None:
+    """Norms shrink by the powers of two that weights grow by."""
+    module = EncodeGraph(tiny_model())
+    found = quantizer.carried(Plan.default(products)).parameters
+    for block in (0, 1):
+        for norm, layer in (("attention_norm", "query_key_value"), ("mlp_norm", "up")):
+            name, weight = f"encoder.blocks.{block}.{norm}.norm.weight", f"encoder.blocks.{block}.{layer}.weight"
+            factors_C = module.get_parameter(name).detach().numpy() / found[name]
+            assert np.isin(np.log2(factors_C), np.arange(-16, 17)).all()
+            assert np.unique(factors_C).size > 1
+            np.testing.assert_array_equal(found[weight], module.get_parameter(weight).detach().numpy() * factors_C)
+
+
+def test_without_smoothing_nothing_changes(quantizer: Quantizer, products: tuple[Product, ...]) -> None:
+    plan = Plan.model_validate(Plan.default(products).model_dump() | {"smoothing": None})
+    assert quantizer.carried(plan).parameters == {}
