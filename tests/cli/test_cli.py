@@ -1029,3 +1029,14 @@ def test_a_bundle_is_shipped_signed(vqrae: Command, bundle: Path, tmp_path: Path
     assert "expected a packed bundle" in vqrae.refused(5, "unpack", photograph, "-o", tmp_path / "no")
     assert "vqrae unpack FILE" in vqrae.refused(5, "inspect", archive)
     assert "got a file that exists" in vqrae.refused(2, "keys", "-o", tmp_path / "ours")
+
+
+def test_a_bundle_becomes_a_model_repository(vqrae: Command, bundle: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    shown = vqrae.done("package", bundle, "--for", "triton", "-o", models, "--max-batch", "8").out
+    assert "tritonserver --model-repository" in shown
+    assert "max_batch_size: 8" in (models / "encode" / "config.pbtxt").read_text()
+    assert "pass --overwrite" in vqrae.refused(2, "package", bundle, "--for", "triton", "-o", models)
+    assert "export it with --format openvino" in vqrae.refused(2, "package", bundle, "--for", "ovms", "-o", models)
+    assert "torchserve" in vqrae.refused(2, "package", bundle, "--for", "torchserve", "-o", models)
+    assert "--max-batch" in vqrae.refused(2, "package", bundle, "--for", "ovms", "-o", models, "--max-batch", "2")

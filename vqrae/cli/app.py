@@ -25,6 +25,7 @@ from vqrae.cli import (
     inspect,
     keys,
     pack,
+    package,
     photographs,
     plan,
     reconstruct,
@@ -71,6 +72,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "detokenize": detokenize.detokenize,
     "pack": pack.pack,
     "unpack": unpack.unpack,
+    "package": package.package,
     "keys": keys.keys,
     "sign": sign.sign,
 }
