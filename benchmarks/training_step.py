@@ -24,6 +24,7 @@ from vqrae.training.config import PhaseConfig, recipe
 from vqrae.training.cost.dry_run import plan
 from vqrae.training.data.batches import TrainingImages
 from vqrae.training.data.photographs import write_photographs
+from vqrae.training.data.scenes import Scenes
 from vqrae.training.data.sources import open_images, textures
 from vqrae.training.learner import Learner
 from vqrae.training.processes import Processes
@@ -63,7 +64,8 @@ def measure(preset: str, stage: str, config: PhaseConfig, steps: int, peak_tflop
         write_photographs(Path(folder) / "photographs")
         source = open_images(str(Path(folder) / "photographs" / "train"))
         photographs = textures(source, 1) if config.scene_fraction else []
-        images = TrainingImages(source, photographs, config, chosen.model.image_size, seed=0)
+        scenes = Scenes(photographs=photographs, size=chosen.model.image_size)
+        images = TrainingImages(source, scenes, config, chosen.model.image_size, seed=0)
         learner = Learner(STAGES[stage](VQRAE(chosen.model), config, images, processes), processes)
         seconds = []
         for step in range(steps):

@@ -23,11 +23,16 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write tensors, detached, on the CPU and contiguous, and string metadata.
+    """Write tensors, detached, on the CPU and contiguous, and string metadata; tied ones are written under each name.
 
     Raises:
         StorageError: the file cannot be written.
     """
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    plain: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        made = tensor.detach().cpu().contiguous()
+        plain[name] = made.clone() if made.data_ptr() in places else made  # the format has no tied tensors
+        places.add(made.data_ptr())
     with storage_errors(path):
         save_file(plain, path, metadata=dict(metadata))

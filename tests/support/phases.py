@@ -15,6 +15,7 @@ from vqrae.config import VQRAEConfig
 from vqrae.model import VQRAE
 from vqrae.training.config import PhaseConfig, Recipe
 from vqrae.training.data.batches import TrainingImages
+from vqrae.training.data.scenes import Scenes
 from vqrae.training.data.sources import open_images, textures
 from vqrae.training.phase import Phase
 from vqrae.training.pretrain import Pretraining
@@ -51,7 +52,7 @@ def phase_config(**fields: Any) -> PhaseConfig:
 
 def training_images(folder: Path, config: PhaseConfig, seed: int = 0) -> TrainingImages:
     source = open_images(str(folder))
-    return TrainingImages(source, textures(source, 3), config, SIZE, seed)
+    return TrainingImages(source, Scenes(photographs=textures(source, 3), size=SIZE), config, SIZE, seed)
 
 
 def fresh_model(network: str = "siglip", **quantizer: Any) -> VQRAE:
@@ -78,7 +79,7 @@ def adversarial(folder: Path, **fields: Any) -> Stage2:
 
 def pretraining(folder: Path, **fields: Any) -> Pretraining:
     photographs = [Image.open(path).convert("RGB") for path in sorted(folder.glob("*.png"))]
-    return Pretraining(tiny_config(), phase_config(**fields), photographs, seed=0)
+    return Pretraining(tiny_config(), phase_config(**fields), Scenes(photographs=photographs, size=SIZE), seed=0)
 
 
 def losses(phase: Phase, step: int = 0) -> dict[str, Tensor]:

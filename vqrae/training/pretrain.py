@@ -1,18 +1,17 @@
 """Encoder pre-training on labelled scenes, for presets whose encoder is not downloaded.
 
-Semantics come from four classifications of the pooled features and one of every patch; a linear reconstruction of the
+Semantics come from classifications of the pooled features and one of every patch; a linear reconstruction of the
 pixels keeps detail in the features, as the dense objectives of today's encoders do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,17 +21,17 @@ from vqrae.layers import patches_from_pixels, pixels_from_uint8, sincos_position
 from vqrae.runtimes.staging import staged_folder
 from vqrae.tensor_file import storage_errors
 from vqrae.training.config import PhaseConfig
-from vqrae.training.data.scenes import ATTRIBUTES, SHAPES, Scenes
+from vqrae.training.data.scenes import SHAPES, SceneSource
 from vqrae.training.phase import Outcome, Phase, trainable
 
 
 class LabelledEncoder(nn.Module):
     """The encoder with the heads that only pre-training needs."""
 
-    def __init__(self, encoder: Encoder, width: int, patch_size: int) -> None:
+    def __init__(self, encoder: Encoder, width: int, patch_size: int, attributes: Mapping[str, int]) -> None:
         super().__init__()
         self.encoder = encoder
-        self.heads = nn.ModuleDict({name: nn.Linear(width, classes) for name, classes in ATTRIBUTES.items()})
+        self.heads = nn.ModuleDict({name: nn.Linear(width, classes) for name, classes in attributes.items()})
         self.dense_head = nn.Linear(width, 1 + len(SHAPES))
         self.pixel_head = nn.Linear(width, 3 * patch_size**2)
 
@@ -52,7 +51,7 @@ class LabelObjective(nn.Module):
         Args:
             pixels: float32 (B, 3, S, S) in [-1, 1].
             masks: int64 (B, S, S), 0 for background, else 1 + shape.
-            labels: int64 (B, attributes), in the order of `ATTRIBUTES`.
+            labels: int64 (B, attributes), in the order of the scenes' attributes.
         """
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             features = self.labelled.encoder(pixels)
@@ -78,15 +77,16 @@ class Pretraining(Phase):
 
     module: LabelledEncoder
 
-    def __init__(self, model: VQRAEConfig, config: PhaseConfig, photographs: Sequence[Image.Image], seed: int) -> None:
+    def __init__(self, model: VQRAEConfig, config: PhaseConfig, scenes: SceneSource, seed: int) -> None:
         torch.manual_seed(seed)
         self.config = config
-        self.module = LabelledEncoder(Encoder(model.encoder), model.feature_width, model.decoder.patch_size)
+        encoder, patch = Encoder(model.encoder), model.decoder.patch_size
+        self.module = LabelledEncoder(encoder, model.feature_width, patch, scenes.attributes)
         with torch.no_grad():
             positions = sincos_positions(model.grid, model.feature_width)
             self.module.encoder.network.embeddings.position_embedding.weight.copy_(positions)
-        self.objective = LabelObjective(self.module, config, model.decoder.patch_size)
-        self.scenes = Scenes(photographs=photographs, size=model.image_size)
+        self.objective = LabelObjective(self.module, config, patch)
+        self.scenes = scenes
         self.seed = seed
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -109,7 +109,7 @@ class Pretraining(Phase):
     def batch(self, step: int, rows: range) -> tuple[Tensor, ...]:
         """Pixels, masks and labels of scenes, as the objective takes them."""
         scenes = self.scenes.rows(rows, [self.seed, step])
-        labels = np.stack([scenes.labels[name] for name in ATTRIBUTES], axis=1)
+        labels = np.stack([scenes.labels[name] for name in self.scenes.attributes], axis=1)
         return (
             pixels_from_uint8(torch.from_numpy(scenes.images)),
             torch.from_numpy(scenes.masks),

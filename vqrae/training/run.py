@@ -24,6 +24,7 @@ from vqrae.training.codebook import place_codes
 from vqrae.training.config import PhaseConfig, Recipe
 from vqrae.training.cost.weightless import meta_model
 from vqrae.training.data.batches import TrainingImages
+from vqrae.training.data.scenes import Scenes, SceneSource
 from vqrae.training.data.sources import open_images, textures
 from vqrae.training.loop import train
 from vqrae.training.pretrain import Pretraining, write_encoder
@@ -50,14 +51,27 @@ class TrainingRun:
         encoder: str | None = None,
         seed: int = 0,
         processes: Processes | None = None,
+        scenes: SceneSource | None = None,
     ) -> None:
-        """`data` as `open_images` takes it; `encoder` names a pretrained one, or the recipe's pre-training gives it."""
+        """Open the data.
+
+        Args:
+            recipe: the model and its phases.
+            data: as `open_images` takes it.
+            folder: the run's.
+            encoder: names a pretrained one; None leaves it to the recipe's pre-training.
+            seed: names the weights' start and every batch.
+            processes: those that train together.
+            scenes: labelled scenes for pre-training, and for the share of the batches that is scenes; None draws them
+                over the data's first photographs.
+        """
         self.recipe = recipe
         self.processes = processes or Processes()
         self.source = open_images(data, self.processes.share)
         self.folder = folder
         self.encoder_source = encoder
         self.seed = seed
+        self._own_scenes = scenes
 
     def phases(self) -> list[PhaseName]:
         """What this run consists of: pre-training only where no encoder is given and the recipe has one."""
@@ -66,8 +80,15 @@ class TrainingRun:
 
     def images(self, config: PhaseConfig) -> TrainingImages:
         """The batches of stage 1 or 2."""
-        photographs = textures(self.source, MAX_SCENE_PHOTOGRAPHS) if config.scene_fraction else []
-        return TrainingImages(self.source, photographs, config, self.recipe.model.image_size, self.seed)
+        scenes = self._scenes(drawn=config.scene_fraction > 0)
+        return TrainingImages(self.source, scenes, config, self.recipe.model.image_size, self.seed)
+
+    def _scenes(self, *, drawn: bool) -> SceneSource:
+        """The labelled scenes; their photographs are only opened where some are drawn."""
+        if self._own_scenes is not None:
+            return self._own_scenes
+        photographs = textures(self.source, MAX_SCENE_PHOTOGRAPHS) if drawn else []
+        return Scenes(photographs=photographs, size=self.recipe.model.image_size)
 
     def run(self, phase: PhaseName) -> Path:
         """Run or resume one phase; returns the folder of its result, at once if that is there already.
@@ -117,8 +138,7 @@ class TrainingRun:
         if self.recipe.pretrain is None:
             raise UsageError("pretrain", got="a recipe without it", expected="`--encoder`, a pretrained one")
         _check_model(self.recipe.model)
-        photographs = textures(self.source, MAX_SCENE_PHOTOGRAPHS)
-        phase = Pretraining(self.recipe.model, self.recipe.pretrain, photographs, self.seed)
+        phase = Pretraining(self.recipe.model, self.recipe.pretrain, self._scenes(drawn=True), self.seed)
         state = train(phase, self._state("pretrain"), "pretrain", self.processes)
         if self.processes.first:
             encoder = Encoder(self.recipe.model.encoder)

@@ -47,7 +47,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def training_images(data: Path, share: Share = Share(), seed: int = 7, **fields: Any) -> TrainingImages:  # noqa: B008
     source, config = open_images(str(data), share), phase_config(**fields)
-    return TrainingImages(source, textures(source, 64) if config.scene_fraction else [], config, SIZE, seed)
+    scenes = Scenes(photographs=textures(source, 64) if config.scene_fraction else [], size=SIZE)
+    return TrainingImages(source, scenes, config, SIZE, seed)
 
 
 # --- indexed ---
@@ -107,7 +108,7 @@ def test_only_the_rows_asked_for_are_opened(folder: Path, tmp_path: Path) -> Non
     for path in paths:
         (tmp_path / path.name).write_bytes(path.read_bytes() if path == first else b"no image")
     source = open_images(str(tmp_path))
-    images = TrainingImages(source, [], phase_config(scene_fraction=0), SIZE, 7)
+    images = TrainingImages(source, Scenes(photographs=[], size=SIZE), phase_config(scene_fraction=0), SIZE, 7)
     assert torch.equal(images.pixels(0, range(1)), whole[:1])
 
 

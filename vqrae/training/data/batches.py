@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +14,7 @@ from vqrae.layers import pixels_from_uint8
 from vqrae.training.config import PhaseConfig
 from vqrae.training.data.crops import Crop
 from vqrae.training.data.indexed import IndexedImages
-from vqrae.training.data.scenes import Scenes
+from vqrae.training.data.scenes import SceneSource
 from vqrae.training.data.shuffled import ShuffledStream
 from vqrae.training.data.streamed import StreamedImages
 
@@ -43,7 +42,7 @@ class TrainingImages:
     def __init__(
         self,
         source: IndexedImages | StreamedImages,
-        photographs: Sequence[Image.Image],
+        scenes: SceneSource,
         config: PhaseConfig,
         size: int,
         seed: int,
@@ -52,13 +51,13 @@ class TrainingImages:
 
         Args:
             source: of the photographs that are cropped.
-            photographs: textures of the scenes; may be empty where the configuration asks for none.
+            scenes: of this size; none is drawn where the configuration asks for none.
             config: batch size, share of scenes, color jitter.
             size: S, of the square images in pixels.
             seed: names all batches.
         """
         self.batch_size = config.batch_size
-        self.scenes = Scenes(photographs=photographs, size=size)
+        self.scenes = scenes
         self.scene_count = round(config.scene_fraction * config.batch_size)
         self.crop_count = config.batch_size - self.scene_count
         self.seed = seed

@@ -7,9 +7,9 @@ function of its random generator and the photographs, so a seed names a whole da
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,21 +48,49 @@ class SceneBatch(NamedTuple):
     """(B, S, S): 0 for background, else 1 + shape."""
 
 
-class _Texture(NamedTuple):
+class SceneSource(Protocol):
+    """Labelled scenes of one size, named by a seed."""
+
+    @property
+    def attributes(self) -> Mapping[str, int]:
+        """Label name -> number of classes."""
+        ...
+
+    def rows(self, rows: range, seed: Sequence[int], /) -> SceneBatch:
+        """Neighbouring rows of a batch of that seed, however long it is."""
+        ...
+
+
+class Texture(NamedTuple):
     """A square of a photograph."""
 
     photograph: Image.Image
     box: tuple[float, float, float, float]
 
 
-class _Plan(NamedTuple):
-    """What is random about a scene; the first object is the main one."""
+class PlacedObject(NamedTuple):
+    """Where an object lies, in pixels."""
+
+    center: NDArray[np.float64]
+    """(x, y)."""
+    radius: float
+    angle: float
+    """In radians."""
+
+
+class ScenePlan(NamedTuple):
+    """What is random about a scene."""
 
     labels: dict[str, int]
-    objects: list[tuple[NDArray[np.float64], float, float]]
-    """Center (x, y), radius and angle."""
-    background: _Texture
-    grain: _Texture
+    shape: str
+    """One of `SHAPES`."""
+    color: str
+    """One of `COLORS`."""
+    objects: list[PlacedObject]
+    """The first is the main one."""
+    background: Texture
+    grain: Texture
+    """Whose brightness the objects' color varies with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +100,11 @@ class Scenes:
     photographs: Sequence[Image.Image]
     size: int
 
+    @property
+    def attributes(self) -> Mapping[str, int]:
+        """See `SceneSource`."""
+        return ATTRIBUTES
+
     def batch(self, count: int, seed: Sequence[int]) -> SceneBatch:
         """`count` scenes; the same seed gives the same bytes."""
         return self.rows(range(count), seed)
@@ -79,62 +112,81 @@ class Scenes:
     def rows(self, rows: range, seed: Sequence[int]) -> SceneBatch:
         """Neighbouring rows of a batch of that seed, however long it is; those before them are planned, not painted."""
         rng = np.random.default_rng(seed)
-        plans = [self._plan(rng) for _ in range(rows.stop)][rows.start :]
-        images = np.empty((len(plans), self.size, self.size, 3), np.uint8)
-        masks = np.empty((len(plans), self.size, self.size), np.int64)
-        for row, plan in enumerate(plans):
-            images[row], masks[row] = self._draw(plan)
-        labels = {name: np.array([plan.labels[name] for plan in plans], np.int64) for name in ATTRIBUTES}
-        return SceneBatch(images, labels, masks)
+        return draw_scenes([self._plan(rng) for _ in range(rows.stop)][rows.start :], self.size, ATTRIBUTES)
 
-    def _plan(self, rng: np.random.Generator) -> _Plan:
+    def _plan(self, rng: np.random.Generator) -> ScenePlan:
         labels = {name: int(rng.integers(classes)) for name, classes in ATTRIBUTES.items()}
-        return _Plan(labels, self._objects(rng, labels), self._texture(rng), self._texture(rng))
+        shape, color = SHAPES[labels["shape"]], list(COLORS)[labels["color"]]
+        return ScenePlan(labels, shape, color, self._objects(rng, labels), self._texture(rng), self._texture(rng))
 
-    def _objects(
-        self, rng: np.random.Generator, labels: dict[str, int]
-    ) -> list[tuple[NDArray[np.float64], float, float]]:
+    def _objects(self, rng: np.random.Generator, labels: dict[str, int]) -> list[PlacedObject]:
         """The main object and its companions, which never overlap it."""
         cell = self.size / GRID
         row, column = divmod(labels["position"], GRID)
         center = ((column + 0.5) * cell, (row + 0.5) * cell) + rng.uniform(-0.15, 0.15, 2) * cell
         placed = [(center, rng.uniform(0.42, 0.52) * cell)]
-        while len(placed) < labels["count"] + 1:
-            radius = rng.uniform(0.2, 0.25) * cell
-            center = rng.uniform(radius, self.size - radius, 2)
-            if all(np.hypot(*(center - other)) > radius + size + 2 for other, size in placed):
-                placed.append((center, radius))
-        return [(center, radius, rng.uniform(-0.3, 0.3)) for center, radius in placed]
+        add_companions(rng, placed, labels["count"], self.size, (0.2 * cell, 0.25 * cell))
+        return [PlacedObject(center, radius, rng.uniform(-0.3, 0.3)) for center, radius in placed]
 
-    def _texture(self, rng: np.random.Generator) -> _Texture:
+    def _texture(self, rng: np.random.Generator) -> Texture:
         """A random square of a random photograph."""
         photograph = self.photographs[int(rng.integers(len(self.photographs)))]
         side = min(photograph.size) * rng.uniform(0.3, 0.9)
         left, top = (rng.uniform(0, length - side) for length in photograph.size)
-        return _Texture(photograph, (left, top, left + side, top + side))
+        return Texture(photograph, (left, top, left + side, top + side))
 
-    def _draw(self, plan: _Plan) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """The image (S, S, 3) and the mask (S, S)."""
-        coverage = self._coverage(plan)
-        background, grain = self._resized(plan.background), self._resized(plan.grain).mean(2, keepdims=True)
-        contrast = 0.45 * (grain - grain.mean()) / (grain.std() + 8)
-        fill = np.array(list(COLORS.values())[plan.labels["color"]]) * np.clip(1 + contrast, 0.4, 1.6)
-        alpha = coverage[..., None]
-        image = np.clip(alpha * fill + (1 - alpha) * background, 0, 255).round().astype(np.uint8)
-        return image, np.where(coverage > 0.5, plan.labels["shape"] + 1, 0)
 
-    def _coverage(self, plan: _Plan) -> NDArray[np.float64]:
-        """How much of each pixel the objects cover: (S, S) in [0, 1]."""
-        large = self.size * SUPERSAMPLING
-        mask = Image.new("L", (large, large))
-        for center, radius, angle in plan.objects:
-            _paint(mask, SHAPES[plan.labels["shape"]], center * SUPERSAMPLING, radius * SUPERSAMPLING, angle)
-        return np.asarray(mask.resize((self.size, self.size), Image.Resampling.BOX), dtype=np.float64) / 255
+def add_companions(
+    rng: np.random.Generator,
+    placed: list[tuple[NDArray[np.float64], float]],
+    count: int,
+    size: int,
+    radii: tuple[float, float],
+    gap: float = 2,
+) -> None:
+    """Put `count` more circles, center (x, y) and radius, into the image where they overlap none of `placed`."""
+    wanted = len(placed) + count
+    while len(placed) < wanted:
+        radius = rng.uniform(*radii)
+        center = rng.uniform(radius, size - radius, 2)
+        if all(np.hypot(*(center - other)) > radius + side + gap for other, side in placed):
+            placed.append((center, radius))
 
-    def _resized(self, texture: _Texture) -> NDArray[np.float64]:
-        """Float (S, S, 3) in [0, 255]."""
-        resized = texture.photograph.resize((self.size, self.size), Image.Resampling.BICUBIC, box=texture.box)
-        return np.asarray(resized, dtype=np.float64)
+
+def draw_scenes(plans: Sequence[ScenePlan], size: int, attributes: Iterable[str]) -> SceneBatch:
+    """Paint square images of `size` pixels; all plans have labels of these attributes."""
+    images = np.empty((len(plans), size, size, 3), np.uint8)
+    masks = np.empty((len(plans), size, size), np.int64)
+    for row, plan in enumerate(plans):
+        images[row], masks[row] = _draw(plan, size)
+    labels = {name: np.array([plan.labels[name] for plan in plans], np.int64) for name in attributes}
+    return SceneBatch(images, labels, masks)
+
+
+def _draw(plan: ScenePlan, size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The image (S, S, 3) and the mask (S, S)."""
+    coverage = _coverage(plan, size)
+    background, grain = _resized(plan.background, size), _resized(plan.grain, size).mean(2, keepdims=True)
+    contrast = 0.45 * (grain - grain.mean()) / (grain.std() + 8)
+    fill = np.array(COLORS[plan.color]) * np.clip(1 + contrast, 0.4, 1.6)
+    alpha = coverage[..., None]
+    image = np.clip(alpha * fill + (1 - alpha) * background, 0, 255).round().astype(np.uint8)
+    return image, np.where(coverage > 0.5, SHAPES.index(plan.shape) + 1, 0)
+
+
+def _coverage(plan: ScenePlan, size: int) -> NDArray[np.float64]:
+    """How much of each pixel the objects cover: (S, S) in [0, 1]."""
+    large = size * SUPERSAMPLING
+    mask = Image.new("L", (large, large))
+    for center, radius, angle in plan.objects:
+        _paint(mask, plan.shape, center * SUPERSAMPLING, radius * SUPERSAMPLING, angle)
+    return np.asarray(mask.resize((size, size), Image.Resampling.BOX), dtype=np.float64) / 255
+
+
+def _resized(texture: Texture, size: int) -> NDArray[np.float64]:
+    """Float (S, S, 3) in [0, 255]."""
+    resized = texture.photograph.resize((size, size), Image.Resampling.BICUBIC, box=texture.box)
+    return np.asarray(resized, dtype=np.float64)
 
 
 def _paint(mask: Image.Image, shape: str, center: NDArray[np.float64], radius: float, angle: float) -> None:

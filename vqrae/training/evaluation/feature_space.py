@@ -66,8 +66,12 @@ def open_teacher(source: str, size: tuple[int, int]) -> Teacher:
     Raises:
         CheckpointError: it cannot be read, or is of no family that is supported.
     """
-    encoder = from_pretrained(source).encoder if _is_tokenizer(Path(source)) else Encoder.from_pretrained(source)
-    return Teacher(encoder, source, size)
+    return Teacher(open_encoder(source), source, size)
+
+
+def open_encoder(source: str) -> Encoder:
+    """The encoder of a vqrae checkpoint's folder, or a Hugging Face encoder by name or folder; errors as above."""
+    return from_pretrained(source).encoder if _is_tokenizer(Path(source)) else Encoder.from_pretrained(source)
 
 
 def open_inception() -> FeatureSpace:
