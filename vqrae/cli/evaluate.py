@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.progress import Progress
 
-    from vqrae.model import VQRAE
+    from vqrae.cli.judged import Judged
     from vqrae.reference import ArrayTokenizer
-    from vqrae.runtimes.session import SessionOptions
     from vqrae.training.evaluation.evaluate import EvalReport
     from vqrae.training.evaluation.feature_space import FeatureSpace
     from vqrae.training.evaluation.image_stream import ImageStream
@@ -27,19 +26,18 @@ SHOWN = 12
 """Images in the picture, at most."""
 
 
-class Judged(NamedTuple):
-    """What is evaluated."""
-
-    tokenizer: ArrayTokenizer
-    size: tuple[int, int]
-    codebook_size: int
-    model: VQRAE | None
-    """Its weights, where they are at hand."""
-
-
 def evaluate(
     source: Annotated[Path, typer.Argument(help="A checkpoint's or a bundle's folder.", metavar="CHECKPOINT|BUNDLE")],
-    data: Annotated[Path, typer.Option(help="Folder of photographs.")],
+    data: Annotated[Path | None, typer.Option(help="Folder of photographs; without --task.")] = None,
+    task: Annotated[
+        Literal["probe", "vqa", "generate"] | None,
+        typer.Option(help="Judge by a task on the labelled world instead of by reconstruction."),
+    ] = None,
+    task_model: Annotated[
+        Path | None,
+        typer.Option("--model", help="For vqa the reader's folder, for generate the painter's; of `vqrae teach`."),
+    ] = None,
+    scenes: Annotated[int, typer.Option(help="For --task: scenes, or generated images, of each split.", min=2)] = 400,
     images: Annotated[
         int | None,
         typer.Option(help="Take so many of the photographs at most, spread evenly over the folder's order.", min=1),
@@ -71,12 +69,21 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a CHECKPOINT in PyTorch, or a BUNDLE through its runtime, on the same images."""
+    from vqrae.cli.judged import open_judged
     from vqrae.cli.needs import needing
     from vqrae.cli.output import print_json
+    from vqrae.cli.task import TaskRequest, judge_task, print_task
     from vqrae.runtimes.errors import UsageError
-    from vqrae.runtimes.manifest import MANIFEST_FILE
     from vqrae.runtimes.session import SessionOptions
 
+    options = SessionOptions(device=device, threads=threads, trusted=trusted)
+    if task is not None:
+        request = TaskRequest(task, task_model, teacher, scenes, seed)
+        judged_by_task = judge_task(source, options, checkpoint, request)
+        print_json(judged_by_task) if as_json else print_task(judged_by_task)
+        return
+    if data is None:
+        raise UsageError("--data", got="none", expected="a folder of photographs, or --task")
     if picture is not None:
         from vqrae.benchmarks.picture import check_picture_name
 
@@ -85,12 +92,8 @@ def evaluate(
         from vqrae.training.evaluation.feature_space import open_teacher
         from vqrae.training.evaluation.image_stream import ImageStream
 
-    deployed = (source / MANIFEST_FILE).exists()
-    if checkpoint is not None and not deployed:
-        raise UsageError("--checkpoint", got=f"{source}, which is no bundle", expected="a bundle to be evaluated")
-    options = SessionOptions(device=device, threads=threads, trusted=trusted)
     with ExitStack() as closing:
-        judged = _open_bundle(source, options, checkpoint, closing) if deployed else _open_checkpoint(source, options)
+        judged = open_judged(source, options, checkpoint, closing)
         for option in (["--crops"] if crops else []) + (["--probe"] if probe else []):
             _check_square(judged.size, option)
         stream = ImageStream(data, judged.size, images=images, crops=crops, color_jitter=color_jitter, seed=seed)
@@ -99,35 +102,6 @@ def evaluate(
         if picture is not None:
             _draw(judged.tokenizer, stream, picture)
     print_json(report) if as_json else _print(report)
-
-
-def _open_bundle(source: Path, options: SessionOptions, checkpoint: Path | None, closing: ExitStack) -> Judged:
-    from vqrae.export.verify import reference_checkpoint
-    from vqrae.runtimes.bundle import Bundle
-    from vqrae.runtimes.tokenizer import Tokenizer
-
-    bundle = Bundle.open(source)
-    model = None
-    if checkpoint is not None:
-        model = reference_checkpoint(bundle.manifest, str(checkpoint), option="--checkpoint").model
-    tokenizer = closing.enter_context(Tokenizer.from_bundle(bundle, options))
-    return Judged(tokenizer, tokenizer.image_size, tokenizer.codebook_size, model)
-
-
-def _open_checkpoint(source: Path, options: SessionOptions) -> Judged:
-    """In PyTorch on the CPU."""
-    import torch
-
-    from vqrae.checkpoint import from_pretrained
-    from vqrae.reference import ReferenceTokenizer
-    from vqrae.runtimes.errors import UsageError
-
-    if options.device not in (None, "cpu"):
-        raise UsageError("--device", got=options.device, expected="cpu, where checkpoints are evaluated")
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    model = from_pretrained(source)
-    return Judged(ReferenceTokenizer(model), model.size, model.config.quantizer.codebook_size, model)
 
 
 def _measured(

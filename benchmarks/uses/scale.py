@@ -1,0 +1,74 @@
+"""How much is trained and judged."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from vqrae.config import StrictConfig
+from vqrae.training.config import Recipe
+from vqrae.uses.language import LanguageSize
+from vqrae.uses.painter import Sampling
+from vqrae.uses.tasks import JUDGED_SAMPLING, Extent
+from vqrae.uses.teaching import PaintingRecipe, ReadingRecipe, world_painting, world_reading
+from vqrae.uses.tokenizer import world_recipe
+
+
+class UsesScale(StrictConfig):
+    """Everything that the figures depend on."""
+
+    tokenizer: Recipe
+    reading: ReadingRecipe
+    painting: PaintingRecipe
+    """Of every size; the last size is the one whose images are judged."""
+    sizes: dict[str, LanguageSize]
+    """Name -> size, the smallest first."""
+    seeds: tuple[int, ...] = Field(min_length=1)
+    """Of the painters: weights and batches. Everything else is trained from the first one."""
+    guidance: tuple[float, ...]
+    """Scales that are tried; the painter's own is among them."""
+    sampling: Sampling
+    """How the judged images are drawn."""
+    extent: Extent
+    validated: int = Field(gt=0)
+    """Scenes that a painter's loss is measured on."""
+    exports: tuple[tuple[str, str], ...]
+    """Format and precision of the bundles, as far as the formats are installed."""
+    evaluated: Extent
+    """How much goes through a bundle that is evaluated operation by operation."""
+
+    @property
+    def painters(self) -> list[tuple[str, int]]:
+        """Size and seed of each."""
+        return [(size, seed) for size in self.sizes for seed in self.seeds]
+
+    @property
+    def judged(self) -> tuple[str, int]:
+        """The painter whose images are judged."""
+        return list(self.sizes)[-1], self.seeds[0]
+
+
+def full_scale() -> UsesScale:
+    """About half an hour on two cores."""
+    painting = world_painting()
+    return UsesScale(
+        tokenizer=world_recipe(),
+        reading=world_reading(),
+        painting=painting,
+        sizes={
+            "small": LanguageSize(width=64, depth=2, heads=2),
+            "middle": LanguageSize(width=128, depth=3, heads=4),
+            "large": painting.language,
+        },
+        seeds=(0, 1, 2),
+        guidance=(1.0, 1.5, 2.0, 3.0, 5.0),
+        sampling=JUDGED_SAMPLING,
+        extent=Extent(),
+        validated=500,
+        exports=tuple(
+            (name, precision)
+            for name in ("onnx", "openvino", "coreml")
+            for precision in ("fp32", "fp16", "int8")
+            if (name, precision) != ("coreml", "int8")
+        ),
+        evaluated=Extent(test=100, generated=50),
+    )

@@ -1,0 +1,271 @@
+"""From a tokenizer to a reader of its features or a painter of its codes: recipes, and the run that can be resumed.
+
+A run folder holds the result, `reader/` or `painter/`, the codes of the images for a painter, and below `state/` the
+phase's log and the state that it resumes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from vqrae.checkpoint import WEIGHTS_FILE, from_pretrained
+from vqrae.config import StrictConfig
+from vqrae.encoder import Encoder
+from vqrae.reference import ArrayTokenizer, ReferenceTokenizer
+from vqrae.runtimes.bundle import sha256_file
+from vqrae.runtimes.errors import UsageError, unknown_name
+from vqrae.runtimes.staging import staged_file
+from vqrae.training.config import PhaseConfig
+from vqrae.training.loop import train
+from vqrae.training.processes import Processes
+from vqrae.training.state import STATE_FILE
+from vqrae.uses.conversations import Conversations
+from vqrae.uses.language import Language, LanguageSize, new_language
+from vqrae.uses.lessons import FrozenFeatures, PaintedData, PaintingLesson, ReadingLesson
+from vqrae.uses.painter import Painter
+from vqrae.uses.reader import Reader, ReaderFields
+
+CODES_FILE = "codes.npy"
+CHUNK_IMAGES = 64
+
+
+class ReadingRecipe(StrictConfig):
+    """How a reader is trained."""
+
+    language: LanguageSize
+    """Of a new language model, where no pretrained one is given."""
+    images: int = Field(gt=0)
+    """Scenes of the world, where no data is given."""
+    adapter_only: bool = False
+    """Whether the language model is frozen."""
+    phase: PhaseConfig
+
+
+class PaintingRecipe(StrictConfig):
+    """How a painter is trained."""
+
+    language: LanguageSize
+    """Of a new language model, where no pretrained one is given."""
+    images: int = Field(gt=0)
+    """Scenes of the world, where no data is given."""
+    dropped: float = Field(0.1, ge=0, le=1)
+    """Share of the prompts that is left out, for classifier-free guidance."""
+    phase: PhaseConfig
+
+
+def world_reading() -> ReadingRecipe:
+    """Two million parameters that learn to answer from nothing."""
+    return ReadingRecipe(
+        language=LanguageSize(width=192, depth=4, heads=6),
+        images=6000,
+        phase=PhaseConfig(
+            steps=900, batch_size=16, learning_rate=1e-3, end_factor=0.02, warmup=50, weight_decay=0.01, save_every=100
+        ),
+    )
+
+
+def world_painting() -> PaintingRecipe:
+    """The largest of the three sizes."""
+    return PaintingRecipe(
+        language=LanguageSize(width=192, depth=4, heads=6),
+        images=10_000,
+        phase=PhaseConfig(
+            steps=700,
+            batch_size=32,
+            learning_rate=2e-3,
+            end_factor=0.02,
+            warmup=50,
+            weight_decay=0.05,
+            betas=(0.9, 0.98),
+            save_every=100,
+        ),
+    )
+
+
+def llava_alignment() -> ReadingRecipe:
+    """LLaVA-1.5's first phase, on 558k captions: only the adapter learns (arXiv 2310.03744, its scripts)."""
+    phase = PhaseConfig(
+        steps=2180, batch_size=256, learning_rate=1e-3, end_factor=1e-3, warmup=66, weight_decay=0, save_every=200
+    )
+    return ReadingRecipe(language=_QWEN3, images=558_000, adapter_only=True, phase=phase)
+
+
+def llava_instruction() -> ReadingRecipe:
+    """LLaVA-1.5's second phase, on 665k conversations: adapter and language model learn, the encoder is frozen."""
+    phase = PhaseConfig(
+        steps=5198, batch_size=128, learning_rate=2e-5, end_factor=1e-3, warmup=156, weight_decay=0, save_every=200
+    )
+    return ReadingRecipe(language=_QWEN3, images=665_000, phase=phase)
+
+
+def paper_painting(steps: int = 100_000) -> PaintingRecipe:
+    """The paper's: rate 1e-4, constant after 4000 steps of warm-up, batch 512, no weight decay [P]; steps are ours."""
+    phase = PhaseConfig(
+        steps=steps, batch_size=512, learning_rate=1e-4, end_factor=1, warmup=4000, weight_decay=0, save_every=500
+    )
+    return PaintingRecipe(language=_QWEN3, images=1_000_000, phase=phase)
+
+
+_QWEN3 = LanguageSize(width=1024, depth=28, heads=16)
+
+READING = {"world": world_reading, "llava-align": llava_alignment, "llava-instruct": llava_instruction}
+PAINTING = {"world": world_painting, "paper": paper_painting}
+
+
+def changed(recipe: Any, settings: Mapping[str, str]) -> Any:
+    """A copy of a recipe with other values at dotted keys; values are JSON.
+
+    Raises:
+        UsageError: no such key, or a value that the field does not take.
+    """
+    values: dict[str, Any] = recipe.model_dump(mode="json")
+    known = _keys(values)
+    for key, text in settings.items():
+        if key not in known:
+            raise unknown_name("setting", key, known)
+        *path, last = key.split(".")
+        inside = values
+        for part in path:
+            inside = inside[part]
+        inside[last] = text
+    try:
+        return type(recipe).model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UsageError(f"setting {key}", got=repr(first["input"]), expected=first["msg"]) from error
+
+
+def _keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in values.items():
+        keys += _keys(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
+    return keys
+
+
+def teach_reader(
+    folder: Path,
+    recipe: ReadingRecipe,
+    encoder: Encoder,
+    data: Conversations,
+    *,
+    language: Language | None = None,
+    start: Path | None = None,
+    seed: int = 0,
+) -> Path:
+    """Train a reader of an encoder's features, or go on; returns its folder, at once if it is there already.
+
+    Args:
+        folder: the run's.
+        recipe: how.
+        encoder: frozen.
+        data: what it learns from.
+        language: a pretrained language model; None is a new one.
+        start: a reader to go on from, with its language model unless another one is given.
+        seed: names new weights and every batch.
+    """
+    result = folder / "reader"
+    if result.exists():
+        return result
+    if start is not None:
+        reader = Reader.open(start, language)
+    else:
+        spoken = language or new_language(recipe.language, seed)
+        torch.manual_seed(seed)
+        reader = Reader(ReaderFields(tokens=_tokens(encoder, data), feature_width=_width(encoder)), spoken)
+    lesson = ReadingLesson(reader, recipe.phase, FrozenFeatures(encoder, data), seed, adapter_only=recipe.adapter_only)
+    reader.load_state_dict(train(lesson, folder / "state", "reader", Processes()))
+    reader.save(result)
+    (folder / "state" / STATE_FILE).unlink()
+    return result
+
+
+def teach_painter(
+    folder: Path,
+    recipe: PaintingRecipe,
+    data: PaintedData,
+    tokenizer: TokenizerIdentity,
+    *,
+    language: Language | None = None,
+    seed: int = 0,
+) -> Path:
+    """Train a painter of a tokenizer's codes, or go on; arguments as for `teach_reader`."""
+    result = folder / "painter"
+    if result.exists():
+        return result
+    spoken = language or new_language(recipe.language, seed)
+    painter = Painter.extend(spoken, tokenizer.grid, tokenizer.codebook_size, tokenizer.weights_sha256, seed)
+    lesson = PaintingLesson(painter, recipe.phase, data, seed, recipe.dropped)
+    painter.load_state_dict(train(lesson, folder / "state", "painter", Processes()))
+    painter.save(result)
+    (folder / "state" / STATE_FILE).unlink()
+    return result
+
+
+class TokenizerIdentity(StrictConfig):
+    """Whose codes a painter learns."""
+
+    grid: tuple[int, int]
+    codebook_size: int
+    weights_sha256: str
+
+
+def painted_data(tokenizer: ArrayTokenizer, data: Conversations, path: Path) -> PaintedData:
+    """The codes of all images, kept in a file so that they are computed once, and the captions."""
+    if not path.exists():
+        codes = _codes(tokenizer, data)
+        with staged_file(path) as staging, staging.open("wb") as file:
+            np.save(file, codes, allow_pickle=False)
+    return PaintedData(np.load(path, allow_pickle=False), [data.caption(number) for number in range(len(data))])
+
+
+def _codes(tokenizer: ArrayTokenizer, data: Conversations) -> NDArray[np.int32]:
+    chunks = []
+    for start in range(0, len(data), CHUNK_IMAGES):
+        images = [data.image(number) for number in range(start, min(start + CHUNK_IMAGES, len(data)))]
+        indices, _ = tokenizer.encode(np.stack(images))
+        chunks.append(indices.reshape(len(images), -1))
+    return np.concatenate(chunks)
+
+
+class CheckpointCodes:
+    """A checkpoint's codes, for a painter that is to learn them."""
+
+    def __init__(self, folder: Path) -> None:
+        """Errors as for `from_pretrained`."""
+        model = from_pretrained(folder)
+        self.size = model.size
+        self.identity = TokenizerIdentity(
+            grid=model.grid,
+            codebook_size=model.config.quantizer.codebook_size,
+            weights_sha256=sha256_file(folder / WEIGHTS_FILE),
+        )
+        self._tokenizer = ReferenceTokenizer(model)
+
+    def painted(self, data: Conversations, path: Path) -> PaintedData:
+        """See `painted_data`."""
+        return painted_data(self._tokenizer, data, path)
+
+
+def image_size(encoder: Encoder) -> tuple[int, int]:
+    """(H, W) in pixels that an encoder was trained at."""
+    side = encoder.network.config.image_size
+    return (side, side) if isinstance(side, int) else (side[0], side[1])
+
+
+@torch.inference_mode()
+def _tokens(encoder: Encoder, data: Conversations) -> int:
+    """N, as the encoder really gives them."""
+    height, width, _ = data.image(0).shape
+    return encoder(torch.zeros(1, 3, height, width)).shape[1]
+
+
+def _width(encoder: Encoder) -> int:
+    return int(encoder.network.config.hidden_size)
