@@ -11,6 +11,7 @@ from vqrae.benchmarks.uses.scale import UsesScale
 from vqrae.benchmarks.uses.steps import painter_name
 from vqrae.benchmarks.uses.workplace import StepResult
 from vqrae.uses.tasks import JUDGED
+from vqrae.uses.world import Split
 
 PROBE_LIMIT, SWAP_LIMIT, RECOGNIZED_LIMIT = 0.02, 0.03, 0.80
 BUNDLE_LIMITS = {"fp32": 0.01, "fp16": 0.01, "int8": 0.02}
@@ -25,7 +26,7 @@ class SizeFindings(NamedTuple):
     parameters: int
     flops: float
     """6 × parameters × tokens: of the whole training."""
-    losses: dict[str, Spread]
+    losses: dict[Split, Spread]
     """Split -> nats a code, over seeds."""
 
 

@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 
 from vqrae.benchmarks.plot import save_plot
 from vqrae.benchmarks.uses.findings import SizeFindings
+from vqrae.uses.world import Split
 
-COLORS = {"test": "#2a78d6", "held-out": "#eb6834"}
+COLORS: dict[Split, str] = {"test": "#2a78d6", "held-out": "#eb6834"}
 
 
 def write_scaling_plot(sizes: list[SizeFindings], path: Path) -> None:

@@ -74,8 +74,8 @@ def open_language(source: str) -> Language:
         kind = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
         if kind != "qwen3":
             raise CheckpointError(source, got=f"a {kind} model", expected="a qwen3 one, such as Qwen/Qwen3-0.6B")
-        strict = {"output_loading_info": True, "dtype": torch.float32}
-        model, info = Qwen3ForCausalLM.from_pretrained(source, **strict)
+        network: Any = Qwen3ForCausalLM  # with this option it returns a pair, which its types do not know
+        model, info = network.from_pretrained(source, output_loading_info=True, dtype=torch.float32)
         words = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, SafetensorError, HFValidationError, RuntimeError) as error:
         got = next(iter(str(error).splitlines()), type(error).__name__)

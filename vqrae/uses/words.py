@@ -26,7 +26,8 @@ def world_words() -> PreTrainedTokenizerFast:
     words = (PAD, END, UNKNOWN, USER, ASSISTANT, *vocabulary())
     model = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token=UNKNOWN))
     model.pre_tokenizer = WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=model, pad_token=PAD, eos_token=END, unk_token=UNKNOWN)
+    names = {"pad_token": PAD, "eos_token": END, "unk_token": UNKNOWN}
+    return PreTrainedTokenizerFast(tokenizer_object=model, **names)  # type: ignore[no-untyped-call]
 
 
 def token_ids(words: Any, text: str) -> list[int]:
