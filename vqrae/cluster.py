@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when Ray is imported, and by the processes that it starts
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns on the terminal of what Ray Data does itself
 
 import ray
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import signal
 import socket
 from collections.abc import Callable, Generator
@@ -56,6 +57,7 @@ class HttpServer(uvicorn.Server):
                 ws="none",
                 lifespan="off",
                 log_config=None,
+                log_level=logging.ERROR,  # a client's mistake is not worth a line
                 access_log=False,
                 server_header=False,
                 limit_concurrency=limits.max_queue * CONNECTIONS_PER_REQUEST + SPARE_CONNECTIONS,

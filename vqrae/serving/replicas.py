@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from typing import Any
 
@@ -22,6 +23,8 @@ from vqrae.serving.replica import Replica, ReplicaOptions
 APPLICATION, DEPLOYMENT = "vqrae", "tokenizer"
 STATUS_SECONDS = 0.5
 """How long an answer about readiness stays true."""
+DEATH_SECONDS = 5.0
+"""Requests that fail so soon after one another are taken to have met the same death."""
 DIED = (ActorDiedError, ActorUnavailableError, WorkerCrashedError)
 
 logger = logging.getLogger(__name__)
@@ -32,7 +35,8 @@ class Replicas:
 
     def __init__(self, handle: DeploymentHandle[Replica]) -> None:
         self._handle = handle
-        self._checked, self._ready = 0.0, False
+        self._checked, self._ready = -math.inf, False
+        self._warned = -math.inf
 
     @classmethod
     def start(cls, options: ReplicaOptions, *, count: int, cpus: float, gpus: float) -> Replicas:
@@ -47,7 +51,7 @@ class Replicas:
         Raises:
             RuntimeUnavailable: one of them does not start.
         """
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
         inside = options.limits.max_queue
         deployment = serve.deployment(
             name=DEPLOYMENT,
@@ -97,6 +101,12 @@ class Replicas:
                 if not again:
                     raise Refusal(503, "the replicas that computed this died; try again") from error
         raise AssertionError("the second try returns or raises")
+
+    def _warn_of_death(self) -> None:
+        """Once for all the requests that were inside."""
+        if time.monotonic() - self._warned > DEATH_SECONDS:
+            logger.warning("a replica died; what it was computing is sent to another one")
+            self._warned = time.monotonic()
 
 
 def stop_replicas() -> None:
