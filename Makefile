@@ -20,6 +20,11 @@ figures: demo
 	cp demo/reconstruction.png docs/
 	sed -i -e '/<!-- figures/,/<!-- end of figures/{//!d}' -e '/<!-- figures/r demo/benchmark.md' README.md
 
+# The variable silences an advertisement for the successor of the theme.
+.PHONY: docs
+docs: $(NESTED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
 # A file's tests stay together, since they share what was built for them.
 test: $(STAMP)
 	$(BIN)/pytest --numprocesses auto --dist loadfile

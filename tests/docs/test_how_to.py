@@ -1,4 +1,4 @@
-"""Every line of code in the how-to pages is run, in the order of the page, in a folder of its own.
+"""Every line of code in the how-to pages and the tutorials is run, in the order of the page, in a folder of its own.
 
 `sh` blocks are commands of ours, `python` blocks are programs; those marked `gpu` must end with exit code 4, or with
 RuntimeUnavailable, where there is no GPU. `console` blocks install: they are checked against pyproject.toml.
@@ -23,6 +23,7 @@ from vqrae.runtimes.registry import session_class
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "how-to").glob("*.md"))
+TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 
@@ -74,7 +75,7 @@ def run_program(code: str, page: Path, *, refused: bool) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("workplace")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES + TUTORIALS, ids=lambda page: page.stem)
 def test_every_line_of_code_runs(page: Path) -> None:
     gpu = any(gpu_runs(runtime) for runtime in ("tensorrt", "tensorrt-rtx"))
     for block in blocks(page):
@@ -96,7 +97,7 @@ def test_a_page_says_how_to_install_export_and_run_and_its_limits(page: Path) ->
     assert len(programs[0].strip().splitlines()) <= 10
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES + TUTORIALS, ids=lambda page: page.stem)
 def test_what_it_says_to_install_exists(page: Path) -> None:
     named = re.findall(r"vqrae\[([\w,-]+)\]", page.read_text())
     assert named
