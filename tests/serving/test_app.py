@@ -176,6 +176,16 @@ def test_a_compressed_body_is_refused(client: TestClient) -> None:
     assert "expected an uncompressed body" in error_of(response)
 
 
+def test_an_answer_that_is_too_large(worker: Worker, make_service: Any, tokenizer: Tokenizer) -> None:
+    images = np.zeros((2, *tokenizer.image_size, 3), np.uint8)
+    tensor = {"name": "images", "datatype": "UINT8", "shape": list(images.shape), "data": images.ravel().tolist()}
+    with TestClient(make_service(worker, max_bytes=20_000, max_body=19_000).app()) as client:
+        features = client.post("/v2/models/encode/infer", json={"inputs": [tensor]})
+        tokens = client.post("/v2/models/encode/infer", json={"inputs": [tensor], "outputs": [{"name": "indices"}]})
+    assert (features.status_code, tokens.status_code) == (413, 200)
+    assert "the answer would have" in error_of(features)
+
+
 class Holding:
     """The real worker, behind a door that opens when told to."""
 

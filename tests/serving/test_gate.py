@@ -21,9 +21,21 @@ def test_large_bodies_fill_it_too() -> None:
         gate.admit(60).__enter__()
 
 
-def test_one_body_is_let_in_whatever_its_size() -> None:
-    with Gate(max_requests=1, max_bytes=1).admit(2):
-        pass
+def test_answers_fill_it_too() -> None:
+    gate = Gate(max_requests=9, max_bytes=100)
+    with gate.admit(10):
+        with pytest.raises(Refusal, match="requests of 10 bytes"):
+            gate.hold(95, "the answer").__enter__()
+        with gate.hold(90, "the answer"):
+            assert gate.bytes == 100
+    assert gate.bytes == 0
+
+
+def test_what_never_fits_is_too_large() -> None:
+    gate = Gate(max_requests=1, max_bytes=100)
+    with pytest.raises(Refusal, match="the answer would have 101 bytes; expected at most 100") as caught:
+        gate.hold(101, "the answer").__enter__()
+    assert caught.value.status == 413
 
 
 def test_a_failed_request_leaves_its_place() -> None:

@@ -32,7 +32,7 @@ def serve(
     ] = 0.0,
     max_queue: Annotated[int, typer.Option(help="Requests inside at once; one more is answered 503.", min=1)] = 128,
     max_body: Annotated[int, typer.Option(help="MiB of a request's body.", min=1)] = 32,
-    max_memory: Annotated[int, typer.Option(help="MiB of the bodies inside at once.", min=1)] = 256,
+    max_memory: Annotated[int, typer.Option(help="MiB of bodies and answers inside at once.", min=1)] = 512,
     max_megapixels: Annotated[float, typer.Option(help="Megapixels of an image file.", min=0.001)] = 33.0,
     body_timeout: Annotated[float, typer.Option(help="Seconds for a request to arrive.", min=0.1)] = 30.0,
     timeout: Annotated[float, typer.Option(help="Seconds for a result.", min=0.1)] = 60.0,

@@ -120,10 +120,11 @@ class Service:
         model = self._model(request)
         length = request.headers.get(LENGTH_HEADER)
         inference = await asyncio.to_thread(read_inference, body, length, model)
-        computed = await self._computed(
-            model.name, self.engine.infer(model.name, inference.batch, tuple(inference.outputs)), len(inference.batch)
-        )
-        content, json_length = await asyncio.to_thread(write_inference, inference, computed.arrays, model)
+        count, outputs = len(inference.batch), tuple(inference.outputs)
+        with self.gate.hold(model.answer_size(inference.outputs, count), "the answer"):
+            work = self.engine.infer(model.name, inference.batch, outputs)
+            computed = await self._computed(model.name, work, count)
+            content, json_length = await asyncio.to_thread(write_inference, inference, computed.arrays, model)
         if json_length is None:
             return Response(content, media_type="application/json")
         return Response(content, media_type="application/octet-stream", headers={LENGTH_HEADER: str(json_length)})

@@ -17,8 +17,8 @@ class Limits:
     """Requests that are in the server at once, those that are computed included; one more is answered 503."""
     max_body: int = 32 * MEBIBYTE
     """Bytes of one request's body."""
-    max_bytes: int = 256 * MEBIBYTE
-    """Bytes of the bodies that are in the server at once; a body beyond is answered 503."""
+    max_bytes: int = 512 * MEBIBYTE
+    """Bytes of bodies and answers that are in the server at once; what does not fit beside them is answered 503."""
     max_pixels: int = 2**25
     """Pixels of an image file; 7000 x 4700 fits."""
     body_seconds: float = 30.0

@@ -14,6 +14,8 @@ from vqrae.serving.refusal import Refusal
 
 DATATYPES = {"uint8": "UINT8", "int32": "INT32", "float32": "FP32"}
 """dtype -> the protocol's name for it."""
+TEXT_BYTES = {"uint8": 4, "int32": 8, "float32": 24}
+"""dtype -> bytes of a number in JSON, about the most."""
 VERSION = "1"
 """A bundle has one version of each model."""
 
@@ -43,6 +45,10 @@ class Tensor:
     def row(self) -> tuple[int, ...]:
         """Shape without the batch axis."""
         return tuple(axis for axis in self.spec.shape[1:] if isinstance(axis, int))
+
+    def size(self, batch: int, *, binary: bool) -> int:
+        """Bytes of `batch` rows in an answer, about the most where they are text."""
+        return batch * math.prod(self.row) * (self.dtype.itemsize if binary else TEXT_BYTES[self.spec.dtype])
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -87,6 +93,11 @@ class Model:
             "input": [tensor(self.input)],
             "output": [tensor(output) for output in self.outputs],
         }
+
+    def answer_size(self, outputs: dict[str, bool], batch: int) -> int:
+        """Bytes of an answer; `outputs` says which tensors are in it, and whether as binary data."""
+        wanted = [output for output in self.outputs if output.name in outputs]
+        return sum(output.size(batch, binary=outputs[output.name]) for output in wanted)
 
     def check_shape(self, shape: list[int]) -> int:
         """Judge the shape that a request gives its input; returns the number of elements.
