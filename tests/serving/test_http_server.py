@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import json
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import tritonclient.http as triton
+from running_server import running
 from tritonclient.utils import InferenceServerException
 
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.tokenizer import Tokenizer
 from vqrae.serving.app import Service
-from vqrae.serving.http import HttpServer, bound_socket
+from vqrae.serving.http import bound_socket
 from vqrae.serving.worker import Worker
-
-
-@contextmanager
-def running(service: Service) -> Iterator[tuple[HttpServer, int]]:
-    """The server in a thread, and its port."""
-    server = HttpServer(service)
-    with bound_socket("127.0.0.1", 0) as bound:
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[bound])))
-        thread.start()
-        while not server.started:
-            time.sleep(0.005)
-        yield server, bound.getsockname()[1]
-        server.stop()
-        thread.join(10)
-        assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")
