@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.errors import BundleError, EngineMismatch, ImageError, IndicesError, UsageError
+from vqrae.runtimes.lookahead import done_ahead
+from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.manifest import GraphSpec, Manifest
 from vqrae.runtimes.preprocess import RULE, ImageLike, prepare
 from vqrae.runtimes.rebuild import rebuild as rebuilt
@@ -24,6 +27,8 @@ from vqrae.runtimes.session import Execution, Session, SessionOptions
 
 BATCH_SIZE = 32
 """Images that run at once, unless the graph takes fewer or its batch is fixed."""
+MOST_PREPARERS = 16
+"""Images that are decoded and resized at once; each may take as much memory as `preprocess.MAX_PIXELS` allow."""
 
 Images = ImageLike | Sequence[ImageLike]
 """One image, a list of them, or a batch uint8 (B, H, W, 3)."""
@@ -147,7 +152,7 @@ class Tokenizer(Closing):
             return {name: session.execution for name, session in sorted(self._sessions.items())}
 
     def encode(self, images: Images, *, batch_size: int | None = None) -> Encoding:
-        """Tokenize images.
+        """Tokenize images. While a chunk of them runs, the next is decoded and resized, by at most `threads` threads.
 
         Args:
             images: one image, a list of images (paths, Pillow images, uint8 arrays (H, W, 3)), or a batch uint8
@@ -164,8 +169,9 @@ class Tokenizer(Closing):
             RuntimeUnavailable: the device is not there, or the runtime failed.
         """
         sources = _image_list(images)
-        chunks = _chunks(sources, self._chunk_size("encode", len(sources), batch_size))
-        parts = self._at_once(lambda chunk: self._run("encode", self._prepared(chunk)), chunks)
+        size = self._chunk_size("encode", len(sources), batch_size)
+        with closing(self._prepared(sources, size)) as chunks:
+            parts = self._at_once(lambda chunk: self._run("encode", chunk), chunks)
         indices, features = (np.concatenate([part[name] for part in parts]) for name in ("indices", "features"))
         return Encoding(indices, features)
 
@@ -246,16 +252,41 @@ class Tokenizer(Closing):
 
     def _at_once(self, work: Callable[[Any], Any], chunks: Iterable[Any]) -> list[Any]:
         """Do the work on every chunk, `streams` chunks at a time; results in order."""
-        if self._options.streams == 1:
+        streams = self._options.streams
+        if streams == 1:
             return [work(chunk) for chunk in chunks]
-        with ThreadPoolExecutor(self._options.streams) as pool:
-            return list(pool.map(work, chunks))
+        return list(done_ahead(work, chunks, threads=streams, most=streams + 1))
 
-    def _prepared(self, images: Sequence[ImageLike] | NDArray[Any]) -> NDArray[np.uint8]:
-        """One chunk as uint8 (B, H, W, 3)."""
+    def _prepared(
+        self, images: Sequence[ImageLike] | NDArray[Any], size: int
+    ) -> Generator[NDArray[np.uint8], None, None]:
+        """Chunks uint8 (B, H, W, 3) of `size` images, which are prepared ahead for every stream's next chunk."""
         if isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape[1:] == (*self.image_size, 3):
-            return images
-        return np.stack([prepare(image, *self.image_size) for image in images])
+            yield from _chunks(images, size)
+            return
+        prepare_one, streams = self._preparation(), self._options.streams
+        if len(images) == 1 or all(self._fits(image) for image in images):
+            ready: Generator[NDArray[np.uint8], None, None] = (prepare_one(image) for image in images)
+        else:
+            threads = min(self._options.threads or this_machine().cores, MOST_PREPARERS)
+            ready = done_ahead(prepare_one, images, threads=threads, most=size * streams + 1)
+        with closing(ready):
+            while chunk := list(islice(ready, size)):
+                yield np.stack(chunk)
+
+    def _fits(self, image: ImageLike) -> bool:
+        """Whether it is in memory and of the right size."""
+        return isinstance(image, np.ndarray) and image.shape == (*self.image_size, 3)
+
+    def _preparation(self) -> Callable[[ImageLike], NDArray[np.uint8]]:
+        """How one image is prepared, by any thread."""
+        pillow = threading.Lock()  # a Pillow image loads when first used, and a list may hold one twice
+
+        def prepare_one(image: ImageLike) -> NDArray[np.uint8]:
+            with pillow if isinstance(image, Image.Image) else nullcontext():
+                return prepare(image, *self.image_size)
+
+        return prepare_one
 
     def _run(self, graph: str, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Run one chunk; a graph that takes certain sizes gets zeros to fill the next, whose results are dropped."""

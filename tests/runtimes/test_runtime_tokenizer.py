@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 import vqrae
 from vqrae.runtimes.errors import BundleError, ImageError, IndicesError, StorageError, UsageError
 from vqrae.runtimes.manifest import BatchLimits, read_manifest
+from vqrae.runtimes.preprocess import prepare
 from vqrae.runtimes.tokenizer import Tokenizer
 
 
@@ -86,6 +88,74 @@ def test_a_fixed_batch_is_filled_and_cut(
         np.testing.assert_array_equal(encoding.indices, expected.indices)
         np.testing.assert_array_equal(encoding.features, expected.features)
         np.testing.assert_array_equal(other.decode(encoding.indices), tokenizer.decode(expected.indices))
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_images_prepared_ahead_give_the_same_tokens(
+    pristine_bundle: Path, photographs: list[Path], images: Any, streams: int
+) -> None:
+    with Image.open(photographs[0]) as lazy, vqrae.load(pristine_bundle, threads=2, streams=streams) as loaded:
+        mixed = [*photographs, lazy, lazy, *images, str(photographs[1])] * 3
+        expected = np.stack([prepare(image, 8, 12) for image in mixed])
+        for batch_size in (1, 4, 32):
+            found = loaded.encode(mixed, batch_size=batch_size)
+            np.testing.assert_array_equal(found.indices, loaded.encode(expected, batch_size=batch_size).indices)
+
+
+def test_the_next_chunk_is_prepared_while_one_runs(
+    pristine_bundle: Path, photographs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, second_ready = [], threading.Event()
+
+    def watched(image: Any, height: int, width: int) -> Any:
+        begun.append(image)
+        if len(begun) == 4:
+            second_ready.set()
+        return prepare(image, height, width)
+
+    monkeypatch.setattr("vqrae.runtimes.tokenizer.prepare", watched)
+    with vqrae.load(pristine_bundle, threads=1) as loaded:
+        session, ahead = loaded.session("encode"), []
+        run = session.run
+
+        def waiting(feeds: Any) -> Any:
+            assert second_ready.wait(20), "nobody prepares the second chunk"
+            ahead.append(len(begun))
+            return run(feeds)
+
+        session.run = waiting  # type: ignore[method-assign] # watched
+        loaded.encode([photographs[0]] * 40, batch_size=2)
+    assert all(count <= 4 + 2 * position for position, count in enumerate(ahead)), "one chunk ahead, no more"
+
+
+def test_a_damaged_image_late_in_a_list_is_named_and_stops_the_rest(
+    pristine_bundle: Path, photographs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged, begun = tmp_path / "damaged.png", []
+    damaged.write_bytes(photographs[0].read_bytes()[:-200])
+
+    def watched(image: Any, height: int, width: int) -> Any:
+        begun.append(image)
+        return prepare(image, height, width)
+
+    monkeypatch.setattr("vqrae.runtimes.tokenizer.prepare", watched)
+    before = threading.active_count()
+    for streams in (1, 2):
+        begun.clear()
+        with vqrae.load(pristine_bundle, threads=2, streams=streams) as loaded:
+            with pytest.raises(ImageError, match=r"damaged\.png: got damaged data"):
+                loaded.encode([*[photographs[0]] * 9, damaged, *[photographs[0]] * 500], batch_size=2)
+            assert len(begun) <= 10 + 2 * streams, "what was not begun by then is never begun"
+        assert threading.active_count() == before
+
+
+def test_what_needs_no_preparation_starts_no_threads(
+    tokenizer: Tokenizer, photographs: list[Path], images: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("vqrae.runtimes.tokenizer.done_ahead")
+    tokenizer.encode(images)
+    tokenizer.encode(list(images), batch_size=2)
+    tokenizer.encode(photographs[0])
 
 
 def test_no_images_are_refused(tokenizer: Tokenizer) -> None:
