@@ -25,7 +25,7 @@ GROUPS: Mapping[str, Group] = {
     "head": "pixels",
 }
 """Last part of a layer's name -> its group; the others are attention's."""
-CONVERSIONS = ("DequantizeLinear", "Cast")
+CONVERSIONS = ("DequantizeLinear", "Cast", "Mul")
 """Operators between a weight that is stored in fewer bytes, and the product that reads it."""
 ATTENTION = ("queries_keys", "weights_values")
 """The two products inside attention, in the order that they run in."""
@@ -60,8 +60,9 @@ def matrix_products(path: Path) -> tuple[Product, ...]:
     values = (*graph.value_info, *graph.input, *graph.output)
     shapes = {value.name: [axis.dim_value or 1 for axis in value.type.tensor_type.shape.dim] for value in values}
     weights = {weight.name for weight in graph.initializer}
-    converted = [node for node in graph.node if node.op_type in CONVERSIONS and node.input[0] in weights]
-    weights |= {node.output[0] for node in converted}
+    for node in graph.node:
+        if node.op_type in CONVERSIONS and weights.issuperset(node.input):
+            weights.add(node.output[0])
     products: list[Product] = []
     seen: Counter[str] = Counter()  # products inside the attention of a block
     for node in graph.node:

@@ -22,11 +22,14 @@ RangeMethod = Literal["minmax", "percentile", "entropy"]
 LayerPrecision = Literal["int8", "float"]
 Activations = Literal["int8", "float"]
 """What INT8 weights are multiplied with: `float` only stores them in INT8, and needs no calibration images."""
-Storage = Literal["fp16", "fp32"]
-"""What the large numbers that stay float are stored as; they are multiplied in FP32 either way."""
+Storage = Literal["compact", "fp32"]
+"""How the large numbers that stay float are stored; they are multiplied in FP32 either way."""
 Scheme = Literal["asymmetric", "symmetric"]
-"""How a runtime wants activations: uint8 with a zero point, which covers one-sided ones better, or int8 around zero."""
+"""What a runtime takes: `asymmetric`, activations in uint8 with a zero point, which covers one-sided ones better, and
+constants in int16; `symmetric`, activations in int8 around zero, and of 16 bits FP16 alone."""
 
+SCORES = "quantizer.scores"
+"""The layer that scores all codes."""
 PLAN_FILE = "plan.json"
 """A bundle's own plan."""
 
@@ -63,8 +66,9 @@ class Plan(Record):
     smoothing: Annotated[float, Field(ge=0, le=1)] | None = 0.5
     """SmoothQuant's α: how much of the activations' spread between channels moves into the weights; None moves none.
     Where activations stay float none is moved."""
-    storage: Storage = "fp16"
-    """Of the tables and weights that stay float: `fp16` takes half the room, and rounds them."""
+    storage: Storage = "compact"
+    """Of the tables and weights that stay float. `compact` rounds them to 16 bits with a scale for each channel, where
+    the runtime has no int16 to FP16, and the table that decoding looks codes up in to 8."""
     layers: Annotated[dict[str, LayerPrecision], AfterValidator(_in_order)]
     """Layer -> `int8` or `float`; all layers of the architecture, such as `encoder.blocks.0.up`."""
 
@@ -126,6 +130,11 @@ class Plan(Record):
     def int8(self, products: Sequence[Product]) -> list[Product]:
         """The products that are to be INT8."""
         return [product for product in products if self.layers[product.layer] == "int8"]
+
+    @property
+    def ranks_again(self) -> bool:
+        """Whether the best codes are scored again in float, because all of them are in INT8."""
+        return self.activations == "int8" and self.layers.get(SCORES) == "int8"
 
     def with_layers(self, changes: Mapping[str, LayerPrecision]) -> Self:
         """The same plan, with other precisions for some layers."""

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, helper
+from onnx import ModelProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
+from vqrae.calibration.bias import correct_biases
 from vqrae.calibration.carried import Carried, carried
 from vqrae.calibration.layers import Product, matrix_products
 from vqrae.calibration.plan import Plan, RangeMethod, Scheme
@@ -141,6 +142,8 @@ def _with_pairs(
             "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
         },
     )
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     quantizer.quantize_model()
     quantizer.model.topological_sort()
+    correct_biases(quantizer.model.model, products, weights, {name: found.mean_C for name, found in ranges.items()})
     return quantizer.model.model

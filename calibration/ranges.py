@@ -33,6 +33,8 @@ class Range:
     """The interval that INT8 is to cover, by the method that was asked for."""
     largest_C: NDArray[np.float32]
     """Largest magnitude in each channel, which is the last axis."""
+    mean_C: NDArray[np.float32]
+    """Mean of each channel."""
 
 
 def activation_ranges(
@@ -56,6 +58,7 @@ def activation_ranges(
     lows = dict.fromkeys(tensors, np.inf)
     highs = dict.fromkeys(tensors, -np.inf)
     largest: dict[str, NDArray[np.float32]] = {}
+    means: dict[str, NDArray[np.float64]] = {}
     collector = None if method == "minmax" else _collector(method)
     with _observed(path, list(tensors)) as session:
         name = session.get_inputs()[0].name
@@ -64,8 +67,11 @@ def activation_ranges(
             for tensor, array in values.items():
                 _check_finite(tensors[tensor], array)
                 lows[tensor], highs[tensor] = min(lows[tensor], array.min()), max(highs[tensor], array.max())
-                channels = np.abs(array.reshape(-1, array.shape[-1])).max(0)
+                rows = array.reshape(-1, array.shape[-1])
+                channels = np.abs(rows).max(0)
                 largest[tensor] = np.maximum(largest.get(tensor, channels), channels)
+                share = len(array) / len(inputs)
+                means[tensor] = means.get(tensor, 0) + rows.mean(0, dtype=np.float64) * share
             if collector is not None:
                 with redirect_stdout(None):  # it tells its progress
                     collector.collect({tensor: [array] for tensor, array in values.items()})
@@ -79,7 +85,12 @@ def activation_ranges(
         for tensor, (low, high, *_) in found.items():
             lows[tensor], highs[tensor] = low, high
     return {
-        tensor: Range(low=float(lows[tensor]), high=float(highs[tensor]), largest_C=largest[tensor])
+        tensor: Range(
+            low=float(lows[tensor]),
+            high=float(highs[tensor]),
+            largest_C=largest[tensor],
+            mean_C=means[tensor].astype(np.float32),
+        )
         for tensor in tensors
     }
 

@@ -1,19 +1,24 @@
-"""Weights stored in a quarter or half of the bytes, as INT8 or FP16, while the products still multiply floats."""
+"""Weights and tables stored in a quarter or half of the bytes, while the products still multiply floats."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from vqrae.calibration.layers import Product
+from vqrae.calibration.plan import Scheme
 
 REACH = 127
-"""Largest magnitude of a stored weight; −128 is left out, so that the scale is the same on both sides of zero."""
+"""Largest magnitude of a weight that is stored in 8 bits; see `whole_numbers`."""
+Bits = Literal[8, 16]
 LARGE = 2**16
 """Least count of numbers that are worth a conversion of their own."""
+LOOKUP_BITS: Mapping[str, Bits] = {"encode": 16, "decode": 8}
+"""Graph -> bits of a table that rows are taken from: `decode` shows what it takes, `encode` chooses codes by it."""
 
 
 def store_in_int8(model: ModelProto, products: Sequence[Product]) -> None:
@@ -35,8 +40,48 @@ def store_in_int8(model: ModelProto, products: Sequence[Product]) -> None:
     _put_first(model, dequantizing)
 
 
+def store_constants(model: ModelProto, scheme: Scheme, *, lookup_bits: Bits = 16, least: int = LARGE) -> None:
+    """Replace all large FP32 constants by fewer bytes, as the runtime takes them; changes the model in place.
+
+    Args:
+        model: a graph, its weights loaded.
+        scheme: what the runtime takes.
+        lookup_bits: see `store_in_whole_numbers`.
+        least: how many numbers are large.
+    """
+    if scheme == "symmetric":
+        store_in_half(model, least)
+    else:
+        store_in_whole_numbers(model, lookup_bits=lookup_bits, least=least)
+
+
+def store_in_whole_numbers(model: ModelProto, *, lookup_bits: Bits = 16, least: int = LARGE) -> None:
+    """Replace all large FP32 constants by whole numbers with a scale for each channel; changes the model in place.
+
+    A runtime multiplies them out when it loads the graph. Of 16 bits, all are spent on a channel's own reach: that is
+    some hundred times closer to the scores of neighboring codes than FP16, which rounds each number for itself.
+
+    Args:
+        model: a graph, its weights loaded; channels are the last axis.
+        lookup_bits: of a table that rows are taken from.
+        least: how many numbers are large.
+    """
+    looked_up = {node.input[0] for node in model.graph.node if node.op_type == "Gather"}
+    restoring = []
+    for tensor in _large_constants(model, least):
+        name = tensor.name
+        stored, scale = whole_numbers(numpy_helper.to_array(tensor), lookup_bits if name in looked_up else 16)
+        tensor.CopyFrom(numpy_helper.from_array(stored, f"{name}_stored"))
+        model.graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
+        restoring += [
+            helper.make_node("Cast", [f"{name}_stored"], [f"{name}_cast"], f"{name}_cast", to=TensorProto.FLOAT),
+            helper.make_node("Mul", [f"{name}_cast", f"{name}_scale"], [name], f"{name}_restore"),
+        ]
+    _put_first(model, restoring)
+
+
 def store_in_half(model: ModelProto, least: int = LARGE) -> None:
-    """Replace all large FP32 constants by FP16 and a Cast; changes the model in place.
+    """Replace all large FP32 constants by FP16 and a Cast, for runtimes without int16; changes the model in place.
 
     One that FP16 cannot hold, because a number is beyond 65504, stays as it is.
 
@@ -45,9 +90,7 @@ def store_in_half(model: ModelProto, least: int = LARGE) -> None:
         least: how many numbers are large.
     """
     casting = []
-    for tensor in model.graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims, dtype=int) < least:
-            continue
+    for tensor in _large_constants(model, least):
         values = numpy_helper.to_array(tensor)
         if np.abs(values).max() > np.finfo(np.float16).max:
             continue
@@ -55,6 +98,14 @@ def store_in_half(model: ModelProto, least: int = LARGE) -> None:
         tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), stored))
         casting.append(helper.make_node("Cast", [stored], [name], f"{name}_cast", to=TensorProto.FLOAT))
     _put_first(model, casting)
+
+
+def _large_constants(model: ModelProto, least: int) -> list[TensorProto]:
+    return [
+        tensor
+        for tensor in model.graph.initializer
+        if tensor.data_type == TensorProto.FLOAT and np.prod(tensor.dims, dtype=int) >= least
+    ]
 
 
 def _put_first(model: ModelProto, nodes: Sequence[NodeProto]) -> None:
@@ -70,6 +121,19 @@ def int8_from_float(weight_CO: NDArray[np.float32]) -> tuple[NDArray[np.int8], N
     Returns:
         INT8 (C, O) and scales (O,); their product is at most half a scale away from the weight.
     """
-    reach_O = np.abs(weight_CO).max(0)
-    scale_O = np.where(reach_O > 0, reach_O / REACH, 1).astype(np.float32)  # a channel of zeros stays one
-    return np.clip(np.round(weight_CO / scale_O), -REACH, REACH).astype(np.int8), scale_O
+    return whole_numbers(weight_CO, 8)
+
+
+def whole_numbers(values: NDArray[np.float32], bits: Bits) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """Round to the nearest of 2^bits − 1 steps around zero, with a scale for each channel of the last axis (…, O).
+
+    The lowest whole number is left out, so that the scale is the same on both sides of zero.
+
+    Returns:
+        int8 or int16 (…, O) and scales (O,); their product is at most half a scale away from the values.
+    """
+    largest = 2 ** (bits - 1) - 1
+    reach_O = np.abs(values).max(tuple(range(values.ndim - 1)))
+    scale_O = np.where(reach_O > 0, reach_O / largest, 1).astype(np.float32)  # a channel of zeros stays one
+    stored = np.clip(np.round(values / scale_O), -largest, largest)
+    return stored.astype(np.int8 if bits == 8 else np.int16), scale_O

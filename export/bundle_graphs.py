@@ -38,16 +38,19 @@ class GraphRequest:
         """A folder with the ONNX graphs at the target's precision, their specs, and what they are really built of.
 
         Args:
-            scheme: how the runtime wants its Q/DQ, for INT8; the plan is then written into the bundle.
+            scheme: what the runtime takes. For INT8 the plan is written into the bundle.
         """
         target = self.target
         if target.precision == "int8-weights":
             assert self.stored is not None, "the builder gave them"  # noqa: S101
-            return self.stored.graphs(self.written_plan())
+            return self.stored.graphs(self.written_plan(), scheme)
         if target.precision == "int8":
             assert self.calibrated is not None, "the builder was given images"  # noqa: S101
             return self.calibrated.graphs(self.written_plan(), scheme)
-        folder, graphs = self.onnx.graphs(target.precision, target.batch.axis, split=target.split)
+        if target.precision == "fp16" and scheme == "asymmetric":
+            folder, graphs = self.onnx.compact(target.batch.axis, split=target.split)
+        else:
+            folder, graphs = self.onnx.graphs(target.precision, target.batch.axis, split=target.split)
         return folder, graphs, traced_precision(target.precision)
 
     def written_plan(self) -> Plan:

@@ -18,7 +18,7 @@ from vqrae.calibration.plan import PLAN_FILE, Plan, Scheme
 from vqrae.calibration.quantize import Quantizer
 from vqrae.calibration.readback import check_int8, int8_layers, int8_share
 from vqrae.calibration.trials import GraphName
-from vqrae.calibration.weights import store_in_half
+from vqrae.calibration.weights import LOOKUP_BITS, store_constants
 from vqrae.export.onnx_graph import TracedOnnx
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.manifest import Calibration, GraphSpec, Precision, RuntimeInfo
@@ -33,6 +33,7 @@ class CalibratedOnnx(Closing):
 
     def __init__(self, traced: TracedOnnx, images: CalibrationImages, codebook_size: int) -> None:
         """`traced` gives the FP32 graphs, and is closed by its owner."""
+        self._traced = traced
         self._folder, self._specs = traced.graphs("fp32", "batch", split=False)
         self._images = images
         self._codebook_size = codebook_size
@@ -55,6 +56,16 @@ class CalibratedOnnx(Closing):
         return {name: Quantizer(self._folder / self._specs[name].file, inputs[name]) for name in GRAPHS}
 
     @cached_property
+    def ranking(self) -> Quantizer:
+        """The one for `encode` where a plan has the scores in INT8; its products are of the same layers."""
+        folder, spec = self._traced.ranking("batch")
+        return Quantizer(folder / spec.file, self._images.images)
+
+    def quantizer(self, name: str, plan: Plan) -> Quantizer:
+        """What makes a graph's INT8 by a plan."""
+        return self.ranking if name == "encode" and plan.ranks_again else self.quantizers[name]
+
+    @cached_property
     def products(self) -> tuple[Product, ...]:
         """The matrix products of both graphs."""
         return tuple(product for quantizer in self.quantizers.values() for product in quantizer.products)
@@ -70,7 +81,7 @@ class CalibratedOnnx(Closing):
         Raises:
             CheckpointError: an activation holds no numbers, or only one.
         """
-        return self.quantizers[name].carried(plan)
+        return self.quantizer(name, plan).carried(plan)
 
     def float_graph(self, name: str) -> tuple[Path, GraphSpec]:
         """The traced FP32 graph and its spec."""
@@ -95,7 +106,8 @@ class CalibratedOnnx(Closing):
         folder.mkdir()
         self._written += 1
         found: list[str] = []
-        for name, quantizer in self.quantizers.items():
+        for name in GRAPHS:
+            quantizer = self.quantizer(name, plan)
             path = folder / self._specs[name].file
             self._write(name, plan, scheme, path)
             layers = int8_layers(path, quantizer.products)
@@ -108,10 +120,10 @@ class CalibratedOnnx(Closing):
         return folder, specs, Precision(name="int8", kept_float=plan.kept_float(), int8_share=share)
 
     def _write(self, name: str, plan: Plan, scheme: Scheme, path: Path) -> None:
-        self.quantizers[name].write(plan, scheme, path)
-        if plan.storage == "fp16":
+        self.quantizer(name, plan).write(plan, scheme, path)
+        if plan.storage == "compact":
             model = onnx.load(path)
-            store_in_half(model)
+            store_constants(model, scheme, lookup_bits=LOOKUP_BITS[name])
             onnx.save(model, path)
             onnx.checker.check_model(str(path), full_check=True)
 
@@ -128,7 +140,6 @@ class CalibratedOnnx(Closing):
 
     def close(self) -> None:
         """Delete the graphs."""
-        if "quantizers" in self.__dict__:
-            for quantizer in self.quantizers.values():
-                quantizer.close()
+        for quantizer in [*self.__dict__.get("quantizers", {}).values(), *filter(None, [self.__dict__.get("ranking")])]:
+            quantizer.close()
         self._temporary.cleanup()

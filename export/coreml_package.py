@@ -46,7 +46,8 @@ def write_coreml(request: GraphRequest) -> WrittenGraphs:
     target, options = request.target, _options(request.target)
     quantized = request.written_plan() if target.precision in QUANTIZED else None
     graphs = {}
-    for plan in graph_plans(request.model, split=target.split, batch=target.batch.axis):
+    ranks_again = quantized is not None and quantized.ranks_again
+    for plan in graph_plans(request.model, split=target.split, batch=target.batch.axis, ranks_again=ranks_again):
         int8 = None if quantized is None else graph_int8(plan.name, quantized, request)
         graphs[plan.name] = package_from_plan(plan, request.model, target, request.folder, int8)
         gc.collect()  # traced graphs refer to themselves, and a large one must be gone before the next
@@ -72,15 +73,16 @@ def graph_int8(name: str, plan: Plan, request: GraphRequest) -> GraphInt8:
     """
     products = request.graph_products()
     plan.check([product for parts in products.values() for product in parts])
+    storage: Literal["fp16", "fp32"] = "fp16" if plan.storage == "compact" else "fp32"
     if request.calibrated is None:
         reaches: dict[str, tuple[float, ...]] = {product.layer: () for product in plan.int8(products[name])}
-        return GraphInt8(products=products[name], reaches=reaches, storage=plan.storage)
+        return GraphInt8(products=products[name], reaches=reaches, storage=storage)
     found = request.calibrated.carried(name, plan)
-    scale = DTYPES[plan.storage].byte_scale  # what was observed are bytes, as FP32 has them
+    scale = DTYPES[storage].byte_scale  # what was observed are bytes, as FP32 has them
     for product in products[name]:
         if product.group == "patch embedding" and product.layer in found.reaches:
             found.reaches[product.layer] = tuple(reach * scale for reach in found.reaches[product.layer])
-    return GraphInt8(products=products[name], reaches=found.reaches, parameters=found.parameters, storage=plan.storage)
+    return GraphInt8(products=products[name], reaches=found.reaches, parameters=found.parameters, storage=storage)
 
 
 def package_from_plan(

@@ -7,7 +7,7 @@ import logging
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from vqrae.calibration.layers import LAYER_METADATA, node_layers
+from vqrae.calibration.weights import store_in_whole_numbers
 from vqrae.export.dtypes import DTYPES, FP32, KEPT_IN_FP16, GraphDtypes
 from vqrae.export.graphs import GraphPlan, graph_plans
 from vqrae.model import VQRAE
@@ -55,10 +56,35 @@ class TracedOnnx(Closing):
             batch: a fixed size, or the name of the dynamic axis.
             split: also the four parts.
         """
-        folder = self._folder(precision, batch)
+        plans = graph_plans(self._model, split=split, batch=batch)
+        return self._traced_once(self._folder(precision, batch), plans, precision)
+
+    def ranking(self, batch: int | str) -> tuple[Path, GraphSpec]:
+        """A folder with the graph `encode` in FP32, for scores in INT8 (see `RankingQuantizerGraph`), and its spec."""
+        encode, _ = graph_plans(self._model, split=False, batch=batch, ranks_again=True)
+        folder, specs = self._traced_once(Path(self._temporary.name) / f"ranking-{batch}", [encode], "fp32")
+        return folder, specs[encode.name]
+
+    def compact(self, batch: int | str, *, split: bool) -> tuple[Path, dict[str, GraphSpec]]:
+        """As `graphs` in FP16, with the large constants that are not FP16 in int16 (see `store_in_whole_numbers`)."""
+        source, specs = self.graphs("fp16", batch, split=split)
+        folder = Path(self._temporary.name) / f"compact-{batch}"
+        folder.mkdir(exist_ok=True)
+        for spec in specs.values():
+            path = folder / spec.file
+            if not path.exists():
+                model = onnx.load(source / spec.file)
+                store_in_whole_numbers(model)
+                external = bool(spec.extra_files)
+                onnx.save(model, path, save_as_external_data=external, location=f"{path.name}.data")
+                onnx.checker.check_model(str(path), full_check=True)
+        return folder, specs
+
+    def _traced_once(
+        self, folder: Path, plans: Sequence[GraphPlan], precision: PrecisionName
+    ) -> tuple[Path, dict[str, GraphSpec]]:
         folder.mkdir(exist_ok=True)
         traced = self._traced.setdefault(folder.name, {})
-        plans = graph_plans(self._model, split=split, batch=batch)
         for plan in plans:
             if plan.name not in traced:
                 traced[plan.name] = graph_from_plan(plan, self._model, folder, DTYPES[precision])

@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 import onnx
 
 from vqrae.calibration.layers import Product, matrix_products
-from vqrae.calibration.plan import Plan
+from vqrae.calibration.plan import Plan, Scheme
 from vqrae.calibration.readback import check_int8, int8_layers
-from vqrae.calibration.weights import store_in_half, store_in_int8
+from vqrae.calibration.weights import LOOKUP_BITS, store_constants, store_in_int8
 from vqrae.export.onnx_graph import TracedOnnx
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.manifest import GraphSpec, Precision
@@ -36,7 +36,7 @@ class WeightsOnnx(Closing):
         """The matrix products of both graphs."""
         return tuple(product for products in self.graph_products.values() for product in products)
 
-    def graphs(self, plan: Plan) -> tuple[Path, dict[str, GraphSpec], Precision]:
+    def graphs(self, plan: Plan, scheme: Scheme) -> tuple[Path, dict[str, GraphSpec], Precision]:
         """A folder with the graphs, their specs, and what stays in float in them.
 
         Raises:
@@ -52,8 +52,8 @@ class WeightsOnnx(Closing):
             chosen, path = plan.int8(self.graph_products[name]), folder / spec.file
             model = onnx.load(self._folder / spec.file)
             store_in_int8(model, chosen)
-            if plan.storage == "fp16":
-                store_in_half(model)
+            if plan.storage == "compact":
+                store_constants(model, scheme, lookup_bits=LOOKUP_BITS[name])
             onnx.save(model, path)
             onnx.checker.check_model(str(path), full_check=True)
             found = int8_layers(path, self.graph_products[name], plan.activations)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from onnx import helper
 
 from vqrae.calibration.layers import Product, matrix_products
 from vqrae.calibration.readback import int8_layers
-from vqrae.calibration.weights import REACH, int8_from_float, store_in_half, store_in_int8
+from vqrae.calibration.weights import REACH, int8_from_float, store_in_half, store_in_int8, store_in_whole_numbers
 
 NUMBERS = st.floats(-1e3, 1e3, width=32).filter(lambda value: value == 0 or abs(value) > 1e-3)
 
@@ -72,38 +73,74 @@ def test_a_weight_that_two_products_share_is_stored_once(tmp_path: Path) -> None
     assert [node.op_type for node in model.graph.node] == ["DequantizeLinear", "MatMul", "MatMul"]
 
 
-def test_what_is_large_is_stored_in_half_of_the_bytes(encode_graph: Path, images: np.ndarray, tmp_path: Path) -> None:
-    """But for what FP16 cannot hold; the graph computes what it would with the rounded numbers."""
+def half(model: onnx.ModelProto) -> None:
+    store_in_half(model, least=2048)
+
+
+def whole(model: onnx.ModelProto) -> None:
+    store_in_whole_numbers(model, least=2048)
+
+
+@pytest.mark.parametrize(("store", "suffix", "steps"), [(half, "half", 2**11), (whole, "stored", 2**16)])
+def test_what_is_large_is_stored_in_half_of_the_bytes(
+    store: Callable[[onnx.ModelProto], None],
+    suffix: str,
+    steps: int,
+    encode_graph: Path,
+    images: np.ndarray,
+    tmp_path: Path,
+) -> None:
+    """The graph computes what it would with the rounded numbers."""
     model = onnx.load(encode_graph)
     before = weights_of(model)
-    store_in_half(model, least=2048)
-    onnx.save(model, tmp_path / "half.onnx")
-    onnx.checker.check_model(str(tmp_path / "half.onnx"), full_check=True)
-    after = weights_of(onnx.load(tmp_path / "half.onnx"))
+    store(model)
+    onnx.save(model, tmp_path / "stored.onnx")
+    onnx.checker.check_model(str(tmp_path / "stored.onnx"), full_check=True)
+    after = weights_of(onnx.load(tmp_path / "stored.onnx"))
     large = {name for name, value in before.items() if value.size >= 2048 and value.dtype == np.float32}
     assert large
-    assert {name: value.dtype for name, value in after.items() if value.dtype == np.float16} == dict.fromkeys(
-        (f"{name}_half" for name in large), np.dtype(np.float16)
-    )
     assert before.keys() - after.keys() == large
+    rounded = {}
     for name in large:
-        np.testing.assert_allclose(after[f"{name}_half"], before[name], rtol=2**-11, atol=2**-25)
-    rounded = onnx.load(encode_graph)
-    for tensor in rounded.graph.initializer:
+        stored = after[f"{name}_{suffix}"]
+        assert stored.itemsize == 2
+        rounded[name] = (stored * after.get(f"{name}_scale", np.float32(1))).astype(np.float32)
+        np.testing.assert_allclose(rounded[name], before[name], atol=np.abs(before[name]).max() / steps)
+    expected = onnx.load(encode_graph)
+    for tensor in expected.graph.initializer:
         if tensor.name in large:
-            value = before[tensor.name].astype(np.float16).astype(np.float32)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
-    onnx.save(rounded, tmp_path / "rounded.onnx")
+            tensor.CopyFrom(onnx.numpy_helper.from_array(rounded[tensor.name], tensor.name))
+    onnx.save(expected, tmp_path / "rounded.onnx")
     found, wanted = (
         onnxruntime.InferenceSession(tmp_path / file, providers=["CPUExecutionProvider"]).run(None, {"images": images})
-        for file in ("half.onnx", "rounded.onnx")
+        for file in ("stored.onnx", "rounded.onnx")
     )
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_array_equal(one, other)
-    products = matrix_products(tmp_path / "half.onnx")
+    products = matrix_products(tmp_path / "stored.onnx")
     assert [(product.layer, product.has_weight) for product in products] == [
         (product.layer, product.has_weight) for product in matrix_products(encode_graph)
     ]
+
+
+def test_a_table_that_rows_are_taken_from_may_be_smaller_still(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Gather", ["table", "rows"], ["taken"]),
+        helper.make_node("MatMul", ["taken", "weight"], ["y"]),
+    ]
+    normal = np.random.default_rng(0).normal
+    weights = {"table": normal(size=(8, 4)).astype(np.float32), "weight": normal(size=(4, 8)).astype(np.float32)}
+    inputs = [helper.make_tensor_value_info("rows", onnx.TensorProto.INT64, ["b"])]
+    outputs = [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["b", 8])]
+    constants = [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()]
+    model = helper.make_model(
+        helper.make_graph(nodes, "taken", inputs, outputs, constants), opset_imports=[helper.make_opsetid("", 20)]
+    )
+    store_in_whole_numbers(model, lookup_bits=8, least=16)
+    onnx.checker.check_model(model, full_check=True)
+    stored = weights_of(model)
+    assert (stored["table_stored"].dtype, stored["weight_stored"].dtype) == (np.int8, np.int16)
+    assert stored["table_scale"].shape == (4,), "one for each channel"
 
 
 def test_what_fp16_cannot_hold_stays_as_it_is(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import openvino
 import pytest
 
 from vqrae.calibration.plan import Plan
-from vqrae.calibration.weights import store_in_half
+from vqrae.calibration.weights import store_constants
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import Batch, target
 from vqrae.export.speed import GraphSpeed
@@ -148,15 +148,16 @@ def test_a_plan_that_stores_one_layer(builder: BundleBuilder, tmp_path: Path, mo
     assert list(stored.dims) == [32, 64]
 
 
-def test_large_tables_are_stored_in_fp16_unless_a_plan_says_otherwise(
+def test_large_tables_are_stored_compactly_unless_a_plan_says_otherwise(
     builder: BundleBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is large is less here than the default, so that this model has some."""
     monkeypatch.setattr("vqrae.export.build.int8_speeds", lambda *_: {})
-    monkeypatch.setattr("vqrae.export.weights_onnx.store_in_half", partial(store_in_half, least=2048))
+    monkeypatch.setattr("vqrae.export.weights_onnx.store_constants", partial(store_constants, least=2048))
     default = Plan.default(builder.stored.products, "float")
-    assert default.storage == "fp16"
-    for storage, wanted in (("fp16", [onnx.TensorProto.FLOAT16]), ("fp32", [onnx.TensorProto.FLOAT])):
+    assert default.storage == "compact"
+    whole = [onnx.TensorProto.INT8, onnx.TensorProto.FLOAT]  # and its scales
+    for storage, wanted in (("compact", whole), ("fp32", [onnx.TensorProto.FLOAT])):
         plan = Plan.model_validate(default.model_dump() | {"storage": storage})
         row = builder.build(target("onnx", "int8-weights", plan=plan), tmp_path, overwrite=True)
         graph = onnx.load(Path(row.bundle) / "decode.onnx").graph
