@@ -1,0 +1,152 @@
+"""The page of a checkpoint's performance: exports it to every runtime that runs here, benchmarks all rows in one run.
+
+    python -m vqrae.benchmarks.performance base --calibration photographs/calibration --bundles runs/base \
+        --throughput photographs/held-out -o docs/benchmarks.md
+
+Bundles that are in the folder already are taken as they are. Run it on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from vqrae.benchmarks.bench import run_benchmark
+from vqrae.benchmarks.figures import percent
+from vqrae.benchmarks.outputs import markdown_page
+from vqrae.benchmarks.performance_plots import plot_frontier, plot_latencies, plot_roofline
+from vqrae.benchmarks.rows import BenchResult, BenchRow
+from vqrae.runtimes.errors import VqraeError, run_as_program
+from vqrae.runtimes.image_files import image_files
+from vqrae.runtimes.staging import staged_file
+
+FORMAT_NAMES = ("onnx", "openvino")
+PRECISIONS = ("fp32", "fp16", "int8")
+TITLE = """# Performance
+
+Everything in one run on one machine, each row in turn in every round; speed is a ratio within the run, beside PyTorch
+in eager mode. What the columns mean is said in the [README](../README.md#benchmark). A preset's name stands for that
+size with random weights: they do not change the arithmetic, and say nothing of fidelity.
+
+"""
+
+
+def exported_bundles(checkpoint: str, folder: Path, calibration: Path) -> list[Path]:
+    """Export every format and precision that is not in the folder yet, each in a process of its own.
+
+    INT8 is written whatever its speed, since that is what is to be measured.
+
+    Raises:
+        VqraeError: an export failed.
+    """
+    for format_name in FORMAT_NAMES:
+        for precision in PRECISIONS:
+            if not list(folder.glob(f"*-{format_name}-{precision}")):
+                command = [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "vqrae",
+                    "export",
+                    checkpoint,
+                    "-o",
+                    str(folder),
+                    "--images",
+                    "8",
+                ]
+                command += ["--format", format_name, "--precision", precision]
+                if precision == "int8":
+                    command += ["--calibration", str(calibration), "--allow-gate-failure"]
+                if subprocess.run(command, check=False).returncode:  # noqa: S603 - our own module
+                    raise VqraeError(f"{format_name} {precision}", got="a failed export", expected="a bundle")
+    return [path for name in FORMAT_NAMES for precision in PRECISIONS for path in folder.glob(f"*-{name}-{precision}")]
+
+
+def targets(result: BenchResult) -> str:
+    """What the table comes to, as a list: the best rows against PyTorch, compiled PyTorch and the naive export."""
+    lines = []
+    for title, rows in result.groups():
+        timed = [row for row in rows if row.executed]
+        eager = next(row for row in timed if row.gate == "reference")
+        ours = {precision: _fastest(timed, precision) for precision in ("fp32", "int8")}
+        others = {row.kind: row for row in timed if row.kind in ("compiled", "naive")}
+        for precision, row in ours.items():
+            if row is None:
+                continue
+            against = [("PyTorch eager", eager), ("torch.compile", others.get("compiled"))]
+            against.append(("the naive export", others.get("naive")))
+            ratios = [f"{_ratio(other, row):.2f}× {name}" for name, other in against if other is not None]
+            lines.append(
+                f"- {title}, {precision.upper()}: {row.label} is fastest, {', '.join(ratios)}; "
+                f"{percent(row.peak_share, 0)} of the machine's peak.\n"
+            )
+    return "".join(lines)
+
+
+def _fastest(rows: Sequence[BenchRow], precision: str) -> BenchRow | None:
+    candidates = [
+        row for row in rows if row.kind == "bundle" and row.precision == precision and row.gate != "reference"
+    ]
+    return min(candidates, key=lambda row: row.p50_ms or float("inf"), default=None)
+
+
+def _ratio(slow: BenchRow, fast: BenchRow) -> float:
+    """Of median latencies; each row's speed was taken against the first row, round by round."""
+    return (fast.speedup or 1.0) / (slow.speedup or 1.0)
+
+
+def main() -> None:
+    """Command line; writes a Markdown page, and the plots in a folder of its name beside it."""
+    parser = argparse.ArgumentParser(prog="python -m vqrae.benchmarks.performance", description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", help="a folder, or a preset's name for random weights")
+    parser.add_argument("--calibration", type=Path, required=True, help="images to calibrate INT8 on")
+    parser.add_argument("--bundles", type=Path, required=True, help="folder for the bundles")
+    parser.add_argument("--throughput", type=Path, help="photographs, from disk to tokens on disk")
+    parser.add_argument("--batch", type=int, action="append", help="images per call; repeatable; 1 if not given")
+    parser.add_argument("--rounds", type=int, default=30, help="timed calls of each row")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="Markdown file")
+    options = parser.parse_args()
+    bundles = exported_bundles(options.checkpoint, options.bundles, options.calibration)
+    with Console(stderr=True).status("") as status:
+        result = run_benchmark(
+            options.checkpoint,
+            bundles,
+            batch_sizes=options.batch or [1],
+            rounds=options.rounds,
+            limit=True,
+            photographs=image_files(options.throughput) if options.throughput else (),
+            compiled=True,
+            naive=True,
+            command=" ".join(["python -m vqrae.benchmarks.performance", *sys.argv[1:]]),
+            progress=lambda stage, done, total: status.update(f"{stage}: {done} of {total}"),
+        )
+    write_performance(options.output, result)
+
+
+def write_performance(path: Path, result: BenchResult) -> None:
+    """Write the page, its plots, and the result itself as `<name>/result.json` beside it.
+
+    Raises:
+        StorageError: the operating system refused to write.
+    """
+    folder = path.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    plots = {
+        "Latency: median, and p10 to p90": plot_latencies(result, folder / "latency.svg"),
+        "Speed against excess distortion": plot_frontier(result, folder / "frontier.svg"),
+        "Roofline": plot_roofline(result, folder / "roofline.svg"),
+    }
+    images = "".join(f"![{title}]({folder.name}/{plot.name})\n\n" for title, plot in plots.items() if plot is not None)
+    for name, text in ((folder / "result.json", result.to_json()), (path, None)):
+        with staged_file(name) as staging:
+            body = f"{TITLE}{targets(result)}\n{images}{markdown_page(result)}" if text is None else text
+            staging.write_text(body, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_as_program(main)
