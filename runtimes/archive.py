@@ -98,7 +98,7 @@ def unpack(
     """Write an archive's bundle as a folder, whole or not at all.
 
     Only names that the manifest lists are written, below a new folder, each once and with the size that it says; the
-    archive's length is compared with that before the first byte is written. Every hash is checked at the end.
+    archive's length is compared with that before the first byte is written. Each file's hash is checked as it comes.
 
     Args:
         archive: the file, from anywhere.

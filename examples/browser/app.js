@@ -175,14 +175,17 @@ function moveCursor(event) {
   event.preventDefault();
 }
 
-$("photograph").addEventListener("change", (event) => {
-  const [file] = event.target.files;
-  if (file) inTurn(() => useFile(file));
-});
-$("packed").addEventListener("change", (event) => {
-  const [file] = event.target.files;
-  if (file) inTurn(() => useBundle(() => openPacked(file)));
-});
+/** What to do with a chosen file; the field forgets it, so that the same one can be chosen again. */
+function onChoice(id, use) {
+  $(id).addEventListener("change", ({ target }) => {
+    const [file] = target.files;
+    target.value = "";
+    if (file) inTurn(() => use(file));
+  });
+}
+
+onChoice("photograph", useFile);
+onChoice("packed", (file) => useBundle(() => openPacked(file)));
 $("device").addEventListener("change", () => state.bundle && inTurn(useDevice));
 $("token").addEventListener("change", () => state.tokens && paint(state.cell));
 $("undo").addEventListener("click", () => {

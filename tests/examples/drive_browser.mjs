@@ -1,6 +1,7 @@
 // Uses the page as a person would, and prints what came of it as JSON. Copied beside the page, whose packages it uses.
 // node drive_browser.mjs CHROMIUM URL PACKED SCREENSHOTS PHOTOGRAPH...
 
+import { readFileSync } from "node:fs";
 import { chromium } from "playwright-core";
 
 const [executablePath, url, packed, screenshots, ...photographs] = process.argv.slice(2);
@@ -45,6 +46,18 @@ for (const photograph of photographs) {
   await until("encoded", () => page.setInputFiles("#photograph", photograph));
   found.photographs.push(await state());
 }
+
+// The first one again, dropped onto the page.
+const bytes = readFileSync(photographs[0]).toString("base64");
+const dropped = await page.evaluateHandle((base64) => {
+  const transfer = new DataTransfer();
+  const content = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+  transfer.items.add(new File([content], "dropped.png", { type: "image/png" }));
+  return transfer;
+}, bytes);
+await until("encoded", () => page.dispatchEvent("body", "drop", { dataTransfer: dropped }));
+found.dropped = await state();
+await until("encoded", () => page.setInputFiles("#photograph", photographs.at(-1)));
 
 // Change the token in the middle of the grid, through the grid and the field; then paint its neighbor with a click.
 const box = await page.locator("#tokens").boundingBox();

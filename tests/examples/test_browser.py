@@ -110,6 +110,7 @@ def test_the_browser_tokenizes_as_python_does(node: str, site: Path, address: st
             assert other.mean() < 0.005
             assert (margins[other] <= noise.noise).all(), "only near-ties may fall otherwise"
             check_decoded(tokenizer, one)
+        assert found["dropped"] == found["photographs"][0]
         check_changes(tokenizer, found)
         check_decoded(tokenizer, found["fromPacked"])
     assert (found["console"], found["elsewhere"], found["overflow"]) == ([], [], False)
