@@ -56,7 +56,7 @@ def judge_task(source: Path, options: SessionOptions, checkpoint: Path | None, r
         judged = open_judged(source, options, checkpoint, closing)
         if judged.size[0] != judged.size[1]:
             raise UsageError("--task", got="a tokenizer of {}x{} images".format(*judged.size), expected="square ones")
-        extent = Extent(test=request.scenes, generated=request.scenes)
+        extent = Extent(probe_train=5 * request.scenes, test=request.scenes, generated=request.scenes)
         reference = None if checkpoint is None or judged.model is None else ReferenceTokenizer(judged.model)
         report = _report(judged, str(source), reference, extent, request)
         if reference is None:

@@ -53,11 +53,13 @@ def world_recipe() -> Recipe:
             steps=500,
             batch_size=16,
             learning_rate=6e-4,
-            encoder_learning_rate=2e-4,
+            encoder_learning_rate=3e-4,
             end_factor=0.02,
             warmup=50,
             scene_fraction=1,
             refit_codebook=True,
+            # Enough to hold the probe here; at 1 the encoder hardly moves, and the codes stay coarse.
+            weights=LossWeights(distillation=0.2),
             save_every=100,
         ),
     )

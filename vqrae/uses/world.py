@@ -59,6 +59,8 @@ TRAINED_PART = 2 / 3
 """Of each photograph's width, from the left: where textures of `train` are cut; those of tests are from the rest."""
 TEXTURE_SIDE = (0.22, 0.3)
 """Side of a texture, in widths of its photograph."""
+GRAIN_CONTRAST, BACKGROUND_CONTRAST = 0.15, 0.5
+"""Fainter than in the scenes of pre-training: a few codes are to say what is shown, not every blade of grass."""
 
 Labels = Mapping[str, int]
 """Attribute -> class."""
@@ -108,7 +110,16 @@ class World:
         grain = list(TEXTURES)[int(rng.integers(len(TEXTURES)))]
         background = self._texture(rng, NAMES["texture"][labels["texture"]])
         shape, color = SHOWN_SHAPES[labels["shape"]], NAMES["color"][labels["color"]]
-        return ScenePlan(labels, shape, color, self._objects(rng, labels), background, self._texture(rng, grain))
+        return ScenePlan(
+            labels,
+            shape,
+            color,
+            self._objects(rng, labels),
+            background,
+            self._texture(rng, grain),
+            grain_contrast=GRAIN_CONTRAST,
+            background_contrast=BACKGROUND_CONTRAST,
+        )
 
     def _objects(self, rng: np.random.Generator, labels: Labels) -> list[PlacedObject]:
         cell = self.size / 2

@@ -91,6 +91,10 @@ class ScenePlan(NamedTuple):
     background: Texture
     grain: Texture
     """Whose brightness the objects' color varies with."""
+    grain_contrast: float = 0.45
+    """How far it varies, as a share of the color, at one standard deviation of the texture."""
+    background_contrast: float = 1.0
+    """Of the background around its mean color."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +171,8 @@ def _draw(plan: ScenePlan, size: int) -> tuple[NDArray[np.uint8], NDArray[np.int
     """The image (S, S, 3) and the mask (S, S)."""
     coverage = _coverage(plan, size)
     background, grain = _resized(plan.background, size), _resized(plan.grain, size).mean(2, keepdims=True)
-    contrast = 0.45 * (grain - grain.mean()) / (grain.std() + 8)
+    background = background.mean((0, 1)) + plan.background_contrast * (background - background.mean((0, 1)))
+    contrast = plan.grain_contrast * (grain - grain.mean()) / (grain.std() + 8)
     fill = np.array(COLORS[plan.color]) * np.clip(1 + contrast, 0.4, 1.6)
     alpha = coverage[..., None]
     image = np.clip(alpha * fill + (1 - alpha) * background, 0, 255).round().astype(np.uint8)
