@@ -95,9 +95,7 @@ class Replicas:
                     raise Refusal(error.cause.status, error.cause.message) from error
                 raise
             except DIED as error:
-                logger.warning(
-                    "a replica died while it computed%s", "; sent again" if again else " what was sent again"
-                )
+                self._warn_of_death()
                 if not again:
                     raise Refusal(503, "the replicas that computed this died; try again") from error
         raise AssertionError("the second try returns or raises")
@@ -105,7 +103,7 @@ class Replicas:
     def _warn_of_death(self) -> None:
         """Once for all the requests that were inside."""
         if time.monotonic() - self._warned > DEATH_SECONDS:
-            logger.warning("a replica died; what it was computing is sent to another one")
+            logger.warning("a replica died; what it was computing is sent once more")
             self._warned = time.monotonic()
 
 
