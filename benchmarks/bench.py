@@ -75,7 +75,8 @@ def run_benchmark(
 ) -> BenchResult:
     """Measure a checkpoint and bundles side by side.
 
-    Fidelity (token agreement, excess distortion, decode PSNR, gate) is not measured here: it is the bundle's evidence.
+    A bundle's fidelity (token agreement, excess distortion, decode PSNR, gate) is not measured here: it is the bundle's
+    evidence. That of `torch.compile` and the naive export is measured.
 
     Args:
         checkpoint: a PyTorch checkpoint's folder, or a preset's name for random weights; it makes the first row of each

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vqrae.benchmarks.work import COUNTED, Work, counted_work
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.closing import Closing
-from vqrae.runtimes.manifest import GateVerdict, Manifest, PrecisionName
+from vqrae.runtimes.manifest import GateVerdict, Manifest, ParityFigures, PrecisionName
 from vqrae.runtimes.session import Execution
 from vqrae.runtimes.tokenizer import Tokenizer
 
@@ -44,6 +44,14 @@ class Subject:
     excess_distortion: float | None
     decode_psnr_db: float | None
     gate: GateVerdict | Literal["reference", "unjudged"]
+
+
+class FidelityColumns(TypedDict):
+    """Those of a `Subject` that tell how faithful it is."""
+
+    token_agreement: float | None
+    excess_distortion: float | None
+    decode_psnr_db: float | None
 
 
 class Candidate(Closing):
@@ -151,7 +159,6 @@ class BundleCandidate(Candidate):
 def bundle_subject(bundle: Bundle, execution: Execution | None) -> Subject:
     """A bundle's columns; `execution` is what runs it, None if nothing does."""
     manifest: Manifest = bundle.manifest
-    figures = manifest.evidence.figures
     return Subject(
         bundle=manifest.name,
         runtime=manifest.runtime.name,
@@ -160,11 +167,18 @@ def bundle_subject(bundle: Bundle, execution: Execution | None) -> Subject:
         int8_share=manifest.precision.int8_share,
         device=execution.device if execution else None,
         size_mb=bundle.size_bytes / 1e6,
-        token_agreement=figures.token_agreement if figures else None,
-        excess_distortion=figures.excess_distortion if figures else None,
-        decode_psnr_db=figures.decode_psnr_db if figures else None,
+        **fidelity_columns(manifest.evidence.figures),
         gate=manifest.evidence.gate,
     )
+
+
+def fidelity_columns(figures: ParityFigures | None) -> FidelityColumns:
+    """What a row tells of fidelity; nothing where there are no figures."""
+    return {
+        "token_agreement": figures.token_agreement if figures else None,
+        "excess_distortion": figures.excess_distortion if figures else None,
+        "decode_psnr_db": figures.decode_psnr_db if figures else None,
+    }
 
 
 def sample_input(

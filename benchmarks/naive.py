@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vqrae.benchmarks.candidates import Candidate, Graph, Subject, sample_input
+from vqrae.benchmarks.candidates import GRAPHS, Candidate, Graph, Subject, fidelity_columns, sample_input
+from vqrae.benchmarks.fidelity import measured_fidelity
 from vqrae.benchmarks.work import Work, counted_work
 from vqrae.checkpoint import open_checkpoint
 from vqrae.export.dtypes import GraphDtypes
@@ -19,7 +22,7 @@ from vqrae.export.onnx_graph import graph_from_plan
 from vqrae.model import VQRAE
 from vqrae.resize import resized
 from vqrae.runtimes.backends.onnxruntime import OnnxRuntimeSession
-from vqrae.runtimes.manifest import RuntimeInfo
+from vqrae.runtimes.manifest import GraphSpec, ParityFigures, RuntimeInfo
 from vqrae.runtimes.session import SessionOptions
 
 
@@ -38,7 +41,8 @@ class NaiveCandidate(Candidate):
         model = open_checkpoint(str(source)).model
         self._model = resized(model, size or model.size)
         self._temporary = tempfile.TemporaryDirectory(prefix="vqrae-naive-")
-        self._sessions: dict[str, tuple[OnnxRuntimeSession, Path]] = {}
+        self._traces: dict[Graph, _Trace] = {}
+        self._figures: ParityFigures | None = None
 
     @property
     def image_size(self) -> tuple[int, int]:  # noqa: D102 - documented by Candidate
@@ -48,13 +52,17 @@ class NaiveCandidate(Candidate):
         return True
 
     def call(self, graph: Graph, batch: int) -> Callable[[], object]:  # noqa: D102 - documented by Candidate
-        session, name = self._traced(graph, batch)
+        trace = self._traced(graph, batch)
         model, codebook_size = self._model, self._model.config.quantizer.codebook_size
-        feeds = {name: sample_input(graph, batch, model.size, grid=model.grid, codebook_size=codebook_size)}
-        return lambda: session.run(feeds)
+        values = sample_input(graph, batch, model.size, grid=model.grid, codebook_size=codebook_size)
+        return lambda: trace.run(values)
 
-    def subject(self, graph: Graph) -> Subject:  # noqa: D102 - documented by Candidate
-        _, file = self._sessions[graph]
+    def subject(self, graph: Graph) -> Subject:
+        """As documented by `Candidate`; the first time it compares the traced graphs with the model."""
+        trace = self._traces[graph]
+        if self._figures is None:
+            encode, decode = (self._traced(name, trace.batch).run for name in GRAPHS)
+            self._figures = measured_fidelity(self._model, encode, decode, batch=trace.batch)
         return Subject(
             kind="naive",
             bundle=self._model.config.name,
@@ -63,30 +71,29 @@ class NaiveCandidate(Candidate):
             precision="fp32",
             int8_share=None,
             device="cpu",
-            size_mb=sum(part.stat().st_size for part in file.parent.iterdir()) / 1e6,
-            token_agreement=None,
-            excess_distortion=None,
-            decode_psnr_db=None,
+            size_mb=sum(part.stat().st_size for part in trace.file.parent.iterdir()) / 1e6,
+            **fidelity_columns(self._figures),
             gate="unjudged",
         )
 
     def work(self, graph: Graph, batch: int) -> Work | None:  # noqa: D102 - documented by Candidate
-        _, file = self._sessions[graph]
         sample = sample_input(graph, batch, self._model.size, grid=self._model.grid, codebook_size=2)
-        return counted_work(file, sample.shape)
+        return counted_work(self._traces[graph].file, sample.shape)
 
     @property
     def launch(self) -> tuple[str, ...] | None:  # noqa: D102 - documented by Candidate
         return None
 
     def close(self) -> None:  # noqa: D102 - documented by Candidate
-        for session, _ in self._sessions.values():
-            session.close()
-        self._sessions.clear()
+        for trace in self._traces.values():
+            trace.session.close()
+        self._traces.clear()
         self._temporary.cleanup()
 
-    def _traced(self, graph: Graph, batch: int) -> tuple[OnnxRuntimeSession, str]:
+    def _traced(self, graph: Graph, batch: int) -> _Trace:
         """The graph at a fixed batch: the search, as written, cuts its scores by the batch's size."""
+        if graph in self._traces and self._traces[graph].batch == batch:
+            return self._traces[graph]
         folder = Path(self._temporary.name) / f"{graph}-{batch}"
         folder.mkdir(exist_ok=True)
         plan = next(plan for plan in graph_plans(self._model, split=False, batch=batch) if plan.name == graph)
@@ -94,10 +101,25 @@ class NaiveCandidate(Candidate):
         runtime = RuntimeInfo(name="onnxruntime", built_with={})
         file = folder / spec.file
         session = OnnxRuntimeSession.open(file, spec, SessionOptions(threads=self.threads), runtime)
-        if graph in self._sessions:
-            self._sessions.pop(graph)[0].close()  # of another batch size, which was measured
-        self._sessions[graph] = session, file
-        return session, plan.input.name
+        if graph in self._traces:
+            self._traces.pop(graph).session.close()  # of another batch size, which was measured
+        self._traces[graph] = _Trace(session, file, spec, batch)
+        return self._traces[graph]
+
+
+@dataclass(frozen=True)
+class _Trace:
+    """A graph that was traced, and is loaded."""
+
+    session: OnnxRuntimeSession
+    file: Path
+    spec: GraphSpec
+    batch: int
+
+    def run(self, values: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        """Its outputs, in the order of the signature."""
+        outputs = self.session.run({self.spec.inputs[0].name: values})
+        return tuple(outputs[output.name] for output in self.spec.outputs)
 
 
 class _Encode(nn.Module):

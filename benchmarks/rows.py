@@ -80,14 +80,15 @@ class BenchRow(Record):
     size_mb: float
     """On disk: the whole bundle, or the checkpoint."""
     token_agreement: float | None = None
-    """Fraction of tokens equal to the reference's, from the bundle's evidence."""
+    """Fraction of tokens equal to the reference's, from the bundle's evidence; of `torch.compile` and the naive export
+    measured in this run, on the same photographs, and so are the next two."""
     excess_distortion: float | None = None
     """A fraction, from the bundle's evidence: 0.0001 is 0.01 %."""
     decode_psnr_db: float | None = None
     """Decoded images against the reference's, in dB, from the bundle's evidence."""
     gate: GateVerdict | Literal["reference", "unjudged"]
     """The parity verdict of the bundle's evidence; `reference` is what the others are judged by; `unjudged` is what is
-    no bundle, and has no evidence."""
+    no bundle, and has no gate."""
 
     @property
     def label(self) -> str:

@@ -10,13 +10,16 @@ import onnx
 import openvino
 import pytest
 from onnx import TensorProto, helper
+from tiny_models import tiny_model
 
 from vqrae.benchmarks.bench import run_benchmark
 from vqrae.benchmarks.compiled import CompiledCandidate
+from vqrae.benchmarks.fidelity import measured_fidelity
 from vqrae.benchmarks.foreign import foreign_candidate, image_axes
 from vqrae.benchmarks.naive import NaiveCandidate
 from vqrae.benchmarks.pytorch import PyTorchCandidate
 from vqrae.benchmarks.table import row_names
+from vqrae.reference import ReferenceTokenizer
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
 
 
@@ -109,9 +112,30 @@ def test_what_cannot_be_a_row_is_refused(tmp_path, name, error, message):
 def test_the_naive_export_computes_the_same(checkpoint, bundle):
     with PyTorchCandidate(checkpoint, threads=1) as pytorch, NaiveCandidate(checkpoint, threads=1) as naive:
         indices, _ = pytorch.call("encode", 1)()
-        assert (naive.call("encode", 1)()["indices"] == indices.numpy()).mean() > 0.99
+        assert (naive.call("encode", 1)()[0] == indices.numpy()).mean() > 0.99
         subject = naive.subject("encode")
         assert (subject.kind, subject.gate, subject.precision) == ("naive", "unjudged", "fp32")
+        assert subject.token_agreement > 0.99
+        assert abs(subject.excess_distortion) < 1e-5
+        assert subject.decode_psnr_db > 50
+
+
+def test_fidelity_is_measured_in_whole_batches_and_sees_damage():
+    model, seen = tiny_model(), []
+    sound = ReferenceTokenizer(model)
+
+    def encode(images):
+        seen.append(len(images))
+        return sound.encode(images)
+
+    figures = measured_fidelity(model, encode, lambda indices: (sound.decode(indices),), batch=2, images=3)
+    assert (seen, figures.images, figures.token_agreement, figures.decode_psnr_db) == ([2, 2], 3, 1.0, 100.0)
+    worse = measured_fidelity(
+        model, lambda images: encode(images // 2), lambda indices: (255 - sound.decode(indices),), batch=3, images=3
+    )
+    assert worse.token_agreement < 1
+    assert worse.excess_distortion > 0
+    assert worse.decode_psnr_db < 30
 
 
 def test_variants_of_a_checkpoint_need_one(bundle):
@@ -136,4 +160,7 @@ def test_torch_compile_computes_the_same(checkpoint):
             expected, found = pytorch.call(graph, 1)(), compiled.call(graph, 1)()
             tokens = (expected[0], found[0]) if graph == "encode" else (expected, found)
             assert (tokens[0] == tokens[1]).float().mean() > 0.99
-        assert (compiled.subject("encode").kind, compiled.subject("encode").gate) == ("compiled", "unjudged")
+        subject = compiled.subject("encode")
+        assert (subject.kind, subject.gate) == ("compiled", "unjudged")
+        assert subject.token_agreement > 0.99
+        assert subject.decode_psnr_db > 50
