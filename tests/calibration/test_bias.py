@@ -54,7 +54,7 @@ def test_the_mean_of_every_output_is_what_it_was(tmp_path: Path) -> None:
     wanted, before = made(plain), made(rounded)
     after = made(corrected(rounded, path))
     assert np.abs((before - wanted).mean(0)).max() > 1e-3
-    np.testing.assert_allclose(after.mean(0), wanted.mean(0), atol=1e-5)
+    np.testing.assert_allclose(after.mean(0), wanted.mean(0), atol=1e-4)
     assert np.square(after - wanted).mean() < np.square(before - wanted).mean() / 2
 
 
