@@ -63,14 +63,19 @@ def store_in_whole_numbers(model: ModelProto, *, lookup_bits: Bits = 16, least: 
 
     Args:
         model: a graph, its weights loaded; channels are the last axis.
-        lookup_bits: of a table that rows are taken from.
+        lookup_bits: of a table that rows are taken from. It has a scale for each row, the only kind that OpenVINO takes
+            rows of INT8 with (2026.4 crashes at another).
         least: how many numbers are large.
     """
     looked_up = {node.input[0] for node in model.graph.node if node.op_type == "Gather"}
     restoring = []
     for tensor in _large_constants(model, least):
-        name = tensor.name
-        stored, scale = whole_numbers(numpy_helper.to_array(tensor), lookup_bits if name in looked_up else 16)
+        name, values = tensor.name, numpy_helper.to_array(tensor)
+        if name in looked_up:
+            rows, scale_of_rows = whole_numbers(values.T, lookup_bits)
+            stored, scale = np.ascontiguousarray(rows.T), scale_of_rows[:, None]
+        else:
+            stored, scale = whole_numbers(values, 16)
         tensor.CopyFrom(numpy_helper.from_array(stored, f"{name}_stored"))
         model.graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
         restoring += [

@@ -140,7 +140,8 @@ def test_a_table_that_rows_are_taken_from_may_be_smaller_still(tmp_path: Path) -
     onnx.checker.check_model(model, full_check=True)
     stored = weights_of(model)
     assert (stored["table_stored"].dtype, stored["weight_stored"].dtype) == (np.int8, np.int16)
-    assert stored["table_scale"].shape == (4,), "one for each channel"
+    assert stored["table_scale"].shape == (8, 1), "one for each row"
+    assert stored["weight_scale"].shape == (8,), "one for each channel"
 
 
 def test_what_fp16_cannot_hold_stays_as_it_is(tmp_path: Path) -> None:

@@ -165,6 +165,17 @@ def test_large_tables_are_stored_compactly_unless_a_plan_says_otherwise(
         assert [tensor.data_type for tensor in tables] == wanted
 
 
+def test_openvino_takes_the_compact_tables_as_they_are_meant(
+    builder: BundleBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes rows of an INT8 table in a way of its own."""
+    monkeypatch.setattr("vqrae.export.build.int8_speeds", lambda *_: {})
+    monkeypatch.setattr("vqrae.export.weights_onnx.store_constants", partial(store_constants, least=2048))
+    row = builder.build(target("openvino", "int8-weights"), tmp_path)
+    assert row.decode_psnr_db is not None
+    assert row.decode_psnr_db > 45
+
+
 # --- what is refused ---
 
 
