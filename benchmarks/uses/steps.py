@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
 
 from vqrae.benchmarks.ablations.runs import machine_and_versions
@@ -20,11 +21,11 @@ from vqrae.benchmarks.uses.scale import UsesScale
 from vqrae.benchmarks.uses.workplace import StepResult, Workplace
 from vqrae.calibration.images import calibration_images
 from vqrae.checkpoint import WEIGHTS_FILE, from_pretrained, open_checkpoint
+from vqrae.config import QuantizerConfig
 from vqrae.encoder import Encoder
 from vqrae.export.build import BundleBuilder, check_target
 from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
-from vqrae.layers import pixels_from_uint8
 from vqrae.model import VQRAE
 from vqrae.reference import ArrayTokenizer, ReferenceTokenizer
 from vqrae.runtimes.bundle import sha256_file
@@ -239,9 +240,8 @@ def measure_probes(scale: UsesScale, place: Workplace) -> Figures:
     """Linear probe and nearest neighbours on the pretrained encoder, and on both kinds of the tokenizer's features."""
     size = scale.tokenizer.model.image_size
     tokenizer = from_pretrained(place.checkpoint)
-    stage1 = from_pretrained(place.tokenizer / "stage1")
     sources = {
-        "pretrained encoder": partial(pooled_features, ReferenceTokenizer(_around(stage1, place))),
+        "pretrained encoder": partial(pooled_features, _pretrained(scale, place)),
         "continuous features": partial(pooled_features, ReferenceTokenizer(tokenizer)),
         "quantized features": partial(pooled_quantized, tokenizer),
     }
@@ -264,7 +264,7 @@ def measure_reading(scale: UsesScale, place: Workplace) -> Figures:
     """The reader with the encoder that it learned with, and with the tokenizer's in its place; some answers."""
     size, reader = scale.tokenizer.model.image_size, Reader.open(place.reader)
     tokenizers = {
-        "pretrained encoder": ReferenceTokenizer(_around(from_pretrained(place.tokenizer / "stage1"), place)),
+        "pretrained encoder": _pretrained(scale, place),
         "tokenizer": ReferenceTokenizer(from_pretrained(place.checkpoint)),
     }
     figures: Figures = {
@@ -397,19 +397,12 @@ def _teacher(scale: UsesScale, place: Workplace) -> Any:
     return teacher
 
 
-def _around(model: VQRAE, place: Workplace) -> VQRAE:
-    """A tokenizer whose features are the pretrained encoder's: stage 1 leaves it as it is, which is checked."""
-    encoder = Encoder.from_pretrained(str(place.encoder)).eval()
-    pixels = pixels_from_uint8(_some_image(model))
-    if not np.allclose(encoder(pixels).detach(), model.encoder(pixels).detach(), atol=1e-5):
-        raise AssertionError("stage 1 changed the encoder")
-    return model
-
-
-def _some_image(model: VQRAE) -> Any:
-    import torch
-
-    return torch.from_numpy(World(size=model.config.image_size, split="test").batch(1, [0]).images)
+def _pretrained(scale: UsesScale, place: Workplace) -> ReferenceTokenizer:
+    """The pretrained encoder as a tokenizer, for its features: whoever reads them needs no codebook that fits."""
+    encoder = Encoder.from_pretrained(str(place.encoder))
+    quantizer = QuantizerConfig(codebook_size=2, code_width=1)
+    config = scale.tokenizer.model.model_copy(update={"encoder": encoder.config, "quantizer": quantizer})
+    return ReferenceTokenizer(VQRAE(config, encoder))
 
 
 def _painted_scenes(scale: UsesScale, split: Split) -> WorldConversations:
@@ -425,8 +418,6 @@ def _valid_codes(place: Workplace, split: Split) -> Path:
 
 def _sample_answers(tokenizer: ArrayTokenizer, size: int, extent: Extent, reader: Reader) -> list[list[list[str]]]:
     """Of the first scenes: question, answer, and what is right."""
-    import torch
-
     scenes = test_scenes(size, "test", extent)
     shown = []
     for number, asked in enumerate(asked_of(scenes)[:SAMPLE_QUESTIONS]):

@@ -75,9 +75,9 @@ def world_painting() -> PaintingRecipe:
     """The largest of the three sizes."""
     return PaintingRecipe(
         language=LanguageSize(width=192, depth=4, heads=6),
-        images=10_000,
+        images=8000,
         phase=PhaseConfig(
-            steps=700,
+            steps=500,
             batch_size=32,
             learning_rate=2e-3,
             end_factor=0.02,
