@@ -32,12 +32,12 @@ class Footprint:
     load_ms: float
     """Until the graph is loaded and its input is ready; verification of the files included."""
     first_token_ms: float
-    """The first call, batch 1."""
+    """The first call."""
     peak_rss_mb: float
     """Peak resident memory of the process, in 10⁶ bytes."""
 
 
-def measure_footprint(launch: Sequence[str], graph: str, *, threads: int, starts: int) -> Footprint:
+def measure_footprint(launch: Sequence[str], graph: str, *, threads: int, starts: int, batch: int = 1) -> Footprint:
     """Start fresh processes, one after the other, and take the median of each figure.
 
     Args:
@@ -45,19 +45,20 @@ def measure_footprint(launch: Sequence[str], graph: str, *, threads: int, starts
         graph: `encode` or `decode`.
         threads: CPU threads that the runtime is given.
         starts: number of processes.
+        batch: images of the one call.
 
     Raises:
         RuntimeUnavailable: a process failed; its last words are in the error.
     """
-    runs = [_start(launch, graph, threads) for _ in range(starts)]
+    runs = [_start(launch, "--graph", graph, "--threads", str(threads), "--batch", str(batch)) for _ in range(starts)]
     return Footprint(**{field.name: median(getattr(run, field.name) for run in runs) for field in fields(Footprint)})
 
 
-def _start(launch: Sequence[str], graph: str, threads: int) -> Footprint:
+def _start(launch: Sequence[str], *options: str) -> Footprint:
     from vqrae.runtimes.errors import RuntimeUnavailable
 
-    options = ("--graph", graph, "--threads", str(threads), "--launched", str(time.monotonic()))
-    command = (sys.executable, "-P", "-m", "vqrae.benchmarks.footprint", *launch, *options)
+    command = [sys.executable, "-P", "-m", "vqrae.benchmarks.footprint", *launch, *options]
+    command += ["--launched", str(time.monotonic())]
     process = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
     if process.returncode:
         words = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
@@ -88,7 +89,7 @@ def _bundle_stages(options: Namespace) -> Iterator[None]:
     session_class(read_manifest(Path(options.path) / MANIFEST_FILE).runtime.name)  # imports the framework
     yield
     with BundleCandidate(options.path, threads=options.threads, trusted=options.trusted) as candidate:
-        call = candidate.call(options.graph, 1)
+        call = candidate.call(options.graph, options.batch)
         yield
         call()
         yield
@@ -100,7 +101,7 @@ def _pytorch_stages(options: Namespace) -> Iterator[None]:
 
     yield
     with PyTorchCandidate(options.path, threads=options.threads) as candidate:
-        call = candidate.call(options.graph, 1)
+        call = candidate.call(options.graph, options.batch)
         yield
         call()
         yield
@@ -123,6 +124,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("path", help="a bundle's folder, or with --torch a checkpoint's")
     parser.add_argument("--graph", choices=("encode", "decode"), default="encode")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--torch", action="store_true", help="open the path as a PyTorch checkpoint")
     parser.add_argument("--trusted", action="store_true", help="let an engine run code that it brings")
     parser.add_argument("--launched", type=float, help="the caller's time.monotonic() just before the launch")
