@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when Ray is imported, and by the processes that it starts
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray would let every other program of the machine go first
 
 import ray
 

@@ -93,6 +93,14 @@ def exchange(port: int, request: bytes, *, then: bytes = b"", pause: float = 0.0
         return answer
 
 
+def until_json(connection: socket.socket) -> bytes:
+    """What the server sends up to the end of an object."""
+    answer = b""
+    while not answer.endswith(b"}") and (part := connection.recv(65536)):
+        answer += part
+    return answer
+
+
 def head(length: str, *, more: str = "") -> bytes:
     return f"POST /encode HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n{more}\r\n".encode()
 
@@ -114,6 +122,30 @@ def test_a_second_head_that_does_not_come_in_time(port: int) -> None:
     first = b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n"
     answer = exchange(port, first, then=b"GET /v2", pause=0.1)
     assert answer.endswith(b'{"live":true}')
+
+
+def test_the_rest_of_a_body_that_was_refused_leaves_the_connection_usable(
+    worker: Worker, make_service: Callable[..., Service]
+) -> None:
+    service = make_service(worker, body_seconds=0.2)
+    service.gate.closed = True
+    with running(service) as (_, port), socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(head("10") + b"123")
+        assert until_json(connection).startswith(b"HTTP/1.1 503 ")
+        connection.sendall(b"4567890")
+        time.sleep(0.5)  # longer than a request may take to arrive: it has arrived
+        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert until_json(connection).startswith(b"HTTP/1.1 200 ")
+
+
+def test_the_rest_of_a_body_that_was_refused_and_never_comes(
+    worker: Worker, make_service: Callable[..., Service]
+) -> None:
+    service = make_service(worker, body_seconds=0.2)
+    service.gate.closed = True
+    with running(service) as (_, port):
+        answer = exchange(port, head("10") + b"123", then=b"4", pause=0.1)
+    assert answer.startswith(b"HTTP/1.1 503 ")
 
 
 def test_a_body_larger_than_its_header_says(port: int) -> None:

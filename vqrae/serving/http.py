@@ -94,21 +94,33 @@ def _protocol(limits: Limits) -> type[H11Protocol]:
     class TimedProtocol(H11Protocol):
         """Closes a connection whose request head does not arrive, or whose client does not take the answer."""
 
-        _head: asyncio.TimerHandle | None = None
+        _state = "none"
+        _deadline: asyncio.TimerHandle | None = None
         _taking: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
             super().connection_made(transport)
-            self._head = self.loop.call_later(limits.body_seconds, self.timeout_keep_alive_handler)
+            self._watch("partial")
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            inside = bool(self.cycle) and not self.cycle.response_complete  # None before the first request
-            if inside and self._head is not None:
-                self._head.cancel()
-                self._head = None
-            elif not inside and self._head is None:
-                self._head = self.loop.call_later(limits.body_seconds, self.timeout_keep_alive_handler)
+            if self.cycle and not self.cycle.response_complete:
+                self._watch("inside")
+            elif self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
+                self._watch("idle")  # after the rest of a body that was answered before its end
+            else:
+                self._watch("partial")
+
+        def _watch(self, state: str) -> None:
+            """A deadline for what a client has begun: it does not move with each byte."""
+            if state == self._state:
+                return
+            if self._deadline is not None:
+                self._deadline.cancel()
+            self._state, self._deadline = state, None
+            if state != "inside":
+                seconds = KEEP_ALIVE_SECONDS if state == "idle" else limits.body_seconds
+                self._deadline = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
         def send_400_response(self, msg: str) -> None:
             """As uvicorn's, in JSON like every refusal."""
@@ -134,7 +146,7 @@ def _protocol(limits: Limits) -> type[H11Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
-            for timer in (self._head, self._taking):
+            for timer in (self._deadline, self._taking):
                 if timer is not None:
                     timer.cancel()
 
