@@ -104,7 +104,7 @@ def _protocol(limits: Limits) -> type[H11Protocol]:
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            if self.cycle and not self.cycle.response_complete:
+            if bool(self.cycle) and not self.cycle.response_complete:
                 self._watch("inside")
             elif self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
                 self._watch("idle")  # after the rest of a body that was answered before its end
