@@ -71,6 +71,7 @@ def raw(content: bytes) -> Callable[..., Answer]:
     """Sends bytes on a connection of its own, and reads until the server closes it."""
 
     def send(connection: http.client.HTTPConnection) -> Answer:
+        connection.close()  # the server would close it meanwhile, as it does with any that idles
         with socket.create_connection((connection.host, connection.port), timeout=60) as stream:
             stream.sendall(content)
             answer = b""
@@ -147,10 +148,13 @@ def _bad(tokenizer: Tokenizer, photograph: Image.Image) -> list[Sample]:
         ("wrong binary size", post(infer, tensor(parameters={"binary_data_size": 7}), {LENGTH_HEADER: "100"})),
         ("no such model", post("/v2/models/none/infer", b"{}")),
         ("no such code", post("/decode", json.dumps({"indices": grid}).encode())),
-        ("too large a body", raw(b"POST /encode HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999\r\n\r\n")),
+        (
+            "too large a body",
+            raw(b"POST /encode HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 99999999999\r\n\r\n"),
+        ),
         ("more than its header says", raw(b"POST /encode HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nabc\r\n\r\n")),
         ("no HTTP", raw(b"\x16\x03\x01 hello\r\n\r\n")),
-        ("slow body", raw(b"POST /encode HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc")),
+        ("slow body", raw(b"POST /encode HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 10\r\n\r\nabc")),
     ]
     return [Sample(name, send, 0, _is_refusal) for name, send in requests]
 
