@@ -58,20 +58,20 @@ def activation_ranges(
     lows = dict.fromkeys(tensors, np.inf)
     highs = dict.fromkeys(tensors, -np.inf)
     largest: dict[str, NDArray[np.float32]] = {}
-    means: dict[str, NDArray[np.float64]] = {}
+    means: dict[str, NDArray[np.float32]] = {}
     collector = None if method == "minmax" else _collector(method)
     with _observed(path, list(tensors)) as session:
         name = session.get_inputs()[0].name
         for start in range(0, len(inputs), BATCH):
-            values = dict(zip(tensors, session.run(list(tensors), {name: inputs[start : start + BATCH]}), strict=True))
+            batch = inputs[start : start + BATCH]
+            values = dict(zip(tensors, session.run(list(tensors), {name: batch}), strict=True))
             for tensor, array in values.items():
                 _check_finite(tensors[tensor], array)
                 lows[tensor], highs[tensor] = min(lows[tensor], array.min()), max(highs[tensor], array.max())
                 rows = array.reshape(-1, array.shape[-1])
                 channels = np.abs(rows).max(0)
                 largest[tensor] = np.maximum(largest.get(tensor, channels), channels)
-                share = len(array) / len(inputs)
-                means[tensor] = means.get(tensor, 0) + rows.mean(0, dtype=np.float64) * share
+                means[tensor] = means.get(tensor, 0) + rows.mean(0) * len(batch) / len(inputs)
             if collector is not None:
                 with redirect_stdout(None):  # it tells its progress
                     collector.collect({tensor: [array] for tensor, array in values.items()})
@@ -89,7 +89,7 @@ def activation_ranges(
             low=float(lows[tensor]),
             high=float(highs[tensor]),
             largest_C=largest[tensor],
-            mean_C=means[tensor].astype(np.float32),
+            mean_C=means[tensor],
         )
         for tensor in tensors
     }

@@ -48,6 +48,7 @@ def test_minmax_is_what_numpy_sees(graph: Path, inputs: NDArray[np.float32]) -> 
     hidden = inputs @ FIRST
     for tensor, values in (("hidden", hidden), ("positive", np.maximum(hidden, 0))):
         assert (found[tensor].low, found[tensor].high) == (values.min(), values.max())
+        np.testing.assert_allclose(found[tensor].mean_C, values.mean((0, 1)), rtol=1e-5)
         np.testing.assert_array_equal(found[tensor].largest_C, np.abs(values).max((0, 1)))
     assert list(found) == list(TENSORS)
 
