@@ -1,7 +1,7 @@
 """The page of a checkpoint's performance: exports it to every runtime that runs here, benchmarks all rows in one run.
 
     python -m vqrae.benchmarks.performance base --calibration photographs/calibration --bundles runs/base \
-        --throughput photographs/held-out -o docs/benchmarks.md
+        --throughput photographs/held-out -o docs/performance.md
 
 Bundles that are in the folder already are taken as they are. Run it on a machine that does nothing else.
 """

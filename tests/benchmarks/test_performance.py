@@ -1,0 +1,52 @@
+"""The page of performance: what it says follows from the result, and its plots are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vqrae.benchmarks.limit import Limit
+from vqrae.benchmarks.performance import targets, write_performance
+from vqrae.benchmarks.rows import BenchResult
+
+
+@pytest.fixture
+def counted(result: BenchResult) -> BenchResult:
+    """With the naive export beside it, and the machine's limit."""
+    added = {"gmacs": 1.0, "traffic_mb": 4.0, "p10_ms": None, "p90_ms": None}
+    pytorch, fast, *others = (row.model_copy(update=added) for row in result.rows)
+    naive = fast.model_copy(
+        update={"kind": "naive", "speedup": 0.8, "p50_ms": 25.0, "p90_ms": 27.0, "gate": "unjudged"}
+    )
+    fast = fast.model_copy(update={"peak_share": 0.9})
+    limit = Limit(
+        graph="encode",
+        batch=1,
+        threads=2,
+        fp32_gflops=300.0,
+        fp32_by="OpenVINO",
+        int8_gops=600.0,
+        int8_by="OpenVINO",
+        memory_gb_s=30.0,
+    )
+    return result.model_copy(update={"rows": (pytorch, fast, naive, *others), "limits": (limit,)})
+
+
+def test_the_fastest_row_is_held_against_the_others(counted: BenchResult) -> None:
+    first = targets(counted).splitlines()[0]
+    assert "2.00× PyTorch eager, 2.50× the naive export; 90% of the machine's peak" in first
+
+
+def test_the_page_has_its_plots_and_the_result(counted: BenchResult, tmp_path: Path) -> None:
+    write_performance(tmp_path / "performance.md", counted)
+    page = (tmp_path / "performance.md").read_text()
+    for plot in ("latency", "frontier", "roofline"):
+        assert f"](performance/{plot}.svg)" in page
+        assert (tmp_path / "performance" / f"{plot}.svg").read_text().startswith("<?xml")
+    assert BenchResult.from_json((tmp_path / "performance" / "result.json").read_text()) == counted
+
+
+def test_without_the_limit_there_is_no_roofline(counted: BenchResult, tmp_path: Path) -> None:
+    write_performance(tmp_path / "performance.md", counted.model_copy(update={"limits": ()}))
+    assert "roofline" not in (tmp_path / "performance.md").read_text()
