@@ -107,7 +107,7 @@ def test_the_browser_tokenizes_as_python_does(node: str, site: Path, address: st
             other = seen != tokens
             if tokenizer.manifest.precision.name == "fp32":
                 assert not other.any()
-            assert other.mean() < 0.005
+            assert other.mean() < 0.01, "INT8's steps round the last bits of other kernels to the other side"
             assert (margins[other] <= noise.noise).all(), "only near-ties may fall otherwise"
             check_decoded(tokenizer, one)
         assert found["dropped"] == found["photographs"][0]

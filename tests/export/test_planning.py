@@ -141,7 +141,7 @@ def test_the_command_leaves_a_plan_its_pages_and_a_proven_bundle(
     ("arguments", "words"),
     [
         ([], "--calibration: got nothing; expected images, because of int8"),
-        (["--calibration", "x", "--format", "coreml"], "precision of coreml: got 'int8'; expected one of fp32, fp16"),
+        (["--calibration", "x", "--format", "coreml"], "got 'coreml'; expected one of onnx, openvino"),
         (
             ["--calibration", "x", "--format", "tensorrt-rtx"],
             "--format of a plan: got 'tensorrt-rtx'; expected one of onnx, openvino",
