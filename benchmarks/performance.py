@@ -33,6 +33,9 @@ Everything in one run on one machine, each row in turn in every round; speed is 
 in eager mode. What the columns mean is said in the [README](../README.md#benchmark). A preset's name stands for that
 size with random weights: they do not change the arithmetic, and say nothing of fidelity.
 
+More than 100 % of the peak happens in two ways: the naive graph holds products of constants, which the runtime computes
+once when it loads it; and the INT8 peak is what one large product reached, which here is no upper limit.
+
 """
 
 
