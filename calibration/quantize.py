@@ -142,7 +142,8 @@ def _with_pairs(
             "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
         },
     )
-    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    named = {product.inputs[1] for product in products if product.has_weight}
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.name in named}
     quantizer.quantize_model()
     quantizer.model.topological_sort()
     correct_biases(quantizer.model.model, products, weights, {name: found.mean_C for name, found in ranges.items()})
