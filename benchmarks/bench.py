@@ -236,7 +236,8 @@ class _Run:
             subject = candidate.subject(graph)
             columns = asdict(subject) | asdict(quantiles)
             if candidate in footprints:
-                columns |= asdict(footprints[candidate])
+                first = None if candidate is able[0] else footprints.get(able[0])
+                columns |= _footprint_columns(footprints[candidate], first, subject.weights_mb)
             if candidate is not able[0]:
                 columns |= asdict(speedup(seconds[able[0]], seconds[candidate]))
             if limit is not None and subject.device == "cpu" and (work := candidate.work(graph, batch)):
@@ -284,6 +285,17 @@ class _Run:
             threads=self.plan.threads,
             rounds=0,
         )
+
+
+def _footprint_columns(
+    footprint: Footprint, first: Footprint | None, weights_mb: float | None
+) -> dict[str, float | None]:
+    """What a fresh process paid, beside the first row's; `first` is None in that row itself."""
+    return {
+        **asdict(footprint),
+        "start_speedup": None if first is None else first.start_ms / footprint.start_ms,
+        "memory_ratio": None if weights_mb is None else footprint.peak_rss_mb / weights_mb,
+    }
 
 
 def _work_columns(work: Work, least_ms: float | None, p50_ms: float) -> dict[str, float | None]:

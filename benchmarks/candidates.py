@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -40,6 +40,7 @@ class Subject:
     int8_share: float | None
     device: str | None
     size_mb: float
+    weights_mb: float | None = None
     token_agreement: float | None
     excess_distortion: float | None
     decode_psnr_db: float | None
@@ -92,7 +93,7 @@ class Candidate(Closing):
     @property
     @abstractmethod
     def launch(self) -> tuple[str, ...] | None:
-        """Arguments with which `footprint.py` opens the same in a fresh process; None if it is not on disk."""
+        """Arguments with which `footprint.py` opens the same in a fresh process; None if that would say nothing."""
 
 
 class BundleCandidate(Candidate):
@@ -140,7 +141,8 @@ class BundleCandidate(Candidate):
         return self._tokenizer.session(graph).execution
 
     def subject(self, graph: Graph) -> Subject:  # noqa: D102 - documented by Candidate
-        return bundle_subject(self._tokenizer.bundle, self.execution(graph))
+        bundle = self._tokenizer.bundle
+        return replace(bundle_subject(bundle, self.execution(graph)), weights_mb=bundle.bytes_of(graph) / 1e6)
 
     def work(self, graph: Graph, batch: int) -> Work | None:  # noqa: D102 - documented by Candidate
         spec = self._tokenizer.manifest.graphs[graph]

@@ -42,6 +42,11 @@ def decibels(value: float | None) -> str:
     return "equal" if value >= 100 else f"{value:.1f} dB"
 
 
+def ratio(value: float | None) -> str:
+    """How many times something is something else: `1.29×`."""
+    return NOTHING if value is None else f"{significant(value)}×"
+
+
 def times(row: BenchRow) -> str:
     """A row's speed relative to its group's first row: `2.31×`, or `≈ 1×` where the rounds cannot tell them apart."""
     if row.speedup is None:

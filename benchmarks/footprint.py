@@ -36,6 +36,11 @@ class Footprint:
     peak_rss_mb: float
     """Peak resident memory of the process, in 10⁶ bytes."""
 
+    @property
+    def start_ms(self) -> float:
+        """From the launch to the first token."""
+        return self.import_ms + self.load_ms + self.first_token_ms
+
 
 def measure_footprint(launch: Sequence[str], graph: str, *, threads: int, starts: int, batch: int = 1) -> Footprint:
     """Start fresh processes, one after the other, and take the median of each figure.
@@ -100,7 +105,8 @@ def _pytorch_stages(options: Namespace) -> Iterator[None]:
     from vqrae.benchmarks.pytorch import PyTorchCandidate
 
     yield
-    with PyTorchCandidate(options.path, threads=options.threads) as candidate:
+    size = tuple(options.size) if options.size else None
+    with PyTorchCandidate(options.path, threads=options.threads, size=size) as candidate:
         call = candidate.call(options.graph, options.batch)
         yield
         call()
@@ -126,6 +132,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--torch", action="store_true", help="open the path as a PyTorch checkpoint")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="with --torch: not the trained size")
     parser.add_argument("--trusted", action="store_true", help="let an engine run code that it brings")
     parser.add_argument("--launched", type=float, help="the caller's time.monotonic() just before the launch")
     return parser

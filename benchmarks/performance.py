@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from vqrae.benchmarks.bench import run_benchmark
-from vqrae.benchmarks.figures import percent
+from vqrae.benchmarks.figures import percent, ratio, significant
 from vqrae.benchmarks.outputs import markdown_page
 from vqrae.benchmarks.performance_plots import plot_frontier, plot_latencies, plot_roofline
 from vqrae.benchmarks.rows import BenchResult, BenchRow
@@ -80,6 +80,27 @@ def targets(result: BenchResult) -> str:
     return "".join(lines)
 
 
+def starts(result: BenchResult) -> str:
+    """What fresh processes pay, as a list: the bundle of each precision that starts first, against PyTorch."""
+    lines = []
+    for title, rows in result.footprint_groups():
+        eager = next(row for row in rows if row.gate == "reference")
+        for precision in PRECISIONS:
+            bundles = [row for row in rows if row.kind == "bundle" and row.precision == precision and row.start_ms]
+            if not bundles or eager.start_ms is None:
+                continue
+            first = min(bundles, key=lambda row: row.start_ms or float("inf"))
+            least = min(bundles, key=lambda row: row.peak_rss_mb or float("inf"))
+            lines.append(
+                f"- {title}, {precision.upper()}: {first.label} has its first result {significant(first.start_ms)} ms "
+                f"after its process was launched, PyTorch after {significant(eager.start_ms)} ms, "
+                f"{ratio(first.start_speedup)}; {least.label} takes the least memory, "
+                f"{significant(least.peak_rss_mb)} MB, {ratio(least.memory_ratio)} its weights, "
+                f"PyTorch {significant(eager.peak_rss_mb)} MB.\n"
+            )
+    return "".join(lines)
+
+
 def _fastest(rows: Sequence[BenchRow], precision: str) -> BenchRow | None:
     candidates = [
         row for row in rows if row.kind == "bundle" and row.precision == precision and row.gate != "reference"
@@ -136,7 +157,9 @@ def write_performance(path: Path, result: BenchResult) -> None:
     images = "".join(f"![{title}]({folder.name}/{plot.name})\n\n" for title, plot in plots.items() if plot is not None)
     for name, text in ((folder / "result.json", result.to_json()), (path, None)):
         with staged_file(name) as staging:
-            body = f"{TITLE}{targets(result)}\n{images}{markdown_page(result)}" if text is None else text
+            body = (
+                f"{TITLE}{targets(result)}{starts(result)}\n{images}{markdown_page(result)}" if text is None else text
+            )
             staging.write_text(body, encoding="utf-8")
 
 

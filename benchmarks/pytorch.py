@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -11,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vqrae.benchmarks.candidates import Candidate, Graph, Subject, sample_input
 from vqrae.benchmarks.work import Work
-from vqrae.checkpoint import from_pretrained, open_checkpoint
+from vqrae.checkpoint import from_pretrained, open_checkpoint, save_pretrained
 from vqrae.model import VQRAE
 from vqrae.resize import resized
 
@@ -30,7 +31,9 @@ class PyTorchCandidate(Candidate):
         self.threads = threads
         torch.set_num_threads(threads)
         self._folder = Path(source) if Path(source).is_dir() else None
-        model = from_pretrained(self._folder) if self._folder else open_checkpoint(str(source)).model
+        self._saved: TemporaryDirectory[str] | None = None
+        self._source = str(source)
+        model = from_pretrained(self._folder) if self._folder else open_checkpoint(self._source).model
         self._model: VQRAE = resized(model, size or model.size)
 
     @property
@@ -59,6 +62,7 @@ class PyTorchCandidate(Candidate):
             int8_share=None,
             device="cpu",
             size_mb=self._size_bytes() / 1e6,
+            weights_mb=(self._module_bytes(graph) + self._model.quantizer.codebook.nbytes) / 1e6,
             token_agreement=None,
             excess_distortion=None,
             decode_psnr_db=None,
@@ -71,9 +75,7 @@ class PyTorchCandidate(Candidate):
         # The counter does not know the CPU's fused attention; its two products one by one it does.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             results = call()
-        model = self._model
-        used = (model.encoder, model.in_projection) if graph == "encode" else (model.out_projection, model.decoder)
-        moved = sum(weight.nbytes for module in used for weight in module.parameters())
+        model, moved = self._model, self._module_bytes(graph)
         if graph == "encode":
             moved += model.quantizer.codebook.nbytes  # the effective codes are as large
         values = sample_input(graph, batch, model.size, grid=model.grid, codebook_size=2)
@@ -82,12 +84,29 @@ class PyTorchCandidate(Candidate):
         return Work(float_macs=counter.get_total_flops() // 2, int8_macs=0, bytes_moved=moved)
 
     @property
-    def launch(self) -> tuple[str, ...] | None:  # noqa: D102 - documented by Candidate
-        return (str(self._folder), "--torch") if self._folder else None
+    def launch(self) -> tuple[str, ...] | None:
+        """As documented by `Candidate`; a preset's random weights are first saved, for a fresh process to load."""
+        height, width = map(str, self._model.size)
+        return (str(self._folder or self._saved_folder()), "--torch", "--size", height, width)
 
     def close(self) -> None:  # noqa: D102 - documented by Candidate
         if hasattr(self, "_model"):
             del self._model
+        if self._saved is not None:
+            self._saved.cleanup()
+
+    def _saved_folder(self) -> Path:
+        if self._saved is None:
+            self._saved = TemporaryDirectory(prefix="vqrae-checkpoint-")
+            unresized = open_checkpoint(self._source).model
+            save_pretrained(unresized, Path(self._saved.name) / "model")
+        return Path(self._saved.name) / "model"
+
+    def _module_bytes(self, graph: Graph) -> int:
+        """Of the weights of the graph's own modules: the model holds the other graph's too."""
+        model = self._model
+        used = (model.encoder, model.in_projection) if graph == "encode" else (model.out_projection, model.decoder)
+        return sum(weight.nbytes for module in used for weight in module.parameters())
 
     def _size_bytes(self) -> int:
         if self._folder is None:

@@ -77,6 +77,12 @@ class BenchRow(Record):
     """Fresh process: the first call, batch 1."""
     peak_rss_mb: float | None = None
     """Fresh process: peak resident memory after that call."""
+    weights_mb: float | None = None
+    """What this graph's weights take: of a bundle its files, of PyTorch the weights and codes that this graph uses."""
+    start_speedup: float | None = None
+    """Fresh process: the first row's time from launch to first token / this row's; None in the first row itself."""
+    memory_ratio: float | None = None
+    """Fresh process: `peak_rss_mb` / `weights_mb`; beyond 1 are the runtime itself and its copies of the weights."""
     size_mb: float
     """On disk: the whole bundle, or the checkpoint."""
     token_agreement: float | None = None

@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from vqrae.benchmarks.figures import decibels, percent, significant, times, tiny_percent
+from vqrae.benchmarks.figures import decibels, percent, ratio, significant, times, tiny_percent
 from vqrae.benchmarks.rows import BenchResult, BenchRow, count_of
 
 Groups = Sequence[tuple[str, Sequence[BenchRow]]]
@@ -48,27 +48,36 @@ def speed_columns(result: BenchResult) -> tuple[Column, ...]:
 
 FOOTPRINT_COLUMNS = (
     Column("start ms", lambda row: significant(row.start_ms)),
+    Column("start", lambda row: ratio(row.start_speedup)),
     Column("load ms", lambda row: significant(row.load_ms)),
     Column("RSS MB", lambda row: significant(row.peak_rss_mb)),
-    Column("disk MB", lambda row: significant(row.size_mb)),
+    Column("RSS", lambda row: ratio(row.memory_ratio)),
+    Column("disk", lambda row: significant(row.size_mb)),
     Column("excess", lambda row: tiny_percent(row.excess_distortion)),
     Column("decode", lambda row: decibels(row.decode_psnr_db)),
 )
-"""`start` is launch, import, load and first call of a fresh process, `load` the third of these; `excess` and `decode`
-are excess distortion and decoder PSNR against the reference."""
+"""`start ms` is launch, import, load and first call of a fresh process, `load ms` the third of these; `start` is how
+many times faster that is than the group's first row; `RSS` is the peak memory in times of the graph's weights; `disk`
+is in MB; `excess` and `decode` are excess distortion and decoder PSNR against the reference."""
 
 
 def bench_table(result: BenchResult) -> Group:
     """The result for a terminal of at least 80 columns: latencies, then what a fresh process and a disk pay."""
     columns = speed_columns(result)
     if result.limits:
-        columns = tuple(column for column in columns if column.title != "img/s")  # two figures of one would not fit
+        columns = _without("img/s", columns)  # two figures of one would not fit
     speed = _table(columns, result.groups())
-    footprint = _table(FOOTPRINT_COLUMNS, result.footprint_groups())
+    footprint = _table(
+        _without("load ms", FOOTPRINT_COLUMNS), result.footprint_groups()
+    )  # nor would a part of the start
     below = [
         Text(note, style="dim") for note in (*untimed_notes(result), *limit_notes(result), *throughput_notes(result))
     ]
     return Group(speed, "", footprint, "", *below, Text(caption(result), style="yellow" if result.busy else "dim"))
+
+
+def _without(title: str, columns: Sequence[Column]) -> tuple[Column, ...]:
+    return tuple(column for column in columns if column.title != title)
 
 
 def markdown_table(result: BenchResult) -> str:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import stat
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from vqrae.runtimes.errors import BundleError, storage_error
 from vqrae.runtimes.golden import GoldenSamples, load_golden
-from vqrae.runtimes.manifest import MANIFEST_FILE, FileEntry, Manifest, parse_manifest, read_manifest_bytes
+from vqrae.runtimes.machine import this_machine
+from vqrae.runtimes.manifest import (
+    MANIFEST_FILE,
+    FileEntry,
+    GraphSpec,
+    Manifest,
+    parse_manifest,
+    read_manifest_bytes,
+)
 from vqrae.runtimes.signature import check_signature
 
 _REMEDY = "export it again"
@@ -53,8 +63,7 @@ class Bundle:
             for entry in manifest.files:
                 _check_size(path, entry)
             _check_nothing_else(path, manifest)
-            for entry in manifest.files:
-                _check_content(path, entry)
+            _check_contents(path, manifest)
         except OSError as error:
             raise storage_error(error.filename or path, error) from error
         return cls(path, manifest)
@@ -92,15 +101,22 @@ class Bundle:
     @property
     def graph_bytes(self) -> int:
         """Size of what the runtime loads: neither golden samples, nor the ONNX graphs that an engine was built from."""
-        graphs = self.manifest.graphs.values()
-        loaded = [Path(path) for graph in graphs for path in (graph.file, *graph.extra_files)]
-        sizes = {Path(entry.path): entry.size for entry in self.manifest.files}
-        return sum(size for path, size in sizes.items() if any(path.is_relative_to(part) for part in loaded))
+        return self._loaded_bytes(self.manifest.graphs.values())
+
+    def bytes_of(self, graph: str) -> int:
+        """Size of what the runtime loads for one graph, which is weights but for a small part."""
+        return self._loaded_bytes([self.manifest.graphs[graph]])
 
     @property
     def size_bytes(self) -> int:
         """Size on disk in bytes, the manifest included."""
         return sum(entry.size for entry in self.manifest.files) + (self.path / MANIFEST_FILE).stat().st_size
+
+    def _loaded_bytes(self, graphs: Iterable[GraphSpec]) -> int:
+        """Of files that graphs share, once; an artifact may be a folder."""
+        loaded = [Path(path) for graph in graphs for path in (graph.file, *graph.extra_files)]
+        sizes = {Path(entry.path): entry.size for entry in self.manifest.files}
+        return sum(size for path, size in sizes.items() if any(path.is_relative_to(part) for part in loaded))
 
 
 def sha256_file(path: Path | str) -> str:
@@ -152,6 +168,14 @@ def _check_size(root: Path, entry: FileEntry) -> None:
     size = (root / entry.path).stat().st_size
     if size != entry.size:
         raise BundleError(str(root / entry.path), got=f"{size} bytes", expected=f"{entry.size} bytes", remedy=_REMEDY)
+
+
+def _check_contents(root: Path, manifest: Manifest) -> None:
+    """Every file, several at once: hashing is most of what opening costs. Of several that changed the first is told."""
+    threads = min(this_machine().cores, len(manifest.files))
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(lambda entry: _check_content(root, entry), manifest.files):
+            pass
 
 
 def _check_content(root: Path, entry: FileEntry) -> None:

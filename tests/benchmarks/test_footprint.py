@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from vqrae.benchmarks.candidates import BundleCandidate
@@ -18,9 +20,15 @@ def test_a_bundle_starts_in_less_memory_than_its_checkpoint(checkpoint, bundle):
     assert 20 < onnx.peak_rss_mb < pytorch.peak_rss_mb / 2  # torch would not fit in half of itself
 
 
-def test_random_weights_cannot_be_launched():
-    with PyTorchCandidate("tiny", threads=1) as candidate:
-        assert candidate.launch is None
+def test_random_weights_are_saved_for_a_fresh_process():
+    with PyTorchCandidate("tiny", threads=1, size=(32, 64)) as candidate:
+        folder, *options = candidate.launch
+        assert options == ["--torch", "--size", "32", "64"]
+        assert candidate.launch[0] == folder, "saved once"
+        with PyTorchCandidate(folder, threads=1, size=(32, 64)) as again:
+            indices = [one.call("encode", 1)()[0] for one in (candidate, again)]
+        assert indices[0].equal(indices[1])
+    assert not Path(folder).exists()
 
 
 def test_a_failure_brings_its_last_words(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vqrae.benchmarks.limit import Limit
-from vqrae.benchmarks.performance import targets, write_performance
+from vqrae.benchmarks.performance import starts, targets, write_performance
 from vqrae.benchmarks.rows import BenchResult
 
 
@@ -36,6 +36,14 @@ def counted(result: BenchResult) -> BenchResult:
 def test_the_fastest_row_is_held_against_the_others(counted: BenchResult) -> None:
     first = targets(counted).splitlines()[0]
     assert "2.00× PyTorch eager, 2.50× the naive export; 90% of the machine's peak" in first
+
+
+def test_a_fresh_process_is_held_against_pytorch_s(counted: BenchResult) -> None:
+    first = starts(counted).splitlines()[0]
+    assert "ONNX Runtime FP32 has its first result 250 ms after its process was launched" in first
+    assert "PyTorch after 2,500 ms, 10.0×; ONNX Runtime FP32 takes the least memory, 500 MB, 50.0× its weights" in first
+    unmeasured = [row.model_copy(update={"import_ms": None}) for row in counted.rows]
+    assert not starts(counted.model_copy(update={"rows": tuple(unmeasured)}))
 
 
 def test_the_page_has_its_plots_and_the_result(counted: BenchResult, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_bundle_that_cannot_run_here_has_the_evidence_of_its_source_graphs(
     """OpenVINO taken away, and its bundle given the ONNX graphs that it was made from."""
     onnx, openvino = bundles
     copy = Path(shutil.copytree(openvino.path, tmp_path / "copy"))
-    for graph in onnx.path.glob("*.onnx"):
+    for graph in onnx.path.glob("*.onnx*"):
         shutil.copy(graph, copy)
     graphs = {
         name: graph.model_copy(update={"source": f"{name}.onnx"}) for name, graph in openvino.manifest.graphs.items()

@@ -171,7 +171,7 @@ def test_a_bundle_s_plan_makes_the_same_bundle(
 ) -> None:
     old = bundles["onnx"].path
     row = int8_builder.build(target("onnx", "int8", plan=Plan.read(old / "plan.json")), tmp_path)
-    for name in ("plan.json", "encode.onnx", "decode.onnx"):
+    for name in ("plan.json", "encode.onnx", "encode.onnx.data", "decode.onnx", "decode.onnx.data"):
         assert (Path(row.bundle) / name).read_bytes() == (old / name).read_bytes()
 
 
@@ -291,7 +291,8 @@ def test_int8_that_is_no_faster_is_no_gain(
 def test_the_files_that_int8_is_timed_against_are_thrown_away(bundles: dict[str, Built]) -> None:
     """Nothing of FP32 or FP16 is left in the bundle."""
     names = {entry.path for entry in Bundle.open(bundles["onnx"].path).manifest.files}
-    assert {name for name in names if not name.startswith("golden")} == {"encode.onnx", "decode.onnx", "plan.json"}
+    graphs = {f"{graph}.onnx{suffix}" for graph in ("encode", "decode") for suffix in ("", ".data")}
+    assert {name for name in names if not name.startswith("golden")} == {*graphs, "plan.json"}
 
 
 # --- what is refused ---
