@@ -10,8 +10,10 @@ from importlib import metadata
 from pathlib import Path
 
 from vqrae.benchmarks.candidates import GRAPHS, BundleCandidate, Candidate, Graph, bundle_subject
+from vqrae.benchmarks.clock import ClockWatch
 from vqrae.benchmarks.contention import Contention
 from vqrae.benchmarks.footprint import Footprint, measure_footprint
+from vqrae.benchmarks.handling import Handling, measured_handling
 from vqrae.benchmarks.limit import Limit, measured_limit
 from vqrae.benchmarks.lineup import Absent, Lineup
 from vqrae.benchmarks.probes import Probe, machine_probes
@@ -125,16 +127,19 @@ def run_benchmark(
         _check(plan)
     lineup.check()
     contention = Contention()
-    runs = [_completed(plan, lineup, contention, progress) for plan in plans]
+    clock = ClockWatch()
+    runs = [_completed(plan, lineup, contention, clock, progress) for plan in plans]
     return BenchResult(
         machine=this_machine(),
         contention=contention.share,
+        clock=clock.found,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=installed_versions(),
         command=command,
-        rows=tuple(row for rows, _, _ in runs for row in rows),
-        limits=tuple(limit for _, limits, _ in runs for limit in limits),
-        throughputs=tuple(found for _, _, throughputs in runs for found in throughputs),
+        rows=tuple(row for run in runs for row in run.rows),
+        limits=tuple(limit for run in runs for limit in run.limits),
+        throughputs=tuple(found for run in runs for found in run.throughputs),
+        handling=runs[0].handling,  # which no runtime's threads touch
     )
 
 
@@ -162,9 +167,17 @@ def _check(plan: Plan) -> None:
             raise UsageError(name, got=str(number), expected=f"at least {least}")
 
 
-def _completed(
-    plan: Plan, lineup: Lineup, contention: Contention, progress: Progress
-) -> tuple[list[BenchRow], list[Limit], list[Throughput]]:
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What one number of threads gave; see `BenchResult`."""
+
+    rows: Sequence[BenchRow]
+    limits: Sequence[Limit]
+    throughputs: Sequence[Throughput]
+    handling: Handling | None
+
+
+def _completed(plan: Plan, lineup: Lineup, contention: Contention, clock: ClockWatch, progress: Progress) -> _Found:
     """Everything at one number of threads, which is fixed when a runtime loads a graph."""
     with ExitStack() as stack:
         candidates, absent = lineup.open(stack, plan.threads)
@@ -175,9 +188,11 @@ def _completed(
             probes=machine_probes(plan.threads, stack) if plan.limit else [],
             progress=progress,
             contention=contention,
+            clock=clock,
         )
         rows = [row for graph in plan.graphs for row in run.rows(graph)]
-        return rows, run.limits, list(run.throughputs())
+        throughputs = list(run.throughputs())
+        return _Found(rows=rows, limits=run.limits, throughputs=throughputs, handling=run.handling())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +206,7 @@ class _Run:
     progress: Progress
     limits: list[Limit] = field(default_factory=list)
     contention: Contention
+    clock: ClockWatch
 
     def rows(self, graph: Graph) -> Iterator[BenchRow]:
         """All rows of one graph. Start-up comes first, while nothing else of ours runs."""
@@ -202,11 +218,10 @@ class _Run:
 
     def throughputs(self) -> Iterator[Throughput]:
         """Of every bundle at every batch size that it takes, where photographs were given."""
-        bundles = [candidate for candidate in self.candidates if isinstance(candidate, BundleCandidate)]
         for batch in self.plan.batch_sizes if self.plan.photographs else ():
-            tokenizers = [candidate.tokenizer for candidate in bundles if candidate.supports("encode", batch)]
+            tokenizers = [candidate.tokenizer for candidate in self._bundles() if candidate.supports("encode", batch)]
             stage = f"photographs to tokens at batch {batch} on {count_of(self.plan.threads, 'thread')}"
-            with self.contention.watch():
+            with self.contention.watch(), self.clock.watch():
                 yield from measured_throughputs(
                     tokenizers,
                     self.plan.photographs,
@@ -215,6 +230,22 @@ class _Run:
                     rounds=self.plan.rounds,
                     progress=lambda done, total, stage=stage: self.progress(stage, done, total),  # type: ignore[misc]
                 )
+
+    def handling(self) -> Handling | None:
+        """Of the photographs that were given, else of the first bundle's golden samples."""
+        bundles = self._bundles()
+        files = self.plan.photographs or (bundles[0].tokenizer.bundle.golden().sources if bundles else ())
+        if not files:
+            return None
+        return measured_handling(
+            files,
+            self.candidates[0].image_size,
+            rounds=self.plan.rounds,
+            progress=lambda done, total: self.progress("around inference", done, total),
+        )
+
+    def _bundles(self) -> list[BundleCandidate]:
+        return [candidate for candidate in self.candidates if isinstance(candidate, BundleCandidate)]
 
     def _footprints(self, graph: Graph) -> dict[Candidate, Footprint]:
         stage, footprints = f"{graph}: start-up and memory", {}
@@ -261,7 +292,7 @@ class _Run:
         calls = {f"candidate {number}": candidate.call(graph, batch) for number, candidate in enumerate(able)}
         calls |= {f"probe {number}": probe.run for number, probe in enumerate(self.probes)}
         stage = f"{graph}: latency at batch {batch} on {count_of(self.plan.threads, 'thread')}"
-        with self.contention.watch():
+        with self.contention.watch(), self.clock.watch():
             seconds = interleave(
                 calls,
                 rounds=self.plan.rounds,

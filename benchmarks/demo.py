@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from vqrae.benchmarks.bench import run_benchmark
 from vqrae.benchmarks.outputs import markdown_page
 from vqrae.benchmarks.picture import reconstruction_picture
-from vqrae.benchmarks.report import Pictures, write_report
+from vqrae.benchmarks.reconstructions import Reconstructions, golden_reconstructions
+from vqrae.benchmarks.report import write_report
 from vqrae.benchmarks.rows import BenchResult
 from vqrae.calibration.images import LEAST_IMAGES, CalibrationImages, calibration_images
 from vqrae.checkpoint import open_checkpoint
@@ -98,8 +99,9 @@ def run_demo(checkpoint: Path, output: Path, *, rounds: int, command: str, repor
             progress=lambda stage, done, total: report(f"{stage}: {done} of {total}"),
         )
         report("reconstructing photographs")
-        pictures = _reconstructed(bundles[0], photographs.names[:PICTURES], photographs.images[:PICTURES])
-        _write_pages(staging, result, [read_manifest(bundle / MANIFEST_FILE) for bundle in bundles], pictures)
+        _draw(staging / "reconstruction.png", bundles[0], photographs.names[:PICTURES], photographs.images[:PICTURES])
+        manifests = [read_manifest(bundle / MANIFEST_FILE) for bundle in bundles]
+        _write_pages(staging, result, manifests, golden_reconstructions(bundles, result))
     names = (*(bundle.name for bundle in bundles), "reconstruction.png", "report.html", BENCHMARK_FILE)
     moved = [row.model_copy(update={"bundle": str(output / Path(row.bundle).name)}) for row in verified]
     return Demo(verified=moved, missing=missing, benchmark=result, files=tuple(output / name for name in names))
@@ -141,15 +143,15 @@ def _installed_targets() -> tuple[list[Target], list[str]]:
     return targets, list(missing.values())
 
 
-def _write_pages(folder: Path, result: BenchResult, manifests: Sequence[Manifest], pictures: Pictures) -> None:
+def _write_pages(
+    folder: Path, result: BenchResult, manifests: Sequence[Manifest], pictures: Reconstructions | None
+) -> None:
     (folder / BENCHMARK_FILE).write_text(result.to_json())
     (folder / "benchmark.md").write_text(markdown_page(result))
-    picture = reconstruction_picture(pictures.originals, pictures.reconstructions, pictures.labels)
-    picture.save(folder / "reconstruction.png")
     title = manifests[0].checkpoint.name
     write_report(folder / "report.html", result, manifests, title=title, pictures=pictures)
 
 
-def _reconstructed(bundle: Path, labels: tuple[str, ...], originals: NDArray[np.uint8]) -> Pictures:
+def _draw(path: Path, bundle: Path, labels: tuple[str, ...], originals: NDArray[np.uint8]) -> None:
     with load(bundle) as tokenizer:
-        return Pictures(originals=originals, reconstructions=tokenizer.reconstruct(originals), labels=labels)
+        reconstruction_picture(originals, tokenizer.reconstruct(originals), labels).save(path)

@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from vqrae.benchmarks.reconstructions import Reconstructions
 from vqrae.benchmarks.rows import BenchResult, BenchRow
 from vqrae.benchmarks.table import markdown_table
 from vqrae.runtimes.errors import UsageError
@@ -17,20 +18,23 @@ CIRCUMSTANCES = ("date", "machine", "contention")
 """Columns of the CSV besides a row's own, so that files of several runs can be joined."""
 
 
-def write_result(path: Path, result: BenchResult, manifests: Sequence[Manifest]) -> None:
+def write_result(
+    path: Path, result: BenchResult, manifests: Sequence[Manifest], pictures: Reconstructions | None = None
+) -> None:
     """Write a result as its file's suffix says.
 
     Args:
         path: the file; it is replaced if it exists.
         result: the benchmark.
         manifests: of the bundles in it; the HTML report shows their evidence.
+        pictures: what the HTML report shows of them.
 
     Raises:
         UsageError: a suffix that is not in `WRITERS`.
         StorageError: the file cannot be written.
     """
     check_output_name(path)
-    text = WRITERS[path.suffix.lower()](result, manifests)
+    text = WRITERS[path.suffix.lower()](result, manifests, pictures)
     with staged_file(path) as staging:
         staging.write_text(text, encoding="utf-8", newline="")
 
@@ -62,17 +66,17 @@ def csv_table(result: BenchResult) -> str:
     return buffer.getvalue()
 
 
-def _html(result: BenchResult, manifests: Sequence[Manifest]) -> str:
+def _html(result: BenchResult, manifests: Sequence[Manifest], pictures: Reconstructions | None) -> str:
     from vqrae.benchmarks.report import render_report  # brings jinja2
 
     title = manifests[0].checkpoint.name if manifests else "vqrae bench"
-    return render_report(result, manifests, title=title)
+    return render_report(result, manifests, title=title, pictures=pictures)
 
 
-WRITERS: Mapping[str, Callable[[BenchResult, Sequence[Manifest]], str]] = {
-    ".json": lambda result, _: result.to_json(),
-    ".csv": lambda result, _: csv_table(result),
-    ".md": lambda result, _: markdown_page(result),
+WRITERS: Mapping[str, Callable[[BenchResult, Sequence[Manifest], Reconstructions | None], str]] = {
+    ".json": lambda result, *_: result.to_json(),
+    ".csv": lambda result, *_: csv_table(result),
+    ".md": lambda result, *_: markdown_page(result),
     ".html": _html,
 }
 """Suffix -> what writes the text."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,15 @@ from PIL import Image
 from vqrae.benchmarks.charts import histogram, latency_bars
 from vqrae.benchmarks.figures import significant
 from vqrae.benchmarks.picture import check_pairs
+from vqrae.benchmarks.reconstructions import Reconstructions
 from vqrae.benchmarks.roofline import rooflines
 from vqrae.benchmarks.rows import BenchResult, BenchRow
 from vqrae.benchmarks.table import (
     FOOTPRINT_COLUMNS,
     Groups,
     busy_warning,
+    clock_notes,
+    handling_notes,
     limit_notes,
     row_names,
     speed_columns,
@@ -30,7 +33,7 @@ from vqrae.benchmarks.table import (
 from vqrae.benchmarks.verdicts import headline, overall_gate, verdict
 from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.runtimes.manifest import Manifest
-from vqrae.runtimes.parity import mean_psnr_db, psnr_db
+from vqrae.runtimes.parity import psnr_db
 from vqrae.runtimes.staging import staged_file
 
 try:
@@ -44,27 +47,15 @@ TEMPLATE = "report.html.jinja"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
-    """Photographs and what the tokenizer keeps of them."""
-
-    originals: NDArray[np.uint8]
-    """(B, H, W, 3), after preprocessing."""
-    reconstructions: NDArray[np.uint8]
-    """(B, H, W, 3)."""
-    labels: Sequence[str]
-    """One per photograph; may be empty strings."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """A photograph and its reconstruction, ready for the page."""
+class Picture:
+    """One image, ready for the page."""
 
     label: str
-    original: str
-    """A PNG as a data URI."""
-    reconstruction: str
+    """Whose it is."""
+    uri: str
     """A PNG as a data URI."""
     psnr: str
+    """Against the photograph; empty for the photograph itself."""
 
 
 def write_report(
@@ -73,7 +64,7 @@ def write_report(
     manifests: Sequence[Manifest],
     *,
     title: str,
-    pictures: Pictures | None = None,
+    pictures: Reconstructions | None = None,
 ) -> None:
     """Write the report as an HTML file.
 
@@ -82,7 +73,7 @@ def write_report(
         result: the benchmark.
         manifests: of the bundles in it; their evidence gives the verdict.
         title: what the report is about, for example the tokenizer's name.
-        pictures: photographs and their reconstructions; None leaves them out.
+        pictures: photographs and what each runtime keeps of them; None leaves them out.
 
     Raises:
         ImageError: the pictures' shapes or counts differ.
@@ -94,7 +85,7 @@ def write_report(
 
 
 def render_report(
-    result: BenchResult, manifests: Sequence[Manifest], *, title: str, pictures: Pictures | None = None
+    result: BenchResult, manifests: Sequence[Manifest], *, title: str, pictures: Reconstructions | None = None
 ) -> str:
     """The report as HTML; arguments and errors as for `write_report`."""
     environment = Environment(
@@ -112,13 +103,14 @@ def render_report(
         summary=[line for graph in ("encode", "decode") if (line := speed_summary(result, graph))],
         random_weights=any(manifest.checkpoint.random_weights for manifest in manifests),
         verdicts=[(item, histogram(item.figures) if item.figures else None) for item in verdicts],
-        pairs=_pairs(pictures) if pictures else [],
-        mean_psnr=f"{mean_psnr_db(pictures.originals, pictures.reconstructions):.1f} dB" if pictures else "",
+        strips=_strips(pictures) if pictures else [],
         groups=[(name, latency_bars(row_names(rows), rows)) for name, rows in result.groups()],
         speed_columns=speed_columns(result),
         rooflines=rooflines(result),
         limit_notes=limit_notes(result),
         throughput_notes=throughput_notes(result),
+        handling_notes=handling_notes(result),
+        clock_notes=clock_notes(result),
         speed_rows=_named(result.groups()),
         footprint_columns=FOOTPRINT_COLUMNS,
         footprint_rows=_named(result.footprint_groups()),
@@ -149,19 +141,21 @@ def _named(groups: Groups) -> list[tuple[str, list[tuple[str, BenchRow]]]]:
     return [(title, list(zip(row_names(rows), rows, strict=True))) for title, rows in groups]
 
 
-def _pairs(pictures: Pictures) -> list[Pair]:
-    check_pairs(pictures.originals, pictures.reconstructions, pictures.labels)
+def _strips(pictures: Reconstructions) -> list[tuple[str, list[Picture]]]:
+    """For each photograph its label, itself, and its reconstructions side by side."""
+    for images in pictures.of.values():
+        check_pairs(pictures.originals, images, pictures.labels)
     return [
-        Pair(
-            label=label,
-            original=_data_uri(original),
-            reconstruction=_data_uri(reconstruction),
-            psnr=f"{psnr_db(original, reconstruction):.1f} dB",
-        )
-        for label, original, reconstruction in zip(
-            pictures.labels, pictures.originals, pictures.reconstructions, strict=True
-        )
+        (label, [Picture(label="photograph", uri=_data_uri(original), psnr=""), *_kept(pictures, number)])
+        for number, (label, original) in enumerate(zip(pictures.labels, pictures.originals, strict=True))
     ]
+
+
+def _kept(pictures: Reconstructions, number: int) -> Iterator[Picture]:
+    original = pictures.originals[number]
+    for name, images in pictures.of.items():
+        psnr = f"{psnr_db(original, images[number]):.1f} dB"
+        yield Picture(label=name, uri=_data_uri(images[number]), psnr=psnr)
 
 
 def _data_uri(image: NDArray[np.uint8]) -> str:

@@ -7,7 +7,9 @@ from typing import Any, Literal, Self
 from pydantic import ValidationError
 
 from vqrae.benchmarks.candidates import Graph, Kind
+from vqrae.benchmarks.clock import Clock
 from vqrae.benchmarks.contention import BUSY
+from vqrae.benchmarks.handling import Handling
 from vqrae.benchmarks.limit import Limit
 from vqrae.benchmarks.throughput import Throughput
 from vqrae.benchmarks.titles import runtime_title
@@ -144,6 +146,10 @@ class BenchResult(Record):
     """The machine's own in each group of rows; none where they were left out."""
     throughputs: tuple[Throughput, ...] = ()
     """Photographs on disk to tokens on disk; none where no photographs were given."""
+    handling: Handling | None = None
+    """What happens around inference; None where there was neither a photograph nor a bundle's golden sample."""
+    clock: Clock | None = None
+    """The processor's, during the rounds."""
 
     def to_json(self) -> str:
         """The result as JSON text, indented, ending in a newline."""

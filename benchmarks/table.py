@@ -46,46 +46,54 @@ def speed_columns(result: BenchResult) -> tuple[Column, ...]:
     return (*_SPEED[:5], _PEAK, *_SPEED[5:]) if result.limits else _SPEED
 
 
-FOOTPRINT_COLUMNS = (
+START_COLUMNS = (
     Column("start ms", lambda row: significant(row.start_ms)),
     Column("start", lambda row: ratio(row.start_speedup)),
     Column("load ms", lambda row: significant(row.load_ms)),
     Column("RSS MB", lambda row: significant(row.peak_rss_mb)),
     Column("RSS", lambda row: ratio(row.memory_ratio)),
-    Column("disk", lambda row: significant(row.size_mb)),
+)
+"""`start ms` is launch, import, load and first call of a fresh process, `load ms` the third of these; `start` is how
+many times faster that is than the group's first row; `RSS` is the peak memory in times of the graph's weights."""
+BUNDLE_COLUMNS = (
+    Column("disk MB", lambda row: significant(row.size_mb)),
     Column("excess", lambda row: tiny_percent(row.excess_distortion)),
     Column("decode", lambda row: decibels(row.decode_psnr_db)),
 )
-"""`start ms` is launch, import, load and first call of a fresh process, `load ms` the third of these; `start` is how
-many times faster that is than the group's first row; `RSS` is the peak memory in times of the graph's weights; `disk`
-is in MB; `excess` and `decode` are excess distortion and decoder PSNR against the reference."""
+"""`excess` and `decode` are excess distortion and decoder PSNR against the reference: both graphs' alike."""
+FOOTPRINT_COLUMNS = (*START_COLUMNS, *BUNDLE_COLUMNS)
 
 
 def bench_table(result: BenchResult) -> Group:
     """The result for a terminal of at least 80 columns: latencies, then what a fresh process and a disk pay."""
     columns = speed_columns(result)
     if result.limits:
-        columns = _without("img/s", columns)  # two figures of one would not fit
+        columns = tuple(column for column in columns if column.title != "img/s")  # two figures of one would not fit
     speed = _table(columns, result.groups())
-    footprint = _table(
-        _without("load ms", FOOTPRINT_COLUMNS), result.footprint_groups()
-    )  # nor would a part of the start
-    below = [
-        Text(note, style="dim") for note in (*untimed_notes(result), *limit_notes(result), *throughput_notes(result))
-    ]
-    return Group(speed, "", footprint, "", *below, Text(caption(result), style="yellow" if result.busy else "dim"))
-
-
-def _without(title: str, columns: Sequence[Column]) -> tuple[Column, ...]:
-    return tuple(column for column in columns if column.title != title)
+    start = _table(START_COLUMNS, result.footprint_groups())
+    bundle = _table(BUNDLE_COLUMNS, [("size and fidelity", result.footprint_groups()[0][1])])
+    below = [Text(note, style="dim") for note in _notes(result)]
+    return Group(
+        speed, "", start, "", bundle, "", *below, Text(caption(result), style="yellow" if result.busy else "dim")
+    )
 
 
 def markdown_table(result: BenchResult) -> str:
     """The same in Markdown. Ends in a newline."""
     speed = _markdown(speed_columns(result), result.groups())
     footprint = _markdown(FOOTPRINT_COLUMNS, result.footprint_groups())
-    notes = "".join(f"{note}  \n" for note in (*untimed_notes(result), *limit_notes(result), *throughput_notes(result)))
+    notes = "".join(f"{note}  \n" for note in _notes(result))
     return f"{speed}\n{footprint}\n{notes}{caption(result)}\n"
+
+
+def _notes(result: BenchResult) -> list[str]:
+    return [
+        *untimed_notes(result),
+        *limit_notes(result),
+        *throughput_notes(result),
+        *handling_notes(result),
+        *clock_notes(result),
+    ]
 
 
 def untimed_notes(result: BenchResult) -> list[str]:
@@ -119,6 +127,31 @@ def throughput_notes(result: BenchResult) -> list[str]:
         f"({percent(found.share_low, 0)} to {percent(found.share_high, 0)}) of what inference alone reaches."
         for found in result.throughputs
     ]
+
+
+def handling_notes(result: BenchResult) -> list[str]:
+    """What happens around inference, in one sentence; none where it was not measured."""
+    found = result.handling
+    if found is None:
+        return []
+    read, resize, write = (significant(value) for value in (found.read_ms, found.resize_ms, found.write_ms))
+    return [
+        f"around inference, an image: {read} ms to read and decode its file, {resize} ms to resize it, {write} ms to "
+        f"write one as PNG (one thread, {count_of(found.images, 'file')})."
+    ]
+
+
+def clock_notes(result: BenchResult) -> list[str]:
+    """The processor's clock and throttling, or that the system does not tell; none in a result without either."""
+    found = result.clock
+    if found is None:
+        return []
+    clock, throttling = "not readable", "not readable"
+    if found.least_mhz is not None and found.most_mhz is not None:
+        clock = f"{_range([found.least_mhz, found.most_mhz], 'MHz')} by {found.source}"
+    if found.throttled is not None:
+        throttling = count_of(found.throttled, "event")
+    return [f"processor: clock {clock}, throttling {throttling}."]
 
 
 def _range(values: Sequence[float], unit: str) -> str:

@@ -18,7 +18,7 @@ from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
 from vqrae.resize import open_at_size
-from vqrae.runtimes.bundle import write_manifest
+from vqrae.runtimes.bundle import Bundle, write_manifest
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
 from vqrae.runtimes.manifest import BatchLimits, EngineTies, Evidence, RuntimeInfo, SourceEvidence, read_manifest
 from vqrae.runtimes.session import Execution
@@ -73,7 +73,21 @@ def test_circumstances_are_recorded(run):
     assert result.machine.cores >= 1
     assert {"vqrae", "numpy", "torch", "onnxruntime"} <= set(result.versions)
     assert result.contention is None or 0 <= result.contention <= 1
-    assert told[-1] == ("decode: latency at batch 2 on 1 thread", 7, 7)
+    assert told[-2:] == [("around inference", 6, 7), ("around inference", 7, 7)]
+    assert result.clock is not None
+
+
+def test_what_happens_around_inference_is_timed_apart(run, bundle):
+    """On the golden samples, where no photographs are given."""
+    handling = run[0].handling
+    assert handling.images == len(Bundle.open(bundle).golden().sources)
+    assert min(handling.read_ms, handling.resize_ms, handling.write_ms) > 0
+
+
+def test_weights_are_those_of_the_graph(run, bundle):
+    pytorch, onnx = run[0].rows[:2]
+    assert onnx.weights_mb == sum(file.stat().st_size for file in bundle.glob("encode.onnx*")) / 1e6
+    assert 0 < pytorch.weights_mb < pytorch.size_mb, "without the decoder"
 
 
 def test_result_survives_json(run):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from vqrae.benchmarks.charts import LogAxis, histogram, latency_bars, power_of_ten
-from vqrae.benchmarks.report import Pictures, render_report, speed_summary, write_report
+from vqrae.benchmarks.reconstructions import Reconstructions
+from vqrae.benchmarks.report import render_report, speed_summary, write_report
 from vqrae.benchmarks.verdicts import headline, overall_gate, verdict
 from vqrae.runtimes.errors import ImageError, StorageError
 from vqrae.runtimes.manifest import Evidence, Manifest, SourceEvidence
@@ -36,9 +37,9 @@ class Balance(HTMLParser):
 
 
 @pytest.fixture
-def pictures() -> Pictures:
+def pictures() -> Reconstructions:
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
-    return Pictures(originals=images, reconstructions=images[::-1], labels=["<b>cat</b>", ""])
+    return Reconstructions(originals=images, labels=["<b>cat</b>", ""], of={"A": images[::-1], "<b>B": images})
 
 
 def failed(manifest: Manifest) -> Manifest:
@@ -172,7 +173,7 @@ def test_axis_ticks_are_powers_of_ten_where_there_are_any():
 def test_nothing_half_written(result, manifest, tmp_path, pictures):
     write_report(tmp_path / "report.html", result, [manifest], title="tiny", pictures=pictures)
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
-    unpaired = Pictures(originals=pictures.originals, reconstructions=pictures.reconstructions, labels=[])
+    unpaired = Reconstructions(originals=pictures.originals, of=pictures.of, labels=[])
     with pytest.raises(ImageError, match="labels: got 0; expected 2"):
         write_report(tmp_path / "other.html", result, [manifest], title="tiny", pictures=unpaired)
     with pytest.raises(StorageError, match=r"report\.html"):

@@ -52,6 +52,7 @@ def bench(
     """
     from vqrae.benchmarks.bench import run_benchmark
     from vqrae.benchmarks.outputs import check_output_name, write_result
+    from vqrae.benchmarks.reconstructions import golden_reconstructions
     from vqrae.benchmarks.table import bench_table
     from vqrae.cli.output import console, print_json, progress_console
     from vqrae.runtimes.bundle import Bundle
@@ -77,8 +78,10 @@ def bench(
             progress=lambda stage, done, total: status.update(f"{stage}: {done} of {total}"),
         )
     manifests = [Bundle.open(bundle).manifest for bundle in bundles] if output else []
+    drawn = any(path.suffix.lower() == ".html" for path in output or ())
+    pictures = golden_reconstructions(bundles, result, trusted=trusted) if drawn else None
     for path in output or ():
-        write_result(path, result, manifests)
+        write_result(path, result, manifests, pictures)
     print_json(result) if as_json else console.print(bench_table(result))
 
 
