@@ -95,7 +95,8 @@ def run_benchmark(
         photographs: image files, which every bundle takes from disk to tokens on disk, at each batch size.
         compiled: whether `torch.compile` of the checkpoint takes part.
         naive: whether the checkpoint takes part as it is traced without any folding, on ONNX Runtime.
-        foreign: anyone's `.onnx` and `.xml` files with an image input; they stand among the rows of `encode`.
+        foreign: anyone's `.onnx`, `.xml` and `.engine` files with an image input; they stand among the rows of
+            `encode`.
         trusted: whether code that a bundle brings may be executed; see `Tokenizer.load`.
         command: what the user typed, to be printed with the result.
         progress: called with what is being measured, the steps done and the steps in all.

@@ -18,7 +18,9 @@ Axes = tuple[int | None, ...]
 """Sizes of an input's axes; None is open."""
 FLOATS = ("float16", "float32")
 ENGINES = (".engine", ".plan", ".trt")
-"""Suffixes that people give to TensorRT's engines."""
+"""Suffixes that people give to engines, of TensorRT and of TensorRT-RTX alike."""
+RTX_MAGIC = b"vtrt"
+"""What engines of TensorRT-RTX begin with; all others are handed to TensorRT."""
 
 
 class ForeignCandidate(Candidate):
@@ -65,13 +67,18 @@ class ForeignCandidate(Candidate):
 
     @property
     @abstractmethod
-    def weights(self) -> Path:
-        """Where the weights lie that are not in the file itself."""
+    def weights(self) -> Path | None:
+        """Where weights lie that are not in the file itself; None where they always are."""
 
     @property
     @abstractmethod
     def version(self) -> str:
         """Of the runtime."""
+
+    @property
+    def device(self) -> str:
+        """Where it runs."""
+        return "cpu"
 
     @property
     def image_size(self) -> tuple[int, int]:  # noqa: D102 - documented by Candidate
@@ -95,8 +102,8 @@ class ForeignCandidate(Candidate):
             runtime_version=self.version,
             precision=None,
             int8_share=None,
-            device="cpu",
-            size_mb=sum(file.stat().st_size for file in (self.path, self.weights) if file.is_file()) / 1e6,
+            device=self.device,
+            size_mb=sum(file.stat().st_size for file in (self.path, self.weights) if file and file.is_file()) / 1e6,
             token_agreement=None,
             excess_distortion=None,
             decode_psnr_db=None,
@@ -136,19 +143,25 @@ def image_axes(subject: str, axes: Axes, size: tuple[int, int] | None) -> Axes:
     return tuple(fill if own is None else own for own, fill in zip(axes, filling, strict=True))
 
 
-def foreign_candidate(path: Path, *, threads: int, size: tuple[int, int] | None) -> ForeignCandidate:
+def foreign_candidate(
+    path: Path, *, threads: int, size: tuple[int, int] | None, trusted: bool = False
+) -> ForeignCandidate:
     """The candidate of a file, by its suffix; arguments and errors as for `ForeignCandidate`.
 
+    Args:
+        path: the file.
+        threads: CPU threads.
+        size: what open height and width axes are fed with.
+        trusted: whether code for the CPU that an engine brings may run.
+
     Raises:
-        RuntimeUnavailable: its runtime is not installed.
+        RuntimeUnavailable: its runtime is not installed, or an engine has no GPU here.
     """
     from vqrae.runtimes.registry import session_class
 
     suffix = path.suffix.lower()
     if suffix in ENGINES:
-        got = "an engine: its file does not say which library, GPU and inputs it is for, and may bring code"
-        remedy = "export it to a bundle with `vqrae export --format tensorrt`"
-        raise UsageError(str(path), got=got, expected=".onnx or .xml", remedy=remedy)
+        return _engine(path, threads=threads, size=size, trusted=trusted)
     if suffix == ".onnx":
         session_class("onnxruntime")  # says what to install
         from vqrae.benchmarks.foreign_onnx import ForeignOnnx
@@ -159,4 +172,20 @@ def foreign_candidate(path: Path, *, threads: int, size: tuple[int, int] | None)
         from vqrae.benchmarks.foreign_ir import ForeignIr
 
         return ForeignIr(path, threads=threads, size=size)
-    raise unknown_name(f"{path} suffix", suffix, (".onnx", ".xml"))
+    raise unknown_name(f"{path} suffix", suffix, (".onnx", ".xml", *ENGINES))
+
+
+def _engine(path: Path, *, threads: int, size: tuple[int, int] | None, trusted: bool) -> ForeignCandidate:
+    """Of the framework that built it, told by the file's first bytes."""
+    from vqrae.runtimes.registry import session_class
+
+    if not path.is_file():
+        raise BundleError(str(path), got="no such file", expected="an engine")
+    with path.open("rb") as file:
+        name = "tensorrt-rtx" if file.read(len(RTX_MAGIC)) == RTX_MAGIC else "tensorrt"
+    session = session_class(name)  # says what to install
+    from vqrae.benchmarks.foreign_engine import ForeignEngine
+    from vqrae.runtimes.engines.session import EngineSession
+
+    assert issubclass(session, EngineSession), "the registry has no other for it"  # noqa: S101
+    return ForeignEngine(path, session.api(), threads=threads, size=size, trusted=trusted)

@@ -64,7 +64,8 @@ class Lineup:
         for file in self.foreign:
             from vqrae.benchmarks.foreign import foreign_candidate
 
-            candidates.append(stack.enter_context(foreign_candidate(Path(file), threads=threads, size=size)))
+            theirs = foreign_candidate(Path(file), threads=threads, size=size, trusted=self.trusted)
+            candidates.append(stack.enter_context(theirs))
         if not candidates:
             raise RuntimeUnavailable(
                 "benchmark", got=absent[0].reason, expected="at least one candidate that runs here"

@@ -57,6 +57,10 @@ class NaiveCandidate(Candidate):
         values = sample_input(graph, batch, model.size, grid=model.grid, codebook_size=codebook_size)
         return lambda: trace.run(values)
 
+    def file(self, graph: Graph, batch: int) -> Path:
+        """Where the traced graph lies, until this is closed."""
+        return self._traced(graph, batch).file
+
     def subject(self, graph: Graph) -> Subject:
         """As documented by `Candidate`; the first time it compares the traced graphs with the model."""
         trace = self._traces[graph]

@@ -74,7 +74,7 @@ class EngineApi:
         return tuple(f"{name[2:-1]}.{name[-1]}" for name in names)
 
 
-def described_tensor(name: str, dtype: Any, shape: Any) -> str:
+def described_tensor(name: str, dtype: str, shape: tuple[int, ...]) -> str:
     """A framework's tensor in the words of `TensorSpec`; the only dynamic axis of a graph is its batch."""
-    axes = ", ".join("batch" if axis < 0 else str(axis) for axis in tuple(shape))
-    return f"{name} {_DTYPES.get(dtype.name, dtype.name)} ({axes})"
+    axes = ", ".join("batch" if axis < 0 else str(axis) for axis in shape)
+    return f"{name} {_DTYPES.get(dtype, dtype)} ({axes})"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +12,27 @@ from numpy.typing import NDArray
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.engines.api import EngineApi
 from vqrae.runtimes.engines.cuda import DeviceBuffer, Gpu, Stream
-from vqrae.runtimes.manifest import TensorSpec
 from vqrae.runtimes.session import failed_run
+
+
+class LaneOutput(Protocol):
+    """What a lane has to know of an output; a `TensorSpec` is one."""
+
+    @property
+    def name(self) -> str:
+        """The engine's name for it."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """NumPy's name for its type."""
+        ...
 
 
 class EngineLane(Closing):
     """Belongs to one call at a time. Its memory on the GPU grows to the largest batch so far, and is used again."""
 
-    def __init__(self, api: EngineApi, gpu: Gpu, context: Any, outputs: tuple[TensorSpec, ...]) -> None:
+    def __init__(self, api: EngineApi, gpu: Gpu, context: Any, outputs: Sequence[LaneOutput]) -> None:
         self._api = api
         self._gpu = gpu
         self._context = context

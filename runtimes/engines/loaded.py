@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,17 @@ from vqrae.runtimes.engines.layers import inspected_layers, product_counts
 from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.runtimes.manifest import GraphSpec
 from vqrae.runtimes.session import check_signature, refused_graph
+
+
+@dataclass(frozen=True)
+class EngineEdge:
+    """One input or output of an engine."""
+
+    name: str
+    dtype: str
+    """As the framework names it, such as `HALF`."""
+    shape: tuple[int, ...]
+    """A dynamic axis is negative."""
 
 
 class LoadedEngine:
@@ -57,20 +69,25 @@ class LoadedEngine:
             raise RuntimeUnavailable(self._api.name, got=f"no execution context ({self._api.log.text})")
         return context
 
+    def edges(self) -> tuple[list[EngineEdge], list[EngineEdge]]:
+        """Its inputs and its outputs, by name."""
+        native, modes = self._native, self._api.trt.TensorIOMode
+        names = sorted(native.get_tensor_name(number) for number in range(native.num_io_tensors))
+        found: dict[Any, list[EngineEdge]] = {modes.INPUT: [], modes.OUTPUT: []}
+        for name in names:
+            edge = EngineEdge(name, native.get_tensor_dtype(name).name, tuple(native.get_tensor_shape(name)))
+            found[native.get_tensor_mode(name)].append(edge)
+        return found[modes.INPUT], found[modes.OUTPUT]
+
     def check_edges(self, path: Path, graph: GraphSpec) -> None:
         """Compare its inputs, outputs and batch sizes with the manifest.
 
         Raises:
             BundleError: they differ.
         """
-        native, modes = self._native, self._api.trt.TensorIOMode
-        names = sorted(native.get_tensor_name(number) for number in range(native.num_io_tensors))
-        for kind, mode, wanted in (("inputs", modes.INPUT, graph.inputs), ("outputs", modes.OUTPUT, graph.outputs)):
-            found = [
-                described_tensor(name, native.get_tensor_dtype(name), native.get_tensor_shape(name))
-                for name in names
-                if native.get_tensor_mode(name) == mode
-            ]
+        inputs, outputs = self.edges()
+        for kind, edges, wanted in (("inputs", inputs, graph.inputs), ("outputs", outputs, graph.outputs)):
+            found = [described_tensor(edge.name, edge.dtype, edge.shape) for edge in edges]
             check_signature(path, kind, found, sorted(wanted, key=lambda spec: spec.name))
 
     def precision(self) -> str:

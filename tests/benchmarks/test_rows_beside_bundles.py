@@ -95,8 +95,8 @@ def test_the_input_that_the_file_asks_for_is_what_it_gets(tmp_path):
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("a.engine", UsageError, "got an engine: its file does not say which library, GPU and inputs it is for"),
-        ("a.pt", UsageError, r"expected one of \.onnx, \.xml"),
+        ("none.engine", BundleError, "got no such file; expected an engine"),
+        ("a.pt", UsageError, r"expected one of \.onnx, \.xml, \.engine"),
         ("none.onnx", BundleError, "got no such file"),
         ("broken.onnx", BundleError, "ONNX Runtime .* refuses it"),
         ("broken.xml", BundleError, "OpenVINO .* refuses it"),

@@ -37,7 +37,7 @@ def bench(
     ] = False,
     foreign: Annotated[
         list[Path] | None,
-        typer.Option(help="Anyone's .onnx or .xml with an image input, timed beside encode; repeatable."),
+        typer.Option(help="Anyone's .onnx, .xml or .engine with an image input, timed beside encode; repeatable."),
     ] = None,
     bundles_only: Annotated[bool, typer.Option("--bundles-only", help="No PyTorch row.")] = False,
     output: Annotated[
