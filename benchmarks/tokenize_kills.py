@@ -31,6 +31,8 @@ from vqrae.runtimes.errors import GateFailure, run_as_program
 SHARD = 500
 SIDE = 96
 BAD_EVERY = 97
+WATCH_SECONDS = 3.0
+"""Between two looks at the workers' memory; each look takes time from a worker, where there is a core for each."""
 
 
 def write_data(folder: Path, images: int, seed: int = 0) -> Path:
@@ -94,7 +96,7 @@ class Run:
             except psutil.Error:
                 continue  # it has just ended
             finally:
-                time.sleep(0.2)
+                time.sleep(WATCH_SECONDS)
 
 
 def content_hash(folder: Path) -> str:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_models import random_images
+from tiny_models import random_images, tiny_model
 
 from vqrae.benchmarks.plan_page import write_plan_pages
 from vqrae.calibration.images import CalibrationImages, pixels_sha256
 from vqrae.calibration.plan import Plan
-from vqrae.checkpoint import open_checkpoint
+from vqrae.checkpoint import open_checkpoint, save_pretrained
 from vqrae.cli.app import main
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target
@@ -27,6 +27,14 @@ from vqrae.runtimes.errors import DataError, GateFailure
 from vqrae.runtimes.manifest import Budget
 
 MEASURED = random_images(9).numpy()[6:]
+
+
+@pytest.fixture(scope="module")
+def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of one block each: every layer is tried, which takes its time."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "model"
+    save_pretrained(tiny_model(depth=1), folder)
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -29,8 +29,8 @@ NETWORKS: dict[str, tuple[EncoderFamily, dict[str, Any]]] = {
 }
 
 
-def tiny_config(network: str = "siglip", **quantizer: Any) -> VQRAEConfig:
-    """A 4×4 grid of 64 codes at 32 px."""
+def tiny_config(network: str = "siglip", *, depth: int = 2, **quantizer: Any) -> VQRAEConfig:
+    """A 4×4 grid of 64 codes at 32 px; `depth` blocks in the encoder and as many in the decoder."""
     family, values = NETWORKS[network]
     normalization = (
         {} if family == "siglip_vision_model" else {"image_mean": (0.4, 0.5, 0.6), "image_std": (0.2, 0.3, 0.4)}
@@ -38,16 +38,16 @@ def tiny_config(network: str = "siglip", **quantizer: Any) -> VQRAEConfig:
     return VQRAEConfig(
         name=f"test-{network}",
         image_size=SIZE,
-        encoder=EncoderConfig(family=family, network=values, **normalization),
+        encoder=EncoderConfig(family=family, network={**values, "num_hidden_layers": depth}, **normalization),
         quantizer=QuantizerConfig(**{"codebook_size": 64, "code_width": 48, **quantizer}),
-        decoder=DecoderConfig(width=WIDTH, depth=2, heads=4, mlp_width=64, patch_size=PATCH),
+        decoder=DecoderConfig(width=WIDTH, depth=depth, heads=4, mlp_width=64, patch_size=PATCH),
     )
 
 
-def tiny_model(network: str = "siglip", seed: int = 0) -> VQRAE:
+def tiny_model(network: str = "siglip", seed: int = 0, *, depth: int = 2) -> VQRAE:
     """Every parameter random, biases, norms and layer scales too, so that a folding that forgets one is seen."""
     torch.manual_seed(seed)
-    model = VQRAE(tiny_config(network)).eval()
+    model = VQRAE(tiny_config(network, depth=depth)).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return model
