@@ -72,6 +72,7 @@ def run_benchmark(
     naive: bool = False,
     foreign: Sequence[Path] = (),
     trusted: bool = False,
+    device: str | None = None,
     command: str = "",
     progress: Progress = lambda stage, done, total: None,
 ) -> BenchResult:
@@ -98,6 +99,8 @@ def run_benchmark(
         foreign: anyone's `.onnx`, `.xml` and `.engine` files with an image input; they stand among the rows of
             `encode`.
         trusted: whether code that a bundle brings may be executed; see `Tokenizer.load`.
+        device: where bundles and the checkpoint run, such as `cuda`; the checkpoint then in FP32 and FP16. None is the
+            CPU for the checkpoint, and each runtime's first choice for a bundle.
         command: what the user typed, to be printed with the result.
         progress: called with what is being measured, the steps done and the steps in all.
 
@@ -122,7 +125,13 @@ def run_benchmark(
         for count in dict.fromkeys(counts)
     ]
     lineup = Lineup(
-        checkpoint=checkpoint, bundles=bundles, compiled=compiled, naive=naive, foreign=foreign, trusted=trusted
+        checkpoint=checkpoint,
+        bundles=bundles,
+        compiled=compiled,
+        naive=naive,
+        foreign=foreign,
+        trusted=trusted,
+        device=device,
     )
     for plan in plans:
         _check(plan)

@@ -99,16 +99,16 @@ class Candidate(Closing):
 class BundleCandidate(Candidate):
     """A bundle, measured at its runtime's bare session: what a client adds around it is the same for every runtime."""
 
-    def __init__(self, path: Path | str, *, threads: int, trusted: bool = False) -> None:
-        """Verify a bundle; its graphs load when they are called for. `trusted` as for `Tokenizer.load`.
+    def __init__(self, path: Path | str, *, threads: int, trusted: bool = False, device: str | None = None) -> None:
+        """Verify a bundle; its graphs load when they are called for. `trusted` and `device` as for `Tokenizer.load`.
 
         Raises:
             BundleError: the bundle is invalid.
             RuntimeUnavailable: its runtime is not installed.
         """
         self.threads = threads
-        self._trusted = trusted
-        self._tokenizer = Tokenizer.load(path, threads=threads, trusted=trusted)
+        self._trusted, self._device = trusted, device
+        self._tokenizer = Tokenizer.load(path, threads=threads, trusted=trusted, device=device)
 
     @property
     def image_size(self) -> tuple[int, int]:  # noqa: D102 - documented by Candidate
@@ -152,7 +152,8 @@ class BundleCandidate(Candidate):
 
     @property
     def launch(self) -> tuple[str, ...] | None:  # noqa: D102 - documented by Candidate
-        return (str(self._tokenizer.bundle.path), *(["--trusted"] if self._trusted else []))
+        device = ("--device", self._device) if self._device else ()
+        return (str(self._tokenizer.bundle.path), *(["--trusted"] if self._trusted else []), *device)
 
     def close(self) -> None:  # noqa: D102 - documented by Candidate
         self._tokenizer.close()

@@ -75,7 +75,7 @@ class CompiledCandidate(PyTorchCandidate):
         """The graph, which is compiled for each shape of its input when it first comes."""
         model = self._model
         written = unwrap(VQRAE.decode_indices if graph == "decode" else VQRAE.encode_images)
-        with _quiet():
+        with quiet_compiler():
             compiled: Callable[..., Any] = torch.compile(written, dynamic=False)  # imports Inductor
         codes = () if graph == "decode" else (model.quantizer.codes().detach(),)
 
@@ -101,7 +101,7 @@ def _first_run(run: Callable[[torch.Tensor], Any], values: torch.Tensor) -> Any:
     Raises:
         RuntimeUnavailable: Inductor cannot compile it.
     """
-    with _quiet():
+    with quiet_compiler():
         try:
             return run(values)
         except RuntimeError as error:  # Dynamo's and Inductor's own are RuntimeErrors
@@ -109,7 +109,7 @@ def _first_run(run: Callable[[torch.Tensor], Any], values: torch.Tensor) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_compiler() -> Iterator[None]:
     """Without PyTorch's notes about its own deprecated calls."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*is deprecated", category=DeprecationWarning)

@@ -93,7 +93,8 @@ def _bundle_stages(options: Namespace) -> Iterator[None]:
 
     session_class(read_manifest(Path(options.path) / MANIFEST_FILE).runtime.name)  # imports the framework
     yield
-    with BundleCandidate(options.path, threads=options.threads, trusted=options.trusted) as candidate:
+    given = {"threads": options.threads, "trusted": options.trusted, "device": options.device}
+    with BundleCandidate(options.path, **given) as candidate:
         call = candidate.call(options.graph, options.batch)
         yield
         call()
@@ -134,6 +135,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--torch", action="store_true", help="open the path as a PyTorch checkpoint")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="with --torch: not the trained size")
     parser.add_argument("--trusted", action="store_true", help="let an engine run code that it brings")
+    parser.add_argument("--device", help="where a bundle runs; its runtime's first choice if not given")
     parser.add_argument("--launched", type=float, help="the caller's time.monotonic() just before the launch")
     return parser
 

@@ -31,6 +31,7 @@ class Lineup:
     naive: bool = False
     foreign: Sequence[Path] = ()
     trusted: bool = False
+    device: str | None = None
 
     def check(self) -> None:
         """Refuse what makes no sense, before any work.
@@ -56,7 +57,7 @@ class Lineup:
             candidates.append(stack.enter_context(candidate))
         for path in self.bundles:
             try:
-                candidates.append(stack.enter_context(_timeable(path, threads, trusted=self.trusted)))
+                candidates.append(stack.enter_context(_timeable(path, threads, self)))
             except RuntimeUnavailable as error:
                 bundle = Bundle.open(path)
                 absent.append(Absent(bundle=bundle, reason=_absence(bundle, error)))
@@ -79,6 +80,9 @@ class Lineup:
         from vqrae.benchmarks.pytorch import PyTorchCandidate
 
         size = image_size(self.bundles)
+        if self.device is not None:
+            yield from self._on_device(self.device, threads, size)
+            return
         yield PyTorchCandidate(self.checkpoint, threads=threads, size=size)
         if self.compiled:
             from vqrae.benchmarks.compiled import CompiledCandidate
@@ -88,6 +92,18 @@ class Lineup:
             from vqrae.benchmarks.naive import NaiveCandidate
 
             yield NaiveCandidate(self.checkpoint, threads=threads, size=size)
+
+    def _on_device(self, device: str, threads: int, size: tuple[int, int] | None) -> Iterator[Candidate]:
+        """PyTorch there in both float precisions, and compiled too where that is asked for."""
+        from vqrae.benchmarks.pytorch_device import DeviceCandidate, FloatName
+
+        assert self.checkpoint is not None, "the caller looked"  # noqa: S101
+        floats: tuple[FloatName, ...] = ("fp32", "fp16")
+        for compiled in (False, True) if self.compiled else (False,):
+            for precision in floats:
+                yield DeviceCandidate(
+                    self.checkpoint, device, precision=precision, compiled=compiled, threads=threads, size=size
+                )
 
     def _foreign_size(self, candidates: Sequence[Candidate]) -> tuple[int, int] | None:
         """What a foreign file's open axes are fed with: the size of the rows beside it."""
@@ -122,13 +138,13 @@ def _absence(bundle: Bundle, error: RuntimeUnavailable) -> str:
     return f"{text}; its ONNX graphs on {runtime_title(source.runtime)} {source.runtime_version}: {source.gate}"
 
 
-def _timeable(path: Path | str, threads: int, *, trusted: bool) -> BundleCandidate:
+def _timeable(path: Path | str, threads: int, lineup: Lineup) -> BundleCandidate:
     """A bundle that runs here, on its runtime itself.
 
     Raises:
         RuntimeUnavailable: it does not, or an evaluator stands in for the runtime: parity is real then, latency is not.
     """
-    candidate = BundleCandidate(path, threads=threads, trusted=trusted)
+    candidate = BundleCandidate(path, threads=threads, trusted=lineup.trusted, device=lineup.device)
     try:
         means = candidate.execution("encode").means
     except BaseException:

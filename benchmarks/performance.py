@@ -43,7 +43,9 @@ products; ONNX Runtime lets go of what it has packed. In FP16 both compute in FP
 """
 
 
-def exported_bundles(checkpoint: str, folder: Path, calibration: Path) -> list[Path]:
+def exported_bundles(
+    checkpoint: str, folder: Path, calibration: Path, formats: Sequence[str] = FORMAT_NAMES
+) -> list[Path]:
     """Export what is not in the folder yet, one precision at a time, each in a process of its own.
 
     INT8 is written whatever its speed, since that is what is to be measured.
@@ -52,7 +54,7 @@ def exported_bundles(checkpoint: str, folder: Path, calibration: Path) -> list[P
         VqraeError: an export failed.
     """
     for precision in PRECISIONS:
-        absent = [name for name in FORMAT_NAMES if not list(folder.glob(f"*-{name}-{precision}"))]
+        absent = [name for name in formats if not list(folder.glob(f"*-{name}-{precision}"))]
         if absent:
             command = [sys.executable, "-P", "-m", "vqrae", "export", checkpoint, "-o", str(folder), "--images", "8"]
             command += ["--precision", precision, *(part for name in absent for part in ("--format", name))]
@@ -60,7 +62,7 @@ def exported_bundles(checkpoint: str, folder: Path, calibration: Path) -> list[P
                 command += ["--calibration", str(calibration), "--allow-gate-failure"]
             if subprocess.run(command, check=False).returncode:  # noqa: S603 - our own module
                 raise VqraeError(f"export at {precision}", got="a failure", expected="a bundle")
-    return [path for name in FORMAT_NAMES for precision in PRECISIONS for path in folder.glob(f"*-{name}-{precision}")]
+    return [path for name in formats for precision in PRECISIONS for path in folder.glob(f"*-{name}-{precision}")]
 
 
 def targets(result: BenchResult) -> str:

@@ -72,7 +72,8 @@ class VQRAE(nn.Module):
         `codes_KE` are the effective codes, `quantizer.codes()`; who encodes many images computes them once.
         """
         features_BNC = self.encoder(pixels_from_uint8(images_BHW3))
-        projected_ME = self.in_projection(features_BNC).flatten(0, 1)
+        # The search is in float32 whatever the autocast state.
+        projected_ME = self.in_projection(features_BNC).flatten(0, 1).float()
         indices_M = nearest_codes(projected_ME, self.quantizer.codes() if codes_KE is None else codes_KE)
         return indices_M.to(torch.int32).view(-1, *self.grid), features_BNC
 
