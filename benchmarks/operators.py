@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vqrae.benchmarks.candidates import GRAPHS, Graph, sample_input
+from vqrae.benchmarks.contention import BUSY, Contention
 from vqrae.benchmarks.figures import percent, significant
 from vqrae.benchmarks.limit import measured_limit
 from vqrae.benchmarks.naive import NaiveCandidate
@@ -111,6 +112,16 @@ def graph_times(graph: Graph, naive: NaiveCandidate, bundle: Bundle, *, threads:
     )
 
 
+def warning(share: float | None) -> str:
+    """What to tell a reader whose machine was busy with something else; empty where it was not."""
+    if share is None or share <= BUSY:
+        return ""
+    return (
+        f"Other programs used {percent(share, 0)} of the processors meanwhile: the shares of operators hold, the "
+        "milliseconds and what is compared with the peak do not.\n\n"
+    )
+
+
 def section(times: GraphTimes) -> str:
     """One graph's sentences and table."""
     lines = [f"## {times.graph.capitalize()}\n"]
@@ -165,9 +176,10 @@ def main() -> None:
     options = parser.parse_args()
     bundle = Bundle.open(options.bundle)
     size = (bundle.manifest.preprocessing.height, bundle.manifest.preprocessing.width)
-    with NaiveCandidate(options.checkpoint, threads=options.threads, size=size) as naive:
+    contention = Contention()
+    with NaiveCandidate(options.checkpoint, threads=options.threads, size=size) as naive, contention.watch():
         found = [graph_times(graph, naive, bundle, threads=options.threads, rounds=options.rounds) for graph in GRAPHS]
-    text = TITLE + "\n".join(section(times) for times in found) + READING
+    text = TITLE + warning(contention.share) + "\n".join(section(times) for times in found) + READING
     write_page(options.output, text, "vqrae.benchmarks.operators")
 
 

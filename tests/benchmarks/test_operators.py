@@ -9,7 +9,7 @@ import pytest
 from vqrae.benchmarks.candidates import sample_input
 from vqrae.benchmarks.naive import NaiveCandidate
 from vqrae.benchmarks.operator_profile import OperatorProfile, OperatorTime, operator_times
-from vqrae.benchmarks.operators import GraphTimes, graph_times, section
+from vqrae.benchmarks.operators import GraphTimes, graph_times, section, warning
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import BundleError, UsageError
 
@@ -84,3 +84,8 @@ def test_the_section_says_what_bounds_it() -> None:
     assert "takes 50.0 ms: with all else for nothing the naive export could be beaten 2.00×" in text
     assert "| Gemm | 90.0 | 3 | – | – |" in text
     assert "| others | – | – | 0.0100 | 1 |" in text
+
+
+def test_a_busy_machine_is_told() -> None:
+    assert warning(None) == warning(0.05) == ""
+    assert warning(0.4).startswith("Other programs used 40% of the processors meanwhile")
