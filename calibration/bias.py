@@ -18,49 +18,41 @@ from vqrae.calibration.layers import Product
 def correct_biases(
     model: ModelProto,
     products: Sequence[Product],
-    weights: Mapping[str, NDArray[np.float32]],
+    errors: Mapping[str, NDArray[np.float32]],
     means: Mapping[str, NDArray[np.float32]],
 ) -> None:
-    """Move the biases behind products at INT8; changes the model in place.
+    """Move the biases behind products whose weights were rounded; changes the model in place.
 
     A product without a bias of its own is left as it is.
 
     Args:
-        model: a graph with Q/DQ.
-        products: at INT8, as they were named before it.
-        weights: name -> what the weight was (C, O).
+        model: a graph with rounded weights.
+        products: those with rounded weights, as they were named before it.
+        errors: name of a weight -> what it was, less what it is now (C, O).
         means: name of a product's first input -> its mean in each channel (C,).
     """
+    biases = own_biases(model, products)
+    for product in products:
+        bias = biases[product.layer]
+        if bias is not None:
+            moved_O = numpy_helper.to_array(bias) + means[product.inputs[0]] @ errors[product.inputs[1]]
+            bias.CopyFrom(numpy_helper.from_array(moved_O.astype(np.float32), bias.name))
+
+
+def own_biases(model: ModelProto, products: Sequence[Product]) -> dict[str, TensorProto | None]:
+    """Layer -> the vector that is added to its product, if only to this one."""
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     nodes = {node.name: node for node in graph.node}
-    made_by = {output: node for node in graph.node for output in node.output}
     readers: dict[str, list[NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    for product in products:
-        if not product.has_weight:
-            continue
-        node = nodes[product.node]
-        bias = _own_bias(readers.get(node.output[0], []), readers, constants)
-        if bias is not None:
-            error_CO = weights[product.inputs[1]] - _restored(made_by[node.input[1]], constants)
-            moved_O = numpy_helper.to_array(bias) + means[product.inputs[0]] @ error_CO
-            bias.CopyFrom(numpy_helper.from_array(moved_O.astype(np.float32), bias.name))
 
+    def own(following: Sequence[NodeProto]) -> TensorProto | None:
+        if len(following) != 1 or following[0].op_type != "Add":
+            return None
+        added = [constants[name] for name in following[0].input if name in constants]
+        return added[0] if len(added) == 1 and len(added[0].dims) == 1 and len(readers[added[0].name]) == 1 else None
 
-def _own_bias(
-    following: Sequence[NodeProto], readers: Mapping[str, Sequence[NodeProto]], constants: Mapping[str, TensorProto]
-) -> TensorProto | None:
-    """The vector that is added to a product, if only to this one."""
-    if len(following) != 1 or following[0].op_type != "Add":
-        return None
-    added = [constants[name] for name in following[0].input if name in constants]
-    return added[0] if len(added) == 1 and len(added[0].dims) == 1 and len(readers[added[0].name]) == 1 else None
-
-
-def _restored(node: NodeProto, constants: Mapping[str, TensorProto]) -> NDArray[np.float32]:
-    """What a DequantizeLinear makes of a weight (C, O) and scales (O,), around zero."""
-    stored, scale = (numpy_helper.to_array(constants[name]) for name in node.input[:2])
-    return np.asarray(stored * scale, np.float32)
+    return {product.layer: own(readers.get(nodes[product.node].output[0], [])) for product in products}

@@ -25,7 +25,7 @@ GROUPS: Mapping[str, Group] = {
     "head": "pixels",
 }
 """Last part of a layer's name -> its group; the others are attention's."""
-CONVERSIONS = ("DequantizeLinear", "Cast", "Mul")
+CONVERSIONS = ("DequantizeLinear", "Cast", "Mul", "Div", "Sub", "Concat", "Add")
 """Operators between a weight that is stored in fewer bytes, and the product that reads it."""
 ATTENTION = ("queries_keys", "weights_values")
 """The two products inside attention, in the order that they run in."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,7 +21,9 @@ from vqrae.calibration.carried import Carried, carried
 from vqrae.calibration.layers import Product, matrix_products
 from vqrae.calibration.plan import Plan, RangeMethod, Scheme
 from vqrae.calibration.ranges import Range, activation_ranges
+from vqrae.calibration.rounding import round_pairs, store_compensated
 from vqrae.calibration.smoothing import smooth
+from vqrae.calibration.weights import LARGE
 from vqrae.runtimes.closing import Closing
 
 
@@ -36,20 +39,22 @@ class Quantizer(Closing):
         """
         self.products = matrix_products(path)
         self._path = path
+        constants = onnx.load(path, load_external_data=False).graph.initializer
+        self._sizes = {tensor.name: prod(tensor.dims) for tensor in constants}
         self._inputs = inputs
         self._temporary = TemporaryDirectory(prefix="vqrae-int8-")
         self._smoothed: dict[float, Path] = {}
         self._observed: dict[tuple[Path, RangeMethod], dict[str, Range]] = {}
 
     def write(self, plan: Plan, scheme: Scheme, path: Path) -> None:
-        """Write the INT8 graph of a plan; the same images and plan give the same bytes.
+        """Write the graph of a plan, INT8 where it says so; the same images and plan give the same bytes.
 
         Raises:
             CheckpointError: an activation holds no numbers, or only one.
         """
-        chosen = plan.int8(self.products)
-        source, ranges = self._observe(plan)
-        onnx.save(_with_pairs(onnx.load(source), chosen, ranges, scheme), path)
+        model = self._made(plan, scheme)
+        del model.graph.value_info[:]  # shapes that every reader infers
+        onnx.save(model, path)
         onnx.checker.check_model(str(path), full_check=True)
 
     def carried(self, plan: Plan) -> Carried:
@@ -59,17 +64,44 @@ class Quantizer(Closing):
             CheckpointError: see `write`.
         """
         source, ranges = self._observe(plan)
-        weighted = [product for product in self.products if product.has_weight]
-        return carried(self._path, source, weighted, plan.int8(self.products), ranges)
+        graphs = onnx.load(self._path), onnx.load(source), self._made(plan, "symmetric")
+        return carried(graphs, self.products, plan.int8(self.products), ranges)
 
     def close(self) -> None:
         """Delete the smoothed graphs."""
         self._temporary.cleanup()
 
+    def _made(self, plan: Plan, scheme: Scheme) -> ModelProto:
+        chosen, kept = plan.int8(self.products), self._kept(plan)
+        source, ranges = self._observe(plan)
+        model = onnx.load(source)
+        weights = _weights(model, chosen)
+        model = _with_pairs(model, chosen, ranges, scheme)
+        errors = round_pairs(model, chosen, weights, ranges)
+        errors |= {product.inputs[1]: store_compensated(model, product, ranges, scheme) for product in kept}
+        rounded = [product for product in (*chosen, *kept) if product.has_weight]
+        correct_biases(model, rounded, errors, {name: found.mean_C for name, found in ranges.items()})
+        return model
+
     def _observe(self, plan: Plan) -> tuple[Path, Mapping[str, Range]]:
         """The graph that a plan is applied to, and what goes into its products at INT8."""
         source = self._path if plan.smoothing is None else self._smooth(plan.smoothing)
-        return source, self._ranges(source, plan.int8(self.products), plan.ranges)
+        return source, self._ranges(source, [*plan.int8(self.products), *self._kept(plan)], plan.ranges)
+
+    def _kept(self, plan: Plan) -> list[Product]:
+        """The products that stay float, whose weights are worth fewer bits.
+
+        Not the patch embedding: where a graph computes in FP16, its weights are of another scale.
+        """
+        return [
+            product
+            for product in self.products
+            if plan.storage == "compact"
+            and plan.layers[product.layer] == "float"
+            and product.has_weight
+            and product.group != "patch embedding"
+            and self._sizes[product.inputs[1]] >= LARGE
+        ]
 
     def _smooth(self, alpha: float) -> Path:
         """The graph with even channels: one for all plans, since it computes the same."""
@@ -142,9 +174,11 @@ def _with_pairs(
             "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
         },
     )
-    named = {product.inputs[1] for product in products if product.has_weight}
-    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.name in named}
     quantizer.quantize_model()
     quantizer.model.topological_sort()
-    correct_biases(quantizer.model.model, products, weights, {name: found.mean_C for name, found in ranges.items()})
     return quantizer.model.model
+
+
+def _weights(model: ModelProto, products: Sequence[Product]) -> dict[str, NDArray[np.float32]]:
+    named = {product.inputs[1] for product in products if product.has_weight}
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.name in named}

@@ -22,6 +22,8 @@ BATCH = 4
 """Images that run at once; what they make is held only until the next."""
 BINS = 2048
 PERCENTILE = 99.99
+TOKEN_AXES = 3
+"""Axes of (B, N, C)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,8 @@ class Range:
     """Largest magnitude in each channel, which is the last axis."""
     mean_C: NDArray[np.float32]
     """Mean of each channel."""
+    covariance_CC: NDArray[np.float32] | None
+    """Of the channels with each other; None of tensors with more axes than (B, N, C), such as attention's."""
 
 
 def activation_ranges(
@@ -59,6 +63,7 @@ def activation_ranges(
     highs = dict.fromkeys(tensors, -np.inf)
     largest: dict[str, NDArray[np.float32]] = {}
     means: dict[str, NDArray[np.float32]] = {}
+    moments: dict[str, _Moments] = {}
     collector = None if method == "minmax" else _collector(method)
     with _observed(path, list(tensors)) as session:
         name = session.get_inputs()[0].name
@@ -72,6 +77,8 @@ def activation_ranges(
                 channels = np.abs(rows).max(0)
                 largest[tensor] = np.maximum(largest.get(tensor, channels), channels)
                 means[tensor] = means.get(tensor, 0) + rows.mean(0) * len(batch) / len(inputs)
+                if array.ndim <= TOKEN_AXES:
+                    moments.setdefault(tensor, _Moments(rows)).add(rows)
             if collector is not None:
                 with redirect_stdout(None):  # it tells its progress
                     collector.collect({tensor: [array] for tensor, array in values.items()})
@@ -90,9 +97,30 @@ def activation_ranges(
             high=float(highs[tensor]),
             largest_C=largest[tensor],
             mean_C=means[tensor],
+            covariance_CC=moments[tensor].covariance() if tensor in moments else None,
         )
         for tensor in tensors
     }
+
+
+class _Moments:
+    """Sums for a covariance, around what the first rows are on average: far from zero, FP32 would lose it."""
+
+    def __init__(self, rows: NDArray[np.float32]) -> None:
+        self._center_C = rows.mean(0)
+        self._sum_C = np.zeros(rows.shape[1])
+        self._products_CC = np.zeros((rows.shape[1], rows.shape[1]))
+        self._count = 0
+
+    def add(self, rows: NDArray[np.float32]) -> None:
+        offsets = rows - self._center_C
+        self._sum_C += offsets.sum(0, np.float64)
+        self._products_CC += offsets.T @ offsets
+        self._count += len(rows)
+
+    def covariance(self) -> NDArray[np.float32]:
+        mean_C = self._sum_C / self._count
+        return (self._products_CC / self._count - np.outer(mean_C, mean_C)).astype(np.float32)
 
 
 def _collector(method: RangeMethod) -> HistogramCollector:

@@ -10,15 +10,18 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from vqrae.calibration.layers import Product
+from vqrae.calibration.packed import store_packed
 from vqrae.calibration.plan import Scheme
 
 REACH = 127
 """Largest magnitude of a weight that is stored in 8 bits; see `whole_numbers`."""
-Bits = Literal[8, 16]
+Bits = Literal[8, 12, 16]
 LARGE = 2**16
 """Least count of numbers that are worth a conversion of their own."""
 LOOKUP_BITS: Mapping[str, Bits] = {"encode": 16, "decode": 8}
 """Graph -> bits of a table that rows are taken from: `decode` shows what it takes, `encode` chooses codes by it."""
+ADDED_BITS: Mapping[str, Bits] = {"encode": 12, "decode": 8}
+"""Graph -> bits of what is added, such as position embeddings."""
 
 
 def store_in_int8(model: ModelProto, products: Sequence[Product]) -> None:
@@ -40,22 +43,27 @@ def store_in_int8(model: ModelProto, products: Sequence[Product]) -> None:
     _put_first(model, dequantizing)
 
 
-def store_constants(model: ModelProto, scheme: Scheme, *, lookup_bits: Bits = 16, least: int = LARGE) -> None:
+def store_constants(
+    model: ModelProto, scheme: Scheme, *, lookup_bits: Bits = 16, added_bits: Bits = 16, least: int = LARGE
+) -> None:
     """Replace all large FP32 constants by fewer bytes, as the runtime takes them; changes the model in place.
 
     Args:
         model: a graph, its weights loaded.
         scheme: what the runtime takes.
         lookup_bits: see `store_in_whole_numbers`.
+        added_bits: see there.
         least: how many numbers are large.
     """
     if scheme == "symmetric":
         store_in_half(model, least)
     else:
-        store_in_whole_numbers(model, lookup_bits=lookup_bits, least=least)
+        store_in_whole_numbers(model, lookup_bits=lookup_bits, added_bits=added_bits, least=least)
 
 
-def store_in_whole_numbers(model: ModelProto, *, lookup_bits: Bits = 16, least: int = LARGE) -> None:
+def store_in_whole_numbers(
+    model: ModelProto, *, lookup_bits: Bits = 16, added_bits: Bits = 16, least: int = LARGE
+) -> None:
     """Replace all large FP32 constants by whole numbers with a scale for each channel; changes the model in place.
 
     A runtime multiplies them out when it loads the graph. Of 16 bits, all are spent on a channel's own reach: that is
@@ -65,9 +73,11 @@ def store_in_whole_numbers(model: ModelProto, *, lookup_bits: Bits = 16, least: 
         model: a graph, its weights loaded; channels are the last axis.
         lookup_bits: of a table that rows are taken from. It has a scale for each row, the only kind that OpenVINO takes
             rows of INT8 with (2026.4 crashes at another).
+        added_bits: of what is added, such as position embeddings.
         least: how many numbers are large.
     """
     looked_up = {node.input[0] for node in model.graph.node if node.op_type == "Gather"}
+    added = {name for node in model.graph.node if node.op_type == "Add" for name in node.input}
     restoring = []
     for tensor in _large_constants(model, least):
         name, values = tensor.name, numpy_helper.to_array(tensor)
@@ -75,7 +85,11 @@ def store_in_whole_numbers(model: ModelProto, *, lookup_bits: Bits = 16, least: 
             rows, scale_of_rows = whole_numbers(values.T, lookup_bits)
             stored, scale = np.ascontiguousarray(rows.T), scale_of_rows[:, None]
         else:
-            stored, scale = whole_numbers(values, 16)
+            bits = added_bits if name in added else 16
+            stored, scale = whole_numbers(values, bits)
+            if bits == 12:
+                store_packed(model, name, stored, scale)
+                continue
         tensor.CopyFrom(numpy_helper.from_array(stored, f"{name}_stored"))
         model.graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
         restoring += [

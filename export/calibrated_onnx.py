@@ -18,7 +18,7 @@ from vqrae.calibration.plan import PLAN_FILE, Plan, Scheme
 from vqrae.calibration.quantize import Quantizer
 from vqrae.calibration.readback import check_int8, int8_layers, int8_share
 from vqrae.calibration.trials import GraphName
-from vqrae.calibration.weights import LOOKUP_BITS, store_constants
+from vqrae.calibration.weights import ADDED_BITS, LOOKUP_BITS, store_constants
 from vqrae.export.onnx_graph import TracedOnnx
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.manifest import Calibration, GraphSpec, Precision, RuntimeInfo
@@ -123,7 +123,7 @@ class CalibratedOnnx(Closing):
         self.quantizer(name, plan).write(plan, scheme, path)
         if plan.storage == "compact":
             model = onnx.load(path)
-            store_constants(model, scheme, lookup_bits=LOOKUP_BITS[name])
+            store_constants(model, scheme, lookup_bits=LOOKUP_BITS[name], added_bits=ADDED_BITS[name])
             onnx.save(model, path)
             onnx.checker.check_model(str(path), full_check=True)
 

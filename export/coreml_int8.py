@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vqrae.calibration.carried import Stored
 from vqrae.calibration.layers import Product
 from vqrae.calibration.weights import LARGE, REACH, int8_from_float
 from vqrae.runtimes.backends.coreml_spec import PRODUCTS
@@ -33,8 +34,12 @@ class GraphInt8:
     """All, in the order that they run in, which is the program's too."""
     reaches: Mapping[str, tuple[float, ...]]
     """Layer at INT8 -> largest magnitude of each input that is no weight; () where these stay float."""
-    parameters: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    weights: Mapping[str, Stored] = field(default_factory=dict)
+    """Layer at INT8 -> its weight as calibration rounded it; to the nearest where there is none."""
+    smoothed: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     """Parameters of the module that smoothing changed -> their values."""
+    corrected: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    """Parameters that were moved because weights are rounded -> their values."""
     storage: Literal["fp16", "fp32"] = "fp16"
     """`fp16`: everything else is what the FP16 bundle has, its large FP32 tables and weights stored as FP16."""
 
@@ -70,18 +75,18 @@ class quantize_products(GraphPass):  # type: ignore[misc] # noqa: N801 - coremlt
         with block:
             for operation, product in zip(operations, self.int8.products, strict=True):
                 if product.layer in self.int8.reaches:
-                    _quantize(block, operation, self.int8.reaches[product.layer])
+                    _quantize(block, operation, self.int8.reaches[product.layer], self.int8.weights.get(product.layer))
             if self.int8.storage == "fp16":
                 _store_in_half(block)
 
 
-def _quantize(block: Any, operation: Any, reaches: tuple[float, ...]) -> None:
+def _quantize(block: Any, operation: Any, reaches: tuple[float, ...], weight: Stored | None) -> None:
     """Put a product in this one's place whose inputs come from INT8."""
     inputs = dict(operation.inputs)
     for name, reach in zip(("x", "y"), reaches, strict=False):
         inputs[name] = _rounded(inputs[name], reach, operation)
     if operation.op_type == "linear":
-        inputs["weight"] = _stored(inputs["weight"], operation)
+        inputs["weight"] = _stored(inputs["weight"], operation, weight)
     old = operation.outputs[0]
     new = getattr(mb, operation.op_type)(**inputs, name=operation.name, before_op=operation)
     block.replace_uses_of_var_after_op(anchor_op=operation, old_var=old, new_var=new)
@@ -99,9 +104,12 @@ def _rounded(activation: Any, reach: float, operation: Any) -> Any:
     return mb.dequantize(input=whole, scale=scale, name=f"{name}_dequantized", before_op=operation)
 
 
-def _stored(weight: Any, operation: Any) -> Any:
+def _stored(weight: Any, operation: Any, carried: Stored | None) -> Any:
     """A weight as int8 around zero, with a scale for each output channel; the same numbers as in ONNX."""
-    stored_CO, scale_O = int8_from_float(weight.val.T.astype(np.float32))
+    if carried is None:
+        stored_CO, scale_O = int8_from_float(weight.val.T.astype(np.float32))
+    else:
+        stored_CO, scale_O = carried.whole_CO, carried.scale_O
     return mb.constexpr_affine_dequantize(
         quantized_data=np.ascontiguousarray(stored_CO.T),
         zero_point=np.int8(0),

@@ -8,6 +8,7 @@ traced, as for the other formats, so coremltools' own FP16 pass stays out of it.
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -82,7 +83,16 @@ def graph_int8(name: str, plan: Plan, request: GraphRequest) -> GraphInt8:
     for product in products[name]:
         if product.group == "patch embedding" and product.layer in found.reaches:
             found.reaches[product.layer] = tuple(reach * scale for reach in found.reaches[product.layer])
-    return GraphInt8(products=products[name], reaches=found.reaches, parameters=found.parameters, storage=storage)
+            weight = found.weights[product.layer]
+            found.weights[product.layer] = replace(weight, scale_O=(weight.scale_O / scale).astype(np.float32))
+    return GraphInt8(
+        products=products[name],
+        reaches=found.reaches,
+        weights=found.weights,
+        smoothed=found.smoothed,
+        corrected=found.corrected,
+        storage=storage,
+    )
 
 
 def package_from_plan(
@@ -131,13 +141,13 @@ class ImageEdges(nn.Module):
 def program_from_plan(
     plan: GraphPlan, model: VQRAE, target: Target, int8: GraphInt8 | None = None
 ) -> torch.export.ExportedProgram:
-    """Fold and trace one graph, with its smoothed weights where it becomes INT8.
+    """Fold and trace one graph, with what calibration made of its weights where it becomes INT8.
 
     Images are float32 at its edges, laid out as the target's options say.
     """
     module, example = plan.make(model, DTYPES[int8.storage if int8 else target.precision]).eval(), plan.example()
     with torch.no_grad():
-        for name, values in (int8.parameters if int8 else {}).items():
+        for name, values in ({**int8.smoothed, **int8.corrected} if int8 else {}).items():
             module.get_parameter(name).copy_(torch.tensor(values))
     for part in module.modules():
         if isinstance(part, DecoderGraph):

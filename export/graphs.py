@@ -88,8 +88,12 @@ class RankingQuantizerGraph(nn.Module):
 
     Candidates are the best codes of the `RANKED` best slices, one of each. A code that rounding puts before the right
     one is its neighbor in score, not in place, so that the two rarely meet in one slice.
+
+    What is rounded is even: features around the norm's bias, in powers of two of how far they and the weights reach.
     """
 
+    center_C: Tensor
+    shrinking_C: Tensor
     table_KC: Tensor
     bias_K: Tensor
 
@@ -97,13 +101,17 @@ class RankingQuantizerGraph(nn.Module):
         super().__init__()
         self.grid = model.grid
         search = folding.search(model)
-        self.scores = search.as_linear(dtypes.kept)
+        norm = ENCODER_PARTS[model.encoder.config.family](model.encoder.network, model.grid).norm
+        center_C, spread_C = folding.evened(norm, search)
+        self.scores = folding.of_evened(search, center_C, spread_C).as_linear(dtypes.kept)
+        self.register_buffer("center_C", center_C.to(dtypes.kept))
+        self.register_buffer("shrinking_C", (1 / spread_C).to(dtypes.kept))
         self.register_buffer("table_KC", search.weight.to(dtypes.kept))
         self.register_buffer("bias_K", search.bias.to(dtypes.kept))
 
     def forward(self, features: Tensor) -> Tensor:
         """See the class."""
-        codes_BNR = best_by_slices(self.scores(features), RANKED)
+        codes_BNR = best_by_slices(self.scores((features - self.center_C) * self.shrinking_C), RANKED)
         scores_BNR = (self.table_KC[codes_BNR] * features[:, :, None]).sum(-1) + self.bias_K[codes_BNR]
         best_BN = codes_BNR.gather(-1, scores_BNR.argmax(-1, keepdim=True)).squeeze(-1)
         return best_BN.to(torch.int32).reshape(-1, *self.grid)

@@ -53,7 +53,10 @@ class GraphTrials(Closing):
         names = self._plan.layers
         plan = self._plan.with_layers({name: "int8" if name in layers else "float" for name in names})
         path = Path(self._temporary.name) / "trial.onnx"
-        spec = self._calibrated.write(self._graph, plan, path)
+        return self.measured(path, self._calibrated.write(self._graph, plan, path), layers)
+
+    def measured(self, path: Path, spec: GraphSpec, layers: Collection[str]) -> Trial:
+        """The trial of a graph that was made already, with these layers at INT8."""
         with self._open(path, spec) as session:
             figures = self._figures(session)
             seconds = interleave(

@@ -11,7 +11,7 @@ import onnx
 from vqrae.calibration.layers import Product, matrix_products
 from vqrae.calibration.plan import Plan, Scheme
 from vqrae.calibration.readback import check_int8, int8_layers
-from vqrae.calibration.weights import LOOKUP_BITS, store_constants, store_in_int8
+from vqrae.calibration.weights import ADDED_BITS, LOOKUP_BITS, store_constants, store_in_int8
 from vqrae.export.onnx_graph import TracedOnnx
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.manifest import GraphSpec, Precision
@@ -53,7 +53,7 @@ class WeightsOnnx(Closing):
             model = onnx.load(self._folder / spec.file)
             store_in_int8(model, chosen)
             if plan.storage == "compact":
-                store_constants(model, scheme, lookup_bits=LOOKUP_BITS[name])
+                store_constants(model, scheme, lookup_bits=LOOKUP_BITS[name], added_bits=ADDED_BITS[name])
             onnx.save(model, path)
             onnx.checker.check_model(str(path), full_check=True)
             found = int8_layers(path, self.graph_products[name], plan.activations)

@@ -43,7 +43,9 @@ def with_rounded_weight(path: Path, *, bias_is_shared: bool) -> tuple[onnx.Model
 
 
 def corrected(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    correct_biases(model, matrix_products(path), {"w": WEIGHT}, {"x": INPUTS.mean(0)})
+    weights = weights_of(model)
+    error = WEIGHT - weights["w_int8"] * weights["w_scale"]
+    correct_biases(model, matrix_products(path), {"w": error}, {"x": INPUTS.mean(0)})
     onnx.checker.check_model(model, full_check=True)
     return model
 

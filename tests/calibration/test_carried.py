@@ -45,16 +45,25 @@ def test_a_reach_is_the_largest_magnitude(quantizer: Quantizer, products: tuple[
 def test_smoothed_parameters_fit_the_module(quantizer: Quantizer, products: tuple[Product, ...]) -> None:
     """Norms shrink by the powers of two that weights grow by."""
     module = EncodeGraph(tiny_model())
-    found = quantizer.carried(Plan.default(products)).parameters
+    found = quantizer.carried(Plan.default(products)).smoothed
     for block in (0, 1):
-        for norm, layer in (("attention_norm", "query_key_value"), ("mlp_norm", "up")):
-            name, weight = f"encoder.blocks.{block}.{norm}.norm.weight", f"encoder.blocks.{block}.{layer}.weight"
-            factors_C = module.get_parameter(name).detach().numpy() / found[name]
-            assert np.isin(np.log2(factors_C), np.arange(-16, 17)).all()
-            assert np.unique(factors_C).size > 1
-            np.testing.assert_array_equal(found[weight], module.get_parameter(weight).detach().numpy() * factors_C)
+        name, weight = f"encoder.blocks.{block}.mlp_norm.norm.weight", f"encoder.blocks.{block}.up.weight"
+        factors_C = module.get_parameter(name).detach().numpy() / found[name]
+        assert np.isin(np.log2(factors_C), np.arange(-16, 17)).all()
+        assert np.unique(factors_C).size > 1
+        np.testing.assert_array_equal(found[weight], module.get_parameter(weight).detach().numpy() * factors_C)
 
 
-def test_without_smoothing_nothing_changes(quantizer: Quantizer, products: tuple[Product, ...]) -> None:
+def test_weights_are_those_that_were_smoothed(quantizer: Quantizer, products: tuple[Product, ...]) -> None:
+    found = quantizer.carried(Plan.default(products))
+    assert found.weights.keys() == found.reaches.keys()
+    stored, wanted = found.weights["encoder.blocks.0.up"], found.smoothed["encoder.blocks.0.up.weight"]
+    error = (stored.whole_CO * stored.scale_O).T - wanted
+    assert np.square(error).sum() < np.square(wanted).sum() / 1000
+
+
+def test_without_smoothing_biases_alone_change(quantizer: Quantizer, products: tuple[Product, ...]) -> None:
     plan = Plan.model_validate(Plan.default(products).model_dump() | {"smoothing": None})
-    assert quantizer.carried(plan).parameters == {}
+    found = quantizer.carried(plan)
+    assert found.smoothed == {}
+    assert found.corrected.keys() == {f"{layer}.bias" for layer in found.weights}

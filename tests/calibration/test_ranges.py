@@ -50,6 +50,8 @@ def test_minmax_is_what_numpy_sees(graph: Path, inputs: NDArray[np.float32]) -> 
         assert (found[tensor].low, found[tensor].high) == (values.min(), values.max())
         np.testing.assert_allclose(found[tensor].mean_C, values.mean((0, 1)), rtol=1e-5)
         np.testing.assert_array_equal(found[tensor].largest_C, np.abs(values).max((0, 1)))
+        covariance = np.cov(values.reshape(-1, 5).T, ddof=0)
+        np.testing.assert_allclose(found[tensor].covariance_CC, covariance, rtol=1e-4, atol=1e-2)
     assert list(found) == list(TENSORS)
 
 
@@ -61,6 +63,11 @@ def test_every_image_is_seen(graph: Path, inputs: NDArray[np.float32], number: i
     found = activation_ranges(graph, TENSORS, inputs, "minmax")["hidden"]
     assert (found.low, found.high) == (hidden.min(), hidden.max())
     np.testing.assert_array_equal(found.largest_C, np.abs(hidden).max((0, 1)))
+
+
+def test_a_covariance_far_from_zero_is_as_close(graph: Path, inputs: NDArray[np.float32]) -> None:
+    near, far = (activation_ranges(graph, TENSORS, inputs + offset, "minmax")["hidden"] for offset in (0, 1e4))
+    np.testing.assert_allclose(far.covariance_CC, near.covariance_CC, rtol=1e-2, atol=1)
 
 
 def test_a_percentile_is_narrower_than_minmax(graph: Path, many: NDArray[np.float32]) -> None:
@@ -90,6 +97,7 @@ def test_tokens_and_attention_can_be_observed(decode_graph: Path, indices: NDArr
     """The last axis is the channels', of tensors with four axes too."""
     found = activation_ranges(decode_graph, {"softmax": "attention", "layer_norm": "up"}, indices, "minmax")
     assert (found["softmax"].largest_C.shape, found["layer_norm"].largest_C.shape) == ((16,), (32,))
+    assert found["softmax"].covariance_CC is None, "a million numbers that nothing asks for"
     assert 0 <= found["softmax"].low < found["softmax"].high <= 1
 
 

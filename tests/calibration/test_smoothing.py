@@ -69,18 +69,36 @@ def test_the_features_that_leave_the_graph_and_their_search_are_untouched(
         np.testing.assert_array_equal(weights_of(model)[name], before[name])
 
 
-def test_only_norms_and_the_products_behind_them_change(
+def test_what_no_linear_map_makes_is_left_as_it_is(
     encode_graph: Path, products: tuple[Product, ...], images: NDArray[np.uint8]
 ) -> None:
-    """What comes out of an attention or an activation function has no norm to shrink it."""
+    """What comes out of an activation function cannot be shrunk in front of it."""
     weighted = [product for product in products if product.has_weight]
     model, before = onnx.load(encode_graph), weights_of(onnx.load(encode_graph))
     smooth(model, weighted, ranges_of(encode_graph, weighted, images), 0.5)
     after = weights_of(model)
     changed = {product.layer for product in weighted if (after[product.inputs[1]] != before[product.inputs[1]]).any()}
     kinds = {layer.rpartition(".")[2] for layer in changed}
-    assert kinds == {"query_key_value", "up"}
-    assert len(changed) == 4
+    assert kinds == {"query_key_value", "out", "up"}
+    assert len(changed) == 2 * 3
+
+
+def test_values_shrink_by_what_the_projection_behind_attention_grows_by(
+    encode_graph: Path, products: tuple[Product, ...], images: NDArray[np.uint8]
+) -> None:
+    weighted = {product.layer: product for product in products if product.has_weight}
+    model, before = onnx.load(encode_graph), weights_of(onnx.load(encode_graph))
+    smooth(model, [*weighted.values()], ranges_of(encode_graph, [*weighted.values()], images), 0.5)
+    after = weights_of(model)
+    made, out = (weighted[f"encoder.blocks.0.{layer}"].inputs[1] for layer in ("query_key_value", "out"))
+    factors_C = (after[out] / before[out])[:, 0]
+    assert np.unique(factors_C).size > 1
+    bias = "encoder.blocks.0.query_key_value.bias"
+    np.testing.assert_array_equal(after[bias][-len(factors_C) :] * factors_C, before[bias][-len(factors_C) :])
+    np.testing.assert_array_equal(after[bias][: -len(factors_C)], before[bias][: -len(factors_C)])
+    rows_C = (after[made] / before[made])[:, 0]  # what the norm in front of it gave
+    values = after[made][:, -len(factors_C) :] * factors_C
+    np.testing.assert_allclose(values, before[made][:, -len(factors_C) :] * rows_C[:, None], rtol=1e-6)
 
 
 # --- one with a channel that reaches far ---

@@ -123,6 +123,19 @@ def test_what_is_large_is_stored_in_half_of_the_bytes(
     ]
 
 
+def test_what_is_added_may_be_smaller_still(encode_graph: Path) -> None:
+    model = onnx.load(encode_graph)
+    before = weights_of(model)
+    store_in_whole_numbers(model, added_bits=8, least=512)
+    after = weights_of(model)
+    assert after["encoder.positions_NC_stored"].dtype == np.int8
+    stored = {name for name in after if name.endswith("_stored")}
+    assert {after[name].dtype.itemsize for name in stored - {"encoder.positions_NC_stored"}} == {2}
+    restored = after["encoder.positions_NC_stored"] * after["encoder.positions_NC_scale"]
+    wanted = before["encoder.positions_NC"]
+    np.testing.assert_allclose(restored, wanted, atol=np.abs(wanted).max() / 250)
+
+
 def test_a_table_that_rows_are_taken_from_may_be_smaller_still(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Gather", ["table", "rows"], ["taken"]),

@@ -116,7 +116,7 @@ def packaged(builder: BundleBuilder, name: str, folder: Path, wanted: Target, *,
     request = builder._request(replace(wanted, plan=plan), folder)
     int8 = graph_int8(name, plan, request)
     if not pairs:
-        int8 = replace(int8, reaches={})
+        int8 = replace(int8, reaches={}, corrected={})
     model = builder.checkpoint.model
     graphs = graph_plans(model, split=False, batch=wanted.batch.axis)
     (graph,) = [graph for graph in graphs if graph.name == name]
@@ -152,7 +152,7 @@ def test_ranges_observed_in_onnx_are_those_of_the_package(
 
 def test_smoothing_is_carried_and_changes_nothing_in_float(int8_builder: BundleBuilder, tmp_path: Path) -> None:
     plan = plan_of(int8_builder, storage="fp32")
-    found = int8_builder.calibrated.carried("encode", plan).parameters
+    found = int8_builder.calibrated.carried("encode", plan).smoothed
     norms = {name for name in found if "norm" in name}
     assert norms == {
         f"encoder.blocks.{block}.{norm}.norm.{part}"
@@ -161,13 +161,34 @@ def test_smoothing_is_carried_and_changes_nothing_in_float(int8_builder: BundleB
         for part in ("weight", "bias")
     }
     assert found.keys() - norms == {
-        f"encoder.blocks.{block}.{layer}.weight" for block in (0, 1) for layer in ("query_key_value", "up")
+        f"encoder.blocks.{block}.{parameter}"
+        for block in (0, 1)
+        for parameter in ("query_key_value.weight", "query_key_value.bias", "out.weight", "up.weight")
     }
     path = packaged(int8_builder, "encode", tmp_path, target("coreml", "int8", plan=plan), pairs=False)
     images = int8_builder.reference.images.astype(np.float32)
     given = Evaluator(path, read_spec(path)).run({"images": images})
     np.testing.assert_array_equal(given["indices"], int8_builder.reference.indices)
     np.testing.assert_allclose(given["features"], int8_builder.reference.features, atol=1e-4)
+
+
+def test_corrected_biases_are_carried(int8_builder: BundleBuilder, tmp_path: Path) -> None:
+    """The package without them is further from the reference."""
+    plan = plan_of(int8_builder)
+    found = int8_builder.calibrated.carried("encode", plan).corrected
+    layers = ("query_key_value", "out", "up", "down")
+    assert found.keys() == {f"encoder.blocks.{block}.{layer}.bias" for block in (0, 1) for layer in layers}
+    wanted, model = target("coreml", "int8", plan=plan), int8_builder.checkpoint.model
+    int8 = graph_int8("encode", plan, int8_builder._request(wanted, tmp_path))
+    graph, _ = graph_plans(model, split=False, batch=wanted.batch.axis)
+    errors = []
+    for name, made in (("with", int8), ("without", replace(int8, corrected={}))):
+        folder = tmp_path / name
+        folder.mkdir()
+        path = folder / package_from_plan(graph, model, wanted, folder, made).file
+        given = Evaluator(path, read_spec(path)).run({"images": int8_builder.reference.images.astype(np.float32)})
+        errors.append(np.abs((given["features"] - int8_builder.reference.features).mean((0, 1))).mean())
+    assert errors[0] < errors[1]
 
 
 def test_the_numbers_are_those_of_onnx(
