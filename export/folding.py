@@ -81,7 +81,7 @@ def evened(norm: nn.Module, affine: Affine) -> tuple[Tensor, Tensor]:
 
     The norm's bias, and SmoothQuant's factor with α = ½ for its scale and the map's weights, to a power of two.
     """
-    scale_C, bias_C = (part.detach().double() for part in (norm.weight, norm.bias))
+    scale_C, bias_C = (norm.get_parameter(name).detach().double() for name in ("weight", "bias"))
     least = torch.finfo(torch.float32).tiny
     reach_C = scale_C.abs().clamp_min(least) / affine.weight.abs().amax(0).clamp_min(least)
     return bias_C, torch.exp2((reach_C.log2() / 2).round().clamp(-16, 16))

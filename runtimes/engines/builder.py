@@ -191,5 +191,5 @@ def _check_edges(source: Path, network: Any, graph: GraphSpec) -> None:
     inputs = map(network.get_input, range(network.num_inputs))
     outputs = map(network.get_output, range(network.num_outputs))
     for kind, tensors, wanted in (("inputs", inputs, graph.inputs), ("outputs", outputs, graph.outputs)):
-        found = [described_tensor(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors]
+        found = [described_tensor(tensor.name, tensor.dtype.name, tensor.shape) for tensor in tensors]
         check_signature(source, kind, found or ["none"], wanted)

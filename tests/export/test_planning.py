@@ -69,7 +69,7 @@ def test_a_plan_names_every_layer_and_keeps_the_budget(searched: tuple[Path, Pla
     assert [graph.graph for graph in graphs] == ["encode", "decode"]
     chosen = {layer for graph in graphs for layer in graph.found.best.int8}
     assert {layer for layer, precision in plan.layers.items() if precision == "int8"} == chosen
-    assert len(plan.layers) == sum(len(graph.layers) for graph in graphs) == 27
+    assert len(plan.layers) == sum(len(graph.layers) for graph in graphs) == 15
     for graph in graphs:
         assert {trial.graph for trial in graph.trials} == {graph.graph}
         assert sum(row.share for row in graph.layers) == pytest.approx(1)
