@@ -20,7 +20,7 @@ from vqrae.benchmarks.uses.pictures import grid_picture
 from vqrae.benchmarks.uses.scale import UsesScale
 from vqrae.benchmarks.uses.workplace import StepResult, Workplace
 from vqrae.calibration.images import calibration_images
-from vqrae.checkpoint import WEIGHTS_FILE, from_pretrained, open_checkpoint
+from vqrae.checkpoint import from_pretrained, open_checkpoint
 from vqrae.config import QuantizerConfig
 from vqrae.encoder import Encoder
 from vqrae.export.build import BundleBuilder, check_target
@@ -28,7 +28,6 @@ from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
 from vqrae.model import VQRAE
 from vqrae.reference import ArrayTokenizer, ReferenceTokenizer
-from vqrae.runtimes.bundle import sha256_file
 from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable
 from vqrae.runtimes.staging import staged_file, staged_folder
 from vqrae.runtimes.tokenizer import load
@@ -37,6 +36,7 @@ from vqrae.training.evaluation.evaluate import evaluate
 from vqrae.training.evaluation.feature_space import open_teacher
 from vqrae.training.evaluation.probe import LinearProbe, pooled_features
 from vqrae.training.run import PhaseName, TrainingRun
+from vqrae.uses.checkpoint_codes import CheckpointCodes
 from vqrae.uses.conversations import WorldConversations
 from vqrae.uses.lessons import painting_loss
 from vqrae.uses.painter import Painter
@@ -59,7 +59,7 @@ from vqrae.uses.tasks import (
     token_agreement,
     vqa_task,
 )
-from vqrae.uses.teaching import TokenizerIdentity, painted_data, teach_painter, teach_reader
+from vqrae.uses.teaching import teach_painter, teach_reader
 from vqrae.uses.world import Split, World, caption, labels_of
 
 VERIFIED, CALIBRATED = 32, 160
@@ -186,29 +186,21 @@ def train_reader(scale: UsesScale, place: Workplace) -> Figures:
 
 def write_codes(scale: UsesScale, place: Workplace) -> Figures:
     """The codes that the painters learn from."""
-    tokenizer = ReferenceTokenizer(from_pretrained(place.checkpoint))
-    painted_data(tokenizer, _painted_scenes(scale, "train"), place.codes)
+    codes = CheckpointCodes(place.checkpoint)
+    codes.painted(_painted_scenes(scale, "train"), place.codes)
     for split in JUDGED:
-        painted_data(tokenizer, _painted_scenes(scale, split), _valid_codes(place, split))
+        codes.painted(_painted_scenes(scale, split), _valid_codes(place, split))
     return {}
 
 
 def paint(scale: UsesScale, place: Workplace, size: str, seed: int) -> Figures:
     """One painter, and its loss on scenes that it has not seen."""
-    model = from_pretrained(place.checkpoint)
-    tokenizer, config = ReferenceTokenizer(model), model.config
-    identity = TokenizerIdentity(
-        grid=model.grid,
-        codebook_size=config.quantizer.codebook_size,
-        weights_sha256=sha256_file(place.checkpoint / WEIGHTS_FILE),
-    )
-    data = painted_data(tokenizer, _painted_scenes(scale, "train"), place.codes)
+    codes = CheckpointCodes(place.checkpoint)
+    data = codes.painted(_painted_scenes(scale, "train"), place.codes)
     recipe = scale.painting.model_copy(update={"language": scale.sizes[size]})
-    painter = Painter.open(teach_painter(place.painter(size, seed), recipe, data, identity, seed=seed))
+    painter = Painter.open(teach_painter(place.painter(size, seed), recipe, data, codes, seed=seed))
     losses = {
-        split: painting_loss(
-            painter, painted_data(tokenizer, _painted_scenes(scale, split), _valid_codes(place, split))
-        )
+        split: painting_loss(painter, codes.painted(_painted_scenes(scale, split), _valid_codes(place, split)))
         for split in JUDGED
     }
     parameters = sum(parameter.numel() for parameter in painter.parameters())

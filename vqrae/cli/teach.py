@@ -54,12 +54,11 @@ def teach(
         raise UsageError("--data and --images", got="one without the other", expected="both, or none")
     with needing("train"):
         from vqrae.training.evaluation.feature_space import open_encoder
+        from vqrae.uses.checkpoint_codes import CODES_FILE, CheckpointCodes
         from vqrae.uses.language import open_language
         from vqrae.uses.teaching import (
-            CODES_FILE,
             PAINTING,
             READING,
-            CheckpointCodes,
             changed,
             image_size,
             teach_painter,
@@ -81,7 +80,7 @@ def teach(
         codes = CheckpointCodes(Path(source))
         said = _conversations(data, images, codes.size, chosen.images, seed)
         painted = codes.painted(said, output / CODES_FILE)
-        result = teach_painter(output, chosen, painted, codes.identity, language=spoken, seed=seed)
+        result = teach_painter(output, chosen, painted, codes, language=spoken, seed=seed)
     console.print(f"{lesson}: {result}")
 
 

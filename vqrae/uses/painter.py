@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from vqrae.config import StrictConfig
 from vqrae.runtimes.errors import IndicesError, UsageError
 from vqrae.runtimes.staging import staged_folder
+from vqrae.uses.code_embeddings import code_embeddings
 from vqrae.uses.language import LANGUAGE_FOLDER, Language, open_language, read_fields, write_language
 from vqrae.uses.words import padding_id, token_ids
 
@@ -67,14 +68,20 @@ class Painter(nn.Module):
 
     @classmethod
     def extend(
-        cls, language: Language, grid: tuple[int, int], codebook_size: int, tokenizer_sha256: str, seed: int
+        cls, language: Language, grid: tuple[int, int], codes_KE: Tensor, tokenizer_sha256: str, seed: int
     ) -> Painter:
-        """Give a language model the codes of a tokenizer as new words, with seeded embeddings."""
-        begin = max(language.model.config.vocab_size, len(language.words))
+        """Give a language model the codes of a tokenizer as new words; their embeddings begin as their vectors."""
+        model: Any = language.model
+        first = max(model.config.vocab_size, len(language.words)) + 1
         torch.manual_seed(seed)
-        language.model.resize_token_embeddings(begin + 1 + codebook_size, mean_resizing=False)
+        model.resize_token_embeddings(first + len(codes_KE), mean_resizing=False)
+        table = model.get_input_embeddings().weight
+        begun = code_embeddings(codes_KE, table.shape[1], model.config.initializer_range, seed)
+        with torch.no_grad():
+            for words in (table, model.get_output_embeddings().weight):  # one tensor, where they are tied
+                words[first:] = begun
         fields = PainterFields(
-            grid=grid, codebook_size=codebook_size, first_code=begin + 1, tokenizer_sha256=tokenizer_sha256
+            grid=grid, codebook_size=len(codes_KE), first_code=first, tokenizer_sha256=tokenizer_sha256
         )
         return cls(fields, language)
 

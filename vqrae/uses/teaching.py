@@ -10,30 +10,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from vqrae.checkpoint import WEIGHTS_FILE, from_pretrained
 from vqrae.config import StrictConfig
 from vqrae.encoder import Encoder
-from vqrae.reference import ArrayTokenizer, ReferenceTokenizer
-from vqrae.runtimes.bundle import sha256_file
 from vqrae.runtimes.errors import UsageError, unknown_name
-from vqrae.runtimes.staging import staged_file
 from vqrae.training.config import PhaseConfig
 from vqrae.training.loop import train
 from vqrae.training.processes import Processes
 from vqrae.training.state import STATE_FILE
+from vqrae.uses.checkpoint_codes import CheckpointCodes
 from vqrae.uses.conversations import Conversations
 from vqrae.uses.language import Language, LanguageSize, new_language
 from vqrae.uses.lessons import FrozenFeatures, PaintedData, PaintingLesson, ReadingLesson
 from vqrae.uses.painter import Painter
 from vqrae.uses.reader import Reader, ReaderFields
-
-CODES_FILE = "codes.npy"
-CHUNK_IMAGES = 64
 
 
 class ReadingRecipe(StrictConfig):
@@ -191,7 +183,7 @@ def teach_painter(
     folder: Path,
     recipe: PaintingRecipe,
     data: PaintedData,
-    tokenizer: TokenizerIdentity,
+    codes: CheckpointCodes,
     *,
     language: Language | None = None,
     seed: int = 0,
@@ -201,57 +193,12 @@ def teach_painter(
     if result.exists():
         return result
     spoken = language or new_language(recipe.language, seed)
-    painter = Painter.extend(spoken, tokenizer.grid, tokenizer.codebook_size, tokenizer.weights_sha256, seed)
+    painter = Painter.extend(spoken, codes.grid, codes.codes_KE, codes.weights_sha256, seed)
     lesson = PaintingLesson(painter, recipe.phase, data, seed, recipe.dropped)
     painter.load_state_dict(train(lesson, folder / "state", "painter", Processes()))
     painter.save(result)
     (folder / "state" / STATE_FILE).unlink()
     return result
-
-
-class TokenizerIdentity(StrictConfig):
-    """Whose codes a painter learns."""
-
-    grid: tuple[int, int]
-    codebook_size: int
-    weights_sha256: str
-
-
-def painted_data(tokenizer: ArrayTokenizer, data: Conversations, path: Path) -> PaintedData:
-    """The codes of all images, kept in a file so that they are computed once, and the captions."""
-    if not path.exists():
-        codes = _codes(tokenizer, data)
-        with staged_file(path) as staging, staging.open("wb") as file:
-            np.save(file, codes, allow_pickle=False)
-    return PaintedData(np.load(path, allow_pickle=False), [data.caption(number) for number in range(len(data))])
-
-
-def _codes(tokenizer: ArrayTokenizer, data: Conversations) -> NDArray[np.int32]:
-    chunks = []
-    for start in range(0, len(data), CHUNK_IMAGES):
-        images = [data.image(number) for number in range(start, min(start + CHUNK_IMAGES, len(data)))]
-        indices, _ = tokenizer.encode(np.stack(images))
-        chunks.append(indices.reshape(len(images), -1))
-    return np.concatenate(chunks)
-
-
-class CheckpointCodes:
-    """A checkpoint's codes, for a painter that is to learn them."""
-
-    def __init__(self, folder: Path) -> None:
-        """Errors as for `from_pretrained`."""
-        model = from_pretrained(folder)
-        self.size = model.size
-        self.identity = TokenizerIdentity(
-            grid=model.grid,
-            codebook_size=model.config.quantizer.codebook_size,
-            weights_sha256=sha256_file(folder / WEIGHTS_FILE),
-        )
-        self._tokenizer = ReferenceTokenizer(model)
-
-    def painted(self, data: Conversations, path: Path) -> PaintedData:
-        """See `painted_data`."""
-        return painted_data(self._tokenizer, data, path)
 
 
 def image_size(encoder: Encoder) -> tuple[int, int]:

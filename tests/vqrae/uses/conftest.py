@@ -9,12 +9,12 @@ import pytest
 from tiny_models import tiny_config
 
 from vqrae.checkpoint import from_pretrained
+from vqrae.uses.checkpoint_codes import CheckpointCodes
 from vqrae.uses.conversations import WorldConversations
 from vqrae.uses.language import LanguageSize, new_language, write_language
 from vqrae.uses.painter import Painter
 from vqrae.uses.reader import Reader
 from vqrae.uses.teaching import (
-    CheckpointCodes,
     PaintingRecipe,
     ReadingRecipe,
     changed,
@@ -73,7 +73,7 @@ def painter_folder(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     folder, codes = tmp_path_factory.mktemp("painter"), CheckpointCodes(checkpoint_folder)
-    return teach_painter(folder, painting, codes.painted(scenes, folder / "codes.npy"), codes.identity)
+    return teach_painter(folder, painting, codes.painted(scenes, folder / "codes.npy"), codes)
 
 
 @pytest.fixture

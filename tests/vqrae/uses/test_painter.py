@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from vqrae.runtimes.errors import IndicesError, UsageError
+from vqrae.uses.code_embeddings import code_embeddings
+from vqrae.uses.language import open_language
 from vqrae.uses.lessons import PaintedData, painting_loss
 from vqrae.uses.painter import Painter, Sampling
 
@@ -111,3 +113,27 @@ def test_the_loss_of_a_data_set_is_its_mean(painter: Painter) -> None:
             float(painter([prompt], torch.from_numpy(row[None]))) for prompt, row in zip(PROMPTS, indices, strict=True)
         ]
     assert painting_loss(painter, data, batch_size=2) == pytest.approx(np.mean(alone), rel=1e-4)
+
+
+@pytest.mark.parametrize("width", [8, 24, 64])
+def test_embeddings_of_codes_lie_to_each_other_as_the_codes_do(width: int) -> None:
+    """Exactly where there is room for all their directions; with less room the main ones are kept."""
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randn(100, 24, generator=generator) * torch.logspace(0, -2, 24) + 5
+    embeddings = code_embeddings(codes, width, 0.02, seed=3)
+    assert embeddings.shape == (100, width)
+    assert embeddings.std().item() == pytest.approx(0.02)
+    distances, expected = torch.pdist(embeddings), torch.pdist(codes)
+    shares = distances / expected
+    assert (shares / shares.mean() - 1).abs().max() < (1e-4 if width >= 24 else 0.4)
+    assert torch.equal(embeddings, code_embeddings(codes, width, 0.02, seed=3))
+    assert not torch.equal(embeddings, code_embeddings(codes, width, 0.02, seed=4))
+
+
+def test_a_painter_begins_with_the_codes_vectors(language_folder: Path) -> None:
+    codes = torch.randn(64, 48, generator=torch.Generator().manual_seed(0))
+    painter = Painter.extend(open_language(str(language_folder)), (4, 4), codes, "of the weights", seed=0)
+    words = painter.language.get_input_embeddings().weight
+    expected = code_embeddings(codes, words.shape[1], painter.language.config.initializer_range, seed=0)
+    assert torch.equal(words[painter.fields.first_code :], expected)
+    assert torch.equal(painter.language.get_output_embeddings().weight, words)

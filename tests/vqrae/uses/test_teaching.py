@@ -17,12 +17,12 @@ from vqrae.checkpoint import from_pretrained
 from vqrae.cli.app import main
 from vqrae.encoder import Encoder
 from vqrae.runtimes.errors import DataError, UsageError
+from vqrae.uses.checkpoint_codes import CheckpointCodes
 from vqrae.uses.conversations import LlavaConversations, WorldConversations
 from vqrae.uses.lessons import FrozenFeatures
 from vqrae.uses.painter import Painter, Sampling
 from vqrae.uses.reader import Reader
 from vqrae.uses.teaching import (
-    CheckpointCodes,
     PaintingRecipe,
     ReadingRecipe,
     changed,
@@ -77,9 +77,9 @@ def test_a_painter_is_reproducible_and_resumable(
     data = codes.painted(scenes, tmp_path / "codes.npy")
     stopped_after(3)
     with pytest.raises(KeyboardInterrupt):
-        teach_painter(tmp_path, painting, data, codes.identity)
+        teach_painter(tmp_path, painting, data, codes)
     monkeypatch.undo()
-    assert equal(Painter.open(teach_painter(tmp_path, painting, data, codes.identity)), painter)
+    assert equal(Painter.open(teach_painter(tmp_path, painting, data, codes)), painter)
 
 
 def test_features_do_not_depend_on_what_is_kept(checkpoint_folder: Path, scenes: WorldConversations) -> None:
