@@ -70,7 +70,7 @@ class UsesFindings:
     def _size(self, name: str) -> SizeFindings:
         seeds = [self.figures(painter_name(name, seed)) for seed in self.scale.seeds]
         losses = {split: _spread([figures["losses"][split] for figures in seeds]) for split in JUDGED}
-        grid, phase = self.scale.tokenizer.model.grid, self.scale.painting.phase
+        grid, phase = self.scale.tokenizer.model.grid, self.scale.scaling.phase
         tokens = phase.steps * phase.batch_size * grid[0] * grid[1]
         parameters = int(seeds[0]["parameters"])
         return SizeFindings(name, parameters, 6.0 * parameters * tokens, losses)

@@ -19,9 +19,11 @@ class UsesScale(StrictConfig):
     tokenizer: Recipe
     reading: ReadingRecipe
     painting: PaintingRecipe
-    """Of every size; the last size is the one whose images are judged."""
+    """Of the painter whose images are judged."""
     sizes: dict[str, LanguageSize]
-    """Name -> size, the smallest first."""
+    """Name -> size, the smallest first, of the painters that show the scaling."""
+    scaling_steps: int = Field(gt=0)
+    """How long they learn; everything else is as for the judged one."""
     seeds: tuple[int, ...] = Field(min_length=1)
     """Of the painters: weights and batches. Everything else is trained from the first one."""
     guidance: tuple[float, ...]
@@ -38,13 +40,14 @@ class UsesScale(StrictConfig):
 
     @property
     def painters(self) -> list[tuple[str, int]]:
-        """Size and seed of each."""
+        """Size and seed of each that shows the scaling."""
         return [(size, seed) for size in self.sizes for seed in self.seeds]
 
     @property
-    def judged(self) -> tuple[str, int]:
-        """The painter whose images are judged."""
-        return list(self.sizes)[-1], self.seeds[0]
+    def scaling(self) -> PaintingRecipe:
+        """Of the painters that show the scaling, but for their size."""
+        phase = self.painting.phase.model_copy(update={"steps": self.scaling_steps})
+        return self.painting.model_copy(update={"phase": phase})
 
 
 def full_scale() -> UsesScale:
@@ -59,6 +62,7 @@ def full_scale() -> UsesScale:
             "middle": LanguageSize(width=128, depth=3, heads=4),
             "large": painting.language,
         },
+        scaling_steps=300,
         seeds=(0, 1, 2),
         guidance=(1.0, 1.5, 2.0, 3.0, 5.0),
         sampling=JUDGED_SAMPLING,

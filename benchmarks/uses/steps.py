@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,7 +59,7 @@ from vqrae.uses.tasks import (
     token_agreement,
     vqa_task,
 )
-from vqrae.uses.teaching import teach_painter, teach_reader
+from vqrae.uses.teaching import PaintingRecipe, teach_painter, teach_reader
 from vqrae.uses.world import Split, World, caption, labels_of
 
 VERIFIED, CALIBRATED = 32, 160
@@ -68,6 +68,9 @@ SCENE_SEED, CODE_SEED, VALID_SEED = 1_000_010, 1_000_011, 1_000_012
 SAMPLE_QUESTIONS = 6
 PICTURED, PICTURES_EACH = 8, 8
 """Prompts that are shown, and images of each."""
+
+JUDGED_PAINTER = "painter"
+"""The step that trains the painter whose images are judged."""
 
 Figures = dict[str, Any]
 
@@ -87,7 +90,6 @@ def steps_of(scale: UsesScale) -> list[Step]:
         Step(painter_name(size, seed), ("codes",), partial(paint, size=size, seed=seed))
         for size, seed in reversed(scale.painters)
     ]
-    judged = painter_name(*scale.judged)
     exports = [
         Step(f"export {name} {precision}", ("scenes", "stage2"), partial(export, format_name=name, precision=precision))
         for name, precision in scale.exports
@@ -107,15 +109,15 @@ def steps_of(scale: UsesScale) -> list[Step]:
         Step("stage2", ("stage1",), partial(train_tokenizer, phase="stage2")),
         Step("reader", ("pretrain",), train_reader),
         Step("codes", ("stage2",), write_codes),
-        *painters[:: len(scale.sizes)],
-        *(painter for place, painter in enumerate(painters) if place % len(scale.sizes)),
+        Step(JUDGED_PAINTER, ("codes",), paint_judged),
+        *painters,
         *exports,
         Step("probes", ("stage2",), measure_probes),
         Step("reading", ("reader", "stage2"), measure_reading),
-        Step("paintings", (judged,), paint_judged),
-        Step("pictures", ("reader", judged), draw_pictures),
+        Step("paintings", (JUDGED_PAINTER,), write_paintings),
+        Step("pictures", ("reader", JUDGED_PAINTER), draw_pictures),
         Step("pytorch", ("reader", "paintings"), through_pytorch),
-        Step("guidance", (judged,), measure_guidance),
+        Step("guidance", (JUDGED_PAINTER,), measure_guidance),
         *through,
     ]
 
@@ -193,12 +195,22 @@ def write_codes(scale: UsesScale, place: Workplace) -> Figures:
     return {}
 
 
+def paint_judged(scale: UsesScale, place: Workplace) -> Figures:
+    """The painter whose images are judged."""
+    return _painter(JUDGED_PAINTER, scale.painting, scale.seeds[0], scale, place)
+
+
 def paint(scale: UsesScale, place: Workplace, size: str, seed: int) -> Figures:
-    """One painter, and its loss on scenes that it has not seen."""
+    """One of the painters that show the scaling."""
+    recipe = scale.scaling.model_copy(update={"language": scale.sizes[size]})
+    return _painter(painter_name(size, seed), recipe, seed, scale, place)
+
+
+def _painter(step: str, recipe: PaintingRecipe, seed: int, scale: UsesScale, place: Workplace) -> Figures:
+    """A painter, and its loss on scenes that it has not seen."""
     codes = CheckpointCodes(place.checkpoint)
     data = codes.painted(_painted_scenes(scale, "train"), place.codes)
-    recipe = scale.painting.model_copy(update={"language": scale.sizes[size]})
-    painter = Painter.open(teach_painter(place.painter(size, seed), recipe, data, codes, seed=seed))
+    painter = Painter.open(teach_painter(place.painter_run(step), recipe, data, codes, seed=seed))
     losses = {
         split: painting_loss(painter, codes.painted(_painted_scenes(scale, split), _valid_codes(place, split)))
         for split in JUDGED
@@ -266,9 +278,9 @@ def measure_reading(scale: UsesScale, place: Workplace) -> Figures:
     return {**figures, "samples": _sample_answers(tokenizers["tokenizer"], size, scale.extent, reader)}
 
 
-def paint_judged(scale: UsesScale, place: Workplace) -> Figures:
+def write_paintings(scale: UsesScale, place: Workplace) -> Figures:
     """Codes for the captions of each split's scenes, by the judged painter."""
-    painter, size = Painter.open(_judged_painter(scale, place)), scale.tokenizer.model.image_size
+    painter, size = _judged_painter(place), scale.tokenizer.model.image_size
     for part in paintings(painter, size, scale.extent, scale.sampling):
         with staged_file(place.painted(part.split)) as staging, staging.open("wb") as file:
             np.save(file, part.indices_BN, allow_pickle=False)
@@ -278,10 +290,7 @@ def paint_judged(scale: UsesScale, place: Workplace) -> Figures:
 def draw_pictures(scale: UsesScale, place: Workplace) -> Figures:
     """Images of some prompts, scenes with their reconstructions, and the scenes that the sample questions are about."""
     size = scale.tokenizer.model.image_size
-    tokenizer, painter = (
-        ReferenceTokenizer(from_pretrained(place.checkpoint)),
-        Painter.open(_judged_painter(scale, place)),
-    )
+    tokenizer, painter = ReferenceTokenizer(from_pretrained(place.checkpoint)), _judged_painter(place)
     pictures: dict[str, Image.Image] = {}
     for split in JUDGED:
         prompts = [caption(labels) for labels in labels_of(asked_scenes(size, split, scale.extent))[:PICTURED]]
@@ -322,9 +331,9 @@ def through_bundle(scale: UsesScale, place: Workplace, format_name: str, precisi
 
 def measure_guidance(scale: UsesScale, place: Workplace) -> Figures:
     """What the scale of the guidance does, and images of one prompt with several seeds."""
-    judge, tokenizer = _judge(scale, place), ReferenceTokenizer(from_pretrained(place.checkpoint))
-    painter, space = Painter.open(_judged_painter(scale, place)), _teacher(scale, place)
     size, codes = scale.tokenizer.model.image_size, scale.tokenizer.model.quantizer.codebook_size
+    judge, tokenizer = _judge(place.folder, size, scale.extent), ReferenceTokenizer(from_pretrained(place.checkpoint))
+    painter, space = _judged_painter(place), _teacher(place, size)
     figures: Figures = {}
     for guidance in scale.guidance:
         sampling = scale.sampling.model_copy(update={"guidance": guidance})
@@ -344,9 +353,8 @@ def _all_tasks(
     tokenizer: ArrayTokenizer, source: str, scale: UsesScale, place: Workplace, extent: Extent
 ) -> dict[str, Any]:
     config, size = scale.tokenizer.model, scale.tokenizer.model.image_size
-    model = ReferenceTokenizer(from_pretrained(place.checkpoint))
     reports: list[TaskReport] = [
-        probe_task(tokenizer, size, source, extent, probe=fit_probe(model, size, extent)),
+        probe_task(tokenizer, size, source, extent, probe=_probe(place.folder, size, extent)),
         vqa_task(tokenizer, size, source, extent, reader=Reader.open(place.reader)),
         generate_task(
             tokenizer,
@@ -354,15 +362,15 @@ def _all_tasks(
             config.quantizer.codebook_size,
             source,
             _painted(scale, place, extent),
-            _judge(scale, place),
-            _teacher(scale, place),
+            _judge(place.folder, size, scale.extent),
+            _teacher(place, size),
         ),
     ]
     return {report.task: report.model_dump(exclude={"task", "source"}) for report in reports}
 
 
-def _judged_painter(scale: UsesScale, place: Workplace) -> Path:
-    return place.painter(*scale.judged) / "painter"
+def _judged_painter(place: Workplace) -> Painter:
+    return Painter.open(place.painter_run(JUDGED_PAINTER) / "painter")
 
 
 def _painted(scale: UsesScale, place: Workplace, extent: Extent) -> list[Paintings]:
@@ -375,17 +383,23 @@ def _painted(scale: UsesScale, place: Workplace, extent: Extent) -> list[Paintin
     return parts
 
 
-def _judge(scale: UsesScale, place: Workplace) -> Recognizer:
-    """Reads the pretrained encoder's features."""
-    scenes = probe_scenes(scale.tokenizer.model.image_size, scale.extent)
+@cache
+def _probe(folder: Path, size: int, extent: Extent) -> LinearProbe:
+    """Of PyTorch's features; fitted once in a process, for all the bundles that it judges."""
+    return fit_probe(ReferenceTokenizer(from_pretrained(Workplace(folder).checkpoint)), size, extent)
+
+
+@cache
+def _judge(folder: Path, size: int, extent: Extent) -> Recognizer:
+    """Reads the pretrained encoder's features; fitted once in a process too."""
+    place, scenes = Workplace(folder), probe_scenes(size, extent)
     tokenizer = ReferenceTokenizer(from_pretrained(place.checkpoint))
-    return judge_of(_teacher(scale, place).pooled, scenes, tokenizer.decode(tokenizer.encode(scenes.images)[0]))
+    return judge_of(_teacher(place, size).pooled, scenes, tokenizer.decode(tokenizer.encode(scenes.images)[0]))
 
 
-def _teacher(scale: UsesScale, place: Workplace) -> Any:
-    size = scale.tokenizer.model.image_size
+def _teacher(place: Workplace, size: int) -> Any:
     teacher = open_teacher(str(place.encoder), (size, size))
-    teacher.name = f"the pretrained encoder's, {scale.tokenizer.model.feature_width} wide, mean over tokens"
+    teacher.name = "the pretrained encoder's, mean over tokens"
     return teacher
 
 

@@ -42,9 +42,9 @@ class Workplace:
         self.reader = folder / "reader" / "reader"
         self.codes = folder / "codes" / "train.npy"
 
-    def painter(self, size: str, seed: int) -> Path:
-        """The run folder of a painter."""
-        return self.folder / "painters" / f"{size}-{seed}"
+    def painter_run(self, step: str) -> Path:
+        """The run folder of the painter that a step trains."""
+        return self.folder / "painters" / step.replace(" ", "-")
 
     def painted(self, split: str) -> Path:
         """The codes that are judged."""

@@ -45,6 +45,7 @@ def small_scale() -> UsesScale:
                 "small": LanguageSize(width=16, depth=1, heads=2),
                 "large": LanguageSize(width=32, depth=1, heads=2),
             },
+            "scaling_steps": 2,
             "seeds": (0,),
             "guidance": (1.0, 2.0),
             "extent": EXTENT,
