@@ -30,7 +30,7 @@ The tokenizer: {size} px, {grid} tokens, {codes} codes, features {width} wide; e
 {pretrain} steps, stage 1 {stage1}, stage 2 with distillation {stage2}. The reader: a two-layer GELU adapter and a Qwen3
 of {reader:.1f} million parameters, {reading} steps on the *pretrained encoder's* features. The painters: Qwen3 models
 whose vocabulary goes on with the codes, embedded at first as the codes' own vectors; batches of {batch} images,
-{dropped:.0%} of the captions dropped; {scaling} steps to show the scaling, {painting} for the one whose images are judged.
+{dropped:.0%} of the captions dropped; {scaling} steps to show the scaling, {painting} where images are judged.
 What is judged: {test} scenes of each split, {generated} generated images of each; images are drawn with guidance
 {guidance:g}, top-p {top_p:g}. Recognition, and the Fréchet distance, are taken in the pretrained encoder's features;
 the probe that recognizes was fitted on scenes and their reconstructions."""
