@@ -36,7 +36,8 @@ size with random weights: they do not change the arithmetic, and say nothing of 
 More than 100 % of the peak happens in two ways: the naive graph holds products of constants, which the runtime computes
 once when it loads it; and the INT8 peak is what one large product reached, which here is no upper limit.
 
-Where the time of the naive export goes, and why FP32 does not beat it by more: [operators.md](operators.md). RSS counts
+FP32 cannot beat the naive export by more than its arithmetic at the peak would: the runtime fuses much of it by itself,
+and matrix products are nearly all of the rest (`python -m vqrae.benchmarks.operators` tells it by operator). RSS counts
 the file of weights that OpenVINO maps, which the system may drop again, beside the copies that it packs for its
 products; ONNX Runtime lets go of what it has packed. In FP16 both compute in FP32 on this machine, from FP32 copies.
 
@@ -81,9 +82,16 @@ def targets(result: BenchResult) -> str:
             ratios = [f"{_ratio(other, row):.2f}× {name}" for name, other in against if other is not None]
             lines.append(
                 f"- {title}, {precision.upper()}: {row.label} is fastest, {', '.join(ratios)}; "
-                f"{percent(row.peak_share, 0)} of the machine's peak.\n"
+                f"{percent(row.peak_share, 0)} of the machine's peak{_bound(others.get('naive'), row)}.\n"
             )
     return "".join(lines)
+
+
+def _bound(naive: BenchRow | None, row: BenchRow) -> str:
+    """What the naive export would be beaten by with the row's arithmetic at the peak; empty where it is beyond that."""
+    if naive is None or row.peak_share is None or row.peak_share >= 1:
+        return ""
+    return f", at which it would be {_ratio(naive, row) / row.peak_share:.2f}× the naive export"
 
 
 def starts(result: BenchResult) -> str:

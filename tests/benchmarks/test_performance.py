@@ -36,6 +36,7 @@ def counted(result: BenchResult) -> BenchResult:
 def test_the_fastest_row_is_held_against_the_others(counted: BenchResult) -> None:
     first = targets(counted).splitlines()[0]
     assert "2.00× PyTorch eager, 2.50× the naive export; 90% of the machine's peak" in first
+    assert first.endswith("at which it would be 2.78× the naive export.")
 
 
 def test_a_fresh_process_is_held_against_pytorch_s(counted: BenchResult) -> None:
