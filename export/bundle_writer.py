@@ -46,7 +46,7 @@ def write_golden(folder: Path, model: VQRAE, photographs: Sequence[Image.Image])
         sources = []
         for number, photograph in enumerate(photographs[:GOLDEN_COUNT]):
             sources.append(Path(temporary) / f"{number}.png")
-            golden_source(photograph, model.size).save(sources[-1])
+            golden_source(photograph, model.size).save(sources[-1], optimize=True)
         images = np.stack([prepare(source, height, width) for source in sources])
         reference = reference_from_model(model, images)
         golden = GoldenSamples(
