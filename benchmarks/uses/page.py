@@ -32,8 +32,8 @@ of {reader:.1f} million parameters, {reading} steps on the *pretrained encoder's
 whose vocabulary goes on with the codes, embedded at first as the codes' own vectors; batches of {batch} images,
 {dropped:.0%} of the captions dropped; {scaling} steps to show the scaling, {painting} where images are judged.
 What is judged: {test} scenes of each split, {generated} generated images of each; images are drawn with guidance
-{guidance:g}, top-p {top_p:g}. Recognition, and the Fréchet distance, are taken in the pretrained encoder's features;
-the probe that recognizes was fitted on scenes and their reconstructions."""
+{guidance:g}, temperature {temperature:g}, top-p {top_p:g}. Recognition, and the Fréchet distance, are taken in the
+pretrained encoder's features; the probe that recognizes was fitted on scenes and their reconstructions."""
 
 PROBED = "Linear probe on the mean of the features, percent; in the last column the vote of the 20 nearest neighbours."
 
@@ -95,6 +95,7 @@ def _setting(findings: UsesFindings) -> str:
         test=scale.extent.test,
         generated=scale.extent.generated,
         guidance=scale.sampling.guidance,
+        temperature=scale.sampling.temperature,
         top_p=scale.sampling.top_p,
     )
     return "\n\n".join(textwrap.fill(part, 120, break_on_hyphens=False) for part in text.split("\n\n"))

@@ -64,7 +64,7 @@ def full_scale() -> UsesScale:
         },
         scaling_steps=300,
         seeds=(0, 1, 2),
-        guidance=(1.0, 1.5, 2.0, 3.0, 5.0),
+        guidance=(1.0, 1.5, 2.0, 3.0),
         sampling=JUDGED_SAMPLING,
         extent=Extent(),
         validated=500,

@@ -28,7 +28,7 @@ from vqrae.uses.world import TOPICS, Question, Split, World, caption, labels_of,
 Task = Literal["probe", "vqa", "generate"]
 JUDGED: tuple[Split, ...] = ("test", "held-out")
 
-JUDGED_SAMPLING = Sampling(guidance=2.0, top_p=0.95)
+JUDGED_SAMPLING = Sampling(guidance=2.0, temperature=0.7, top_p=0.9)
 """How images are drawn that are to be judged."""
 
 PROBE_SEED, TEST_SEED, ASKED_SEED = 1_000_003, 1_000_004, 1_000_005

@@ -56,20 +56,20 @@ def world_reading() -> ReadingRecipe:
     """Two million parameters that learn to answer from nothing."""
     return ReadingRecipe(
         language=LanguageSize(width=192, depth=4, heads=6),
-        images=6000,
+        images=8000,
         phase=PhaseConfig(
-            steps=900, batch_size=16, learning_rate=1e-3, end_factor=0.02, warmup=50, weight_decay=0.01, save_every=100
+            steps=1800, batch_size=16, learning_rate=1e-3, end_factor=0.02, warmup=50, weight_decay=0.01, save_every=100
         ),
     )
 
 
 def world_painting() -> PaintingRecipe:
-    """The largest of the three sizes."""
+    """Two million parameters that learn to paint from nothing."""
     return PaintingRecipe(
         language=LanguageSize(width=192, depth=4, heads=6),
-        images=8000,
+        images=12_000,
         phase=PhaseConfig(
-            steps=500,
+            steps=1500,
             batch_size=32,
             learning_rate=2e-3,
             end_factor=0.02,

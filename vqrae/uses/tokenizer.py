@@ -33,11 +33,11 @@ def world_tokenizer() -> VQRAEConfig:
 
 
 def world_recipe() -> Recipe:
-    """About twelve minutes of one core; every image is a scene."""
+    """Minutes of one core; every image is a scene."""
     return Recipe(
         model=world_tokenizer(),
         pretrain=PhaseConfig(
-            steps=700,
+            steps=900,
             batch_size=32,
             learning_rate=1e-3,
             encoder_learning_rate=1e-3,
