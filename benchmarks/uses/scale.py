@@ -62,11 +62,11 @@ def full_scale() -> UsesScale:
             "middle": LanguageSize(width=128, depth=3, heads=4),
             "large": painting.language,
         },
-        scaling_steps=300,
+        scaling_steps=200,
         seeds=(0, 1, 2),
-        guidance=(1.0, 1.5, 2.0, 3.0),
+        guidance=(1.0, 2.0, 3.0),
         sampling=JUDGED_SAMPLING,
-        extent=Extent(),
+        extent=Extent(test=300),
         validated=500,
         exports=tuple(
             (name, precision)

@@ -69,7 +69,7 @@ def world_painting() -> PaintingRecipe:
         language=LanguageSize(width=192, depth=4, heads=6),
         images=12_000,
         phase=PhaseConfig(
-            steps=1500,
+            steps=1000,
             batch_size=32,
             learning_rate=2e-3,
             end_factor=0.02,
