@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from vqrae.benchmarks.figures import significant
 from vqrae.benchmarks.plot import save_plot
 from vqrae.benchmarks.uses.findings import SizeFindings
 from vqrae.uses.world import Split
@@ -16,9 +17,10 @@ COLORS: dict[Split, str] = {"test": "#2a78d6", "held-out": "#eb6834"}
 def write_scaling_plot(sizes: list[SizeFindings], path: Path) -> None:
     """Loss with the standard deviation over seeds, against parameters and against training's FLOPs."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
-    for axes, label, places in zip(
+    for axes, label, unit, places in zip(
         figure.subplots(1, 2),
-        ("parameters", "training FLOPs, 6 × parameters × tokens"),
+        ("million parameters", "training TFLOPs, 6 × parameters × tokens"),
+        (1e6, 1e12),
         ([size.parameters for size in sizes], [size.flops for size in sizes]),
         strict=True,
     ):
@@ -35,6 +37,8 @@ def write_scaling_plot(sizes: list[SizeFindings], path: Path) -> None:
                 label=split,
             )
         axes.set_xscale("log")
+        axes.set_xticks(places, [significant(place / unit) for place in places])
+        axes.minorticks_off()
         axes.set_xlabel(label, fontsize=8)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)
