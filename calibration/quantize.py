@@ -44,7 +44,7 @@ class Quantizer(Closing):
         self._inputs = inputs
         self._temporary = TemporaryDirectory(prefix="vqrae-int8-")
         self._smoothed: dict[float, Path] = {}
-        self._observed: dict[tuple[Path, RangeMethod], dict[str, Range]] = {}
+        self._observed: dict[tuple[Path, RangeMethod, bool], dict[str, Range]] = {}
 
     def write(self, plan: Plan, scheme: Scheme, path: Path) -> None:
         """Write the graph of a plan, INT8 where it says so; the same images and plan give the same bytes.
@@ -108,14 +108,16 @@ class Quantizer(Closing):
         if alpha not in self._smoothed:
             weighted = [product for product in self.products if product.has_weight]
             model, path = onnx.load(self._path), Path(self._temporary.name) / f"{len(self._smoothed)}.onnx"
-            smooth(model, weighted, self._ranges(self._path, weighted, "minmax"), alpha)
+            smooth(model, weighted, self._ranges(self._path, weighted, "minmax", covariances=False), alpha)
             onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data")
             self._smoothed[alpha] = path
         return self._smoothed[alpha]
 
-    def _ranges(self, path: Path, products: Sequence[Product], method: RangeMethod) -> Mapping[str, Range]:
+    def _ranges(
+        self, path: Path, products: Sequence[Product], method: RangeMethod, *, covariances: bool = True
+    ) -> Mapping[str, Range]:
         """Of every input of these products that is no weight."""
-        observed = self._observed.setdefault((path, method), {})
+        observed = self._observed.setdefault((path, method, covariances), {})
         absent = {
             tensor: product.layer
             for product in products
@@ -123,7 +125,7 @@ class Quantizer(Closing):
             if tensor not in observed
         }
         if absent:
-            observed |= activation_ranges(path, absent, self._inputs, method)
+            observed |= activation_ranges(path, absent, self._inputs, method, covariances=covariances)
         return observed
 
 

@@ -38,11 +38,12 @@ class Range:
     mean_C: NDArray[np.float32]
     """Mean of each channel."""
     covariance_CC: NDArray[np.float32] | None
-    """Of the channels with each other; None of tensors with more axes than (B, N, C), such as attention's."""
+    """Of the channels with each other; None where it was not asked for, and of tensors with more axes than (B, N, C),
+    such as attention's."""
 
 
 def activation_ranges(
-    path: Path, tensors: Mapping[str, str], inputs: NDArray[Any], method: RangeMethod
+    path: Path, tensors: Mapping[str, str], inputs: NDArray[Any], method: RangeMethod, *, covariances: bool = True
 ) -> dict[str, Range]:
     """Run a graph and observe some of its tensors.
 
@@ -52,6 +53,7 @@ def activation_ranges(
         inputs: what goes in, batch first: images uint8 (B, H, W, 3), or indices int32 (B, h, w).
         method: `minmax` covers all that was seen; `percentile` all but 0.005 % at each end; `entropy` what loses the
             least information (onnxruntime's collectors).
+        covariances: whether they are wanted too; of wide tensors they take longer than the graph.
 
     Returns:
         Tensor -> its range.
@@ -77,7 +79,7 @@ def activation_ranges(
                 channels = np.abs(rows).max(0)
                 largest[tensor] = np.maximum(largest.get(tensor, channels), channels)
                 means[tensor] = means.get(tensor, 0) + rows.mean(0) * len(batch) / len(inputs)
-                if array.ndim <= TOKEN_AXES:
+                if covariances and array.ndim <= TOKEN_AXES:
                     moments.setdefault(tensor, _Moments(rows)).add(rows)
             if collector is not None:
                 with redirect_stdout(None):  # it tells its progress

@@ -86,6 +86,15 @@ def test_entropy_stays_within_minmax(graph: Path, inputs: NDArray[np.float32]) -
     assert whole.low <= best.low < best.high <= whole.high
 
 
+def test_covariances_are_left_out_where_nobody_wants_them(graph: Path, inputs: NDArray[np.float32]) -> None:
+    found = activation_ranges(graph, TENSORS, inputs, "minmax", covariances=False)
+    assert all(range_.covariance_CC is None for range_ in found.values())
+    expected = activation_ranges(graph, TENSORS, inputs, "minmax")
+    assert {name: (range_.low, range_.high) for name, range_ in found.items()} == {
+        name: (range_.low, range_.high) for name, range_ in expected.items()
+    }
+
+
 def test_the_collectors_progress_is_not_printed(
     graph: Path, inputs: NDArray[np.float32], capfd: pytest.CaptureFixture[str]
 ) -> None:
