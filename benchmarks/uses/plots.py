@@ -17,13 +17,9 @@ COLORS: dict[Split, str] = {"test": "#2a78d6", "held-out": "#eb6834"}
 def write_scaling_plot(sizes: list[SizeFindings], path: Path) -> None:
     """Loss with the standard deviation over seeds, against parameters and against training's FLOPs."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
-    for axes, label, unit, places in zip(
-        figure.subplots(1, 2),
-        ("million parameters", "training TFLOPs, 6 × parameters × tokens"),
-        (1e6, 1e12),
-        ([size.parameters for size in sizes], [size.flops for size in sizes]),
-        strict=True,
-    ):
+    parameters = "million parameters", [size.parameters / 1e6 for size in sizes]
+    compute = "training TFLOPs, 6 × parameters × tokens", [size.flops / 1e12 for size in sizes]
+    for axes, (label, places) in zip(figure.subplots(1, 2), (parameters, compute), strict=True):
         for split, color in COLORS.items():
             spreads = [size.losses[split] for size in sizes]
             axes.errorbar(
@@ -37,7 +33,7 @@ def write_scaling_plot(sizes: list[SizeFindings], path: Path) -> None:
                 label=split,
             )
         axes.set_xscale("log")
-        axes.set_xticks(places, [significant(place / unit) for place in places])
+        axes.set_xticks(places, [significant(place) for place in places])
         axes.minorticks_off()
         axes.set_xlabel(label, fontsize=8)
         axes.tick_params(labelsize=7)
