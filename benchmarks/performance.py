@@ -55,7 +55,7 @@ def exported_bundles(
         VqraeError: an export failed.
     """
     for precision in PRECISIONS:
-        absent = [name for name in formats if not list(folder.glob(f"*-{name}-{precision}"))]
+        absent = [name for name in formats if not list(folder.glob(f"[!.]*-{name}-{precision}"))]
         if absent:
             command = [sys.executable, "-P", "-m", "vqrae", "export", checkpoint, "-o", str(folder), "--images", "8"]
             command += ["--precision", precision, *(part for name in absent for part in ("--format", name))]
@@ -63,7 +63,7 @@ def exported_bundles(
                 command += ["--calibration", str(calibration), "--allow-gate-failure"]
             if subprocess.run(command, check=False).returncode:  # noqa: S603 - our own module
                 raise VqraeError(f"export at {precision}", got="a failure", expected="a bundle")
-    return [path for name in formats for precision in PRECISIONS for path in folder.glob(f"*-{name}-{precision}")]
+    return [path for name in formats for precision in PRECISIONS for path in folder.glob(f"[!.]*-{name}-{precision}")]
 
 
 def targets(result: BenchResult) -> str:
