@@ -8,7 +8,6 @@ accuracy control, and weights alone.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import tempfile
@@ -16,15 +15,12 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vqrae.benchmarks.figures import percent, tiny_percent
+from vqrae.benchmarks.int8_trials import calibrated_builder, int8_parser, trial_row
 from vqrae.benchmarks.page import write_page
-from vqrae.calibration.images import LEAST_IMAGES, CalibrationImages, calibration_images
+from vqrae.calibration.images import CalibrationImages
 from vqrae.calibration.layers import Product
 from vqrae.calibration.plan import Plan
-from vqrae.calibration.trials import Trial
-from vqrae.checkpoint import open_checkpoint
 from vqrae.export.build import BundleBuilder
-from vqrae.export.parity_images import DEFAULT_COUNT, parity_images
 from vqrae.export.trials import GraphTrials
 from vqrae.runtimes.backends.openvino_library import openvino
 from vqrae.runtimes.errors import run_as_program
@@ -33,6 +29,7 @@ os.environ.setdefault("NNCF_CI", "1")  # or it would tell its makers of each use
 import nncf
 from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
+MODULE = "vqrae.benchmarks.nncf_comparison"
 TITLE = """# Our INT8 against NNCF's
 
 The graph `encode` in FP32, quantized for OpenVINO by NNCF with its defaults for transformers, then with one thing
@@ -69,26 +66,22 @@ VARIANTS = (
 )
 
 
-def comparison_rows(checkpoint: str, source: Path, *, images: int, count: int) -> Iterator[str]:
+def comparison_rows(builder: BundleBuilder, calibration: CalibrationImages) -> Iterator[str]:
     """NNCF's variants, and ours: a line of the table each."""
-    opened = open_checkpoint(checkpoint)
-    photographs = parity_images(None, opened.model.size, images)
-    calibration = calibration_images(source, opened.model.size, count=count)
-    with BundleBuilder(opened, photographs, lambda _: None, calibration) as builder:
-        calibrated = builder.calibrated
-        plan = Plan.default(calibrated.products)
-        path, spec = calibrated.float_graph("encode")
-        products = calibrated.graph_products["encode"]
-        with (
-            GraphTrials(calibrated, plan, "encode", "openvino", builder.reference) as trials,
-            tempfile.TemporaryDirectory() as folder,
-        ):
-            for variant in VARIANTS:
-                quantized = Path(folder) / "encode.xml"
-                openvino.save_model(_quantized(path, products, calibration, variant), quantized, compress_to_fp16=False)
-                yield _row(variant.name, trials.measured(quantized, spec, ()))
-            ours = {product.layer for product in plan.int8(products)}
-            yield _row("ours", trials.make(ours))
+    calibrated = builder.calibrated
+    plan = Plan.default(calibrated.products)
+    path, spec = calibrated.float_graph("encode")
+    products = calibrated.graph_products["encode"]
+    with (
+        GraphTrials(calibrated, plan, "encode", "openvino", builder.reference) as trials,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        for variant in VARIANTS:
+            quantized = Path(folder) / "encode.xml"
+            model = _quantized(path, products, calibration, variant)
+            openvino.save_model(model, quantized, compress_to_fp16=False)
+            yield trial_row((variant.name,), trials.measured(quantized, spec, ()))
+        yield trial_row(("ours",), trials.make({product.layer for product in plan.int8(products)}))
 
 
 def _quantized(
@@ -111,26 +104,13 @@ def _quantized(
     )
 
 
-def _row(name: str, trial: Trial) -> str:
-    time = f"{trial.relative_time:.2f} ({trial.relative_time_low:.2f} to {trial.relative_time_high:.2f})"
-    return f"| {name} | {tiny_percent(trial.damage)} | {percent(trial.token_agreement)} | {time} |\n"
-
-
 def main() -> None:
     """Command line; writes a Markdown page."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vqrae.benchmarks.nncf_comparison", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("checkpoint", help="a folder, or a preset's name for random weights")
-    parser.add_argument("--calibration", type=Path, required=True, help="images: a folder, .tar, .parquet or .npy")
-    parser.add_argument("--calibration-images", type=int, default=LEAST_IMAGES, help="how many of them")
-    parser.add_argument("--images", type=int, default=DEFAULT_COUNT, help="photographs to compare on")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="Markdown file")
-    options = parser.parse_args()
-    rows = comparison_rows(
+    options = int8_parser(MODULE, __doc__.splitlines()[0]).parse_args()
+    with calibrated_builder(
         options.checkpoint, options.calibration, images=options.images, count=options.calibration_images
-    )
-    write_page(options.output, TITLE + HEADER + "".join(rows), "vqrae.benchmarks.nncf_comparison")
+    ) as (builder, calibration):
+        write_page(options.output, TITLE + HEADER + "".join(comparison_rows(builder, calibration)), MODULE)
 
 
 if __name__ == "__main__":

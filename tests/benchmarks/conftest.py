@@ -15,6 +15,7 @@ from vqrae.export.parity_images import parity_images
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.machine import Machine
 from vqrae.runtimes.manifest import Manifest
+from vqrae.training.data.photographs import TRAIN, crops
 
 
 @pytest.fixture(scope="session")
@@ -124,3 +125,13 @@ def result() -> BenchResult:
         command="vqrae bench tiny-onnx-fp32",
         rows=(pytorch, fast, unclear, absent),
     )
+
+
+@pytest.fixture
+def calibration(tmp_path: Path) -> Path:
+    """Four photographs."""
+    folder = tmp_path / "calibration"
+    folder.mkdir()
+    for number, image in enumerate(crops({"china": TRAIN["china"]}, 4)):
+        image.save(folder / f"{number}.png")
+    return folder

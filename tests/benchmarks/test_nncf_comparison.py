@@ -5,22 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from vqrae.training.data.photographs import TRAIN, crops
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    folder = tmp_path / "calibration"
-    folder.mkdir()
-    for number, image in enumerate(crops({"china": TRAIN["china"]}, 4)):
-        image.save(folder / f"{number}.png")
-    return folder
-
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_each_way_to_int8_is_measured(
-    checkpoint: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, calibration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("nncf", reason="nncf is not installed")
     from vqrae.benchmarks import nncf_comparison
@@ -28,7 +17,16 @@ def test_each_way_to_int8_is_measured(
     first, *_, last = nncf_comparison.VARIANTS
     monkeypatch.setattr(nncf_comparison, "VARIANTS", (first, last))
     page = tmp_path / "nncf.md"
-    arguments = ["--calibration", str(source), "--calibration-images", "4", "--images", "2", "-o", str(page)]
+    arguments = [
+        "--calibration",
+        str(calibration),
+        "--calibration-images",
+        "4",
+        "--images",
+        "2",
+        "-o",
+        str(page),
+    ]
     monkeypatch.setattr(sys, "argv", ["nncf_comparison", str(checkpoint), *arguments])
     nncf_comparison.main()
     header, _, *rows = (line.split("|")[1:-1] for line in page.read_text().splitlines() if line.startswith("|"))
