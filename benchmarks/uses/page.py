@@ -226,8 +226,8 @@ def _times(results: Mapping[str, StepResult]) -> str:
     wall, cpu = (sum(getattr(result, name) for result in results.values()) for name in ("seconds", "cpu_seconds"))
     rows.append(("all", f"{wall:,.0f}", f"{cpu:,.0f}"))
     note = (
-        f"Two steps at a time, one thread each; seconds of each. The steps together took {cpu / 60:.0f} minutes of "
-        f"processor time, {cpu / 120:.0f} for each of two cores."
+        f"Two steps at a time, one thread each; seconds of each, of a step that was stopped and gone on with those of "
+        f"its last part. Together {cpu / 60:.0f} minutes of processor time, {cpu / 120:.0f} for each of two cores."
     )
     return f"{note}\n\n{_table(('step', 'wall s', 'CPU s'), rows, figures=2)}"
 
