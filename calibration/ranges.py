@@ -80,7 +80,9 @@ def activation_ranges(
                 largest[tensor] = np.maximum(largest.get(tensor, channels), channels)
                 means[tensor] = means.get(tensor, 0) + rows.mean(0) * len(batch) / len(inputs)
                 if covariances and array.ndim <= TOKEN_AXES:
-                    moments.setdefault(tensor, _Moments(rows)).add(rows)
+                    if tensor not in moments:
+                        moments[tensor] = _Moments(rows)
+                    moments[tensor].add(rows)
             if collector is not None:
                 with redirect_stdout(None):  # it tells its progress
                     collector.collect({tensor: [array] for tensor, array in values.items()})
