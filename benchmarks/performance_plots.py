@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vqrae.benchmarks.plot import save_plot
@@ -45,12 +46,12 @@ def plot_frontier(result: BenchResult, path: Path) -> Path | None:
         return None
     figure = Figure(figsize=(5.6 * len(found), 3.8), layout="constrained")
     for axes, (title, rows) in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
-        for row in rows:
+        for number, row in enumerate(rows, start=1):
             place = max(row.excess_distortion or 0.0, LEAST_EXCESS), row.speedup or 0.0
-            axes.scatter(*place, color=_color(row))
-            axes.annotate(row.label, place, textcoords="offset points", xytext=(0, 5), fontsize=8, ha="center")
+            _numbered(axes, number, row, place)
         axes.set(title=title, xlabel="excess distortion, a fraction", ylabel="speed, times PyTorch", xscale="log")
-        axes.margins(x=0.4, y=0.2)
+        axes.margins(x=0.2, y=0.2)
+        axes.legend(fontsize=7, loc="upper left")
     save_plot(figure, path)
     return path
 
@@ -74,14 +75,17 @@ def plot_roofline(result: BenchResult, path: Path) -> Path | None:
             axes.plot(places, [min(peak, limit.memory_gb_s * place) for place in places], color=REFERENCE_COLOR)
             axes.annotate(f"{name} peak", (edges[1], peak), fontsize=8, va="bottom", ha="right")
         for number, (row, intensity) in enumerate(zip(counted, intensities, strict=True), start=1):
-            axes.scatter(intensity, row.gflops or 0, color=_color(row), label=f"{number} {row.label}")
-            axes.annotate(
-                str(number), (intensity, row.gflops or 0), textcoords="offset points", xytext=(4, 3), fontsize=8
-            )
+            _numbered(axes, number, row, (intensity, row.gflops or 0))
         axes.set(title=title, xlabel="operations per byte", ylabel="10⁹ operations/s", xscale="log", yscale="log")
         axes.legend(fontsize=7, loc="lower right")
     save_plot(figure, path)
     return path
+
+
+def _numbered(axes: Axes, number: int, row: BenchRow, place: tuple[float, float]) -> None:
+    """A point with a number, since rows lie too close together for their names; the legend has these."""
+    axes.scatter(*place, color=_color(row), label=f"{number} {row.label}")
+    axes.annotate(str(number), place, textcoords="offset points", xytext=(4, 3), fontsize=8)
 
 
 def _color(row: BenchRow) -> str:
