@@ -21,7 +21,7 @@ from vqrae.calibration.carried import Carried, carried
 from vqrae.calibration.layers import Product, matrix_products
 from vqrae.calibration.plan import Plan, RangeMethod, Scheme
 from vqrae.calibration.ranges import Range, activation_ranges
-from vqrae.calibration.rounding import round_pairs, store_compensated
+from vqrae.calibration.rounding import Rounding
 from vqrae.calibration.smoothing import smooth
 from vqrae.calibration.weights import LARGE
 from vqrae.runtimes.closing import Closing
@@ -44,6 +44,7 @@ class Quantizer(Closing):
         self._inputs = inputs
         self._temporary = TemporaryDirectory(prefix="vqrae-int8-")
         self._smoothed: dict[float, Path] = {}
+        self._roundings: dict[Path, Rounding] = {}
         self._observed: dict[tuple[Path, RangeMethod, bool], dict[str, Range]] = {}
 
     def write(self, plan: Plan, scheme: Scheme, path: Path) -> None:
@@ -77,8 +78,9 @@ class Quantizer(Closing):
         model = onnx.load(source)
         weights = _weights(model, chosen)
         model = _with_pairs(model, chosen, ranges, scheme)
-        errors = round_pairs(model, chosen, weights, ranges)
-        errors |= {product.inputs[1]: store_compensated(model, product, ranges, scheme) for product in kept}
+        rounding = self._roundings.setdefault(source, Rounding())
+        errors = rounding.round_pairs(model, chosen, weights, ranges)
+        errors |= {product.inputs[1]: rounding.store(model, product, ranges, scheme) for product in kept}
         rounded = [product for product in (*chosen, *kept) if product.has_weight]
         correct_biases(model, rounded, errors, {name: found.mean_C for name, found in ranges.items()})
         return model

@@ -24,6 +24,8 @@ BINS = 2048
 PERCENTILE = 99.99
 TOKEN_AXES = 3
 """Axes of (B, N, C)."""
+COVARIANCE_ROWS = 8192
+"""Tokens that a covariance is taken from, evenly spread over all images: those beside each other say much the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +82,10 @@ def activation_ranges(
                 largest[tensor] = np.maximum(largest.get(tensor, channels), channels)
                 means[tensor] = means.get(tensor, 0) + rows.mean(0) * len(batch) / len(inputs)
                 if covariances and array.ndim <= TOKEN_AXES:
+                    some = rows[:: _odd(len(rows) * len(inputs) // (len(batch) * COVARIANCE_ROWS))]
                     if tensor not in moments:
-                        moments[tensor] = _Moments(rows)
-                    moments[tensor].add(rows)
+                        moments[tensor] = _Moments(some)
+                    moments[tensor].add(some)
             if collector is not None:
                 with redirect_stdout(None):  # it tells its progress
                     collector.collect({tensor: [array] for tensor, array in values.items()})
@@ -107,13 +110,18 @@ def activation_ranges(
     }
 
 
+def _odd(step: int) -> int:
+    """An even step would see the same columns of every image."""
+    return step | 1
+
+
 class _Moments:
     """Sums for a covariance, around what the first rows are on average: far from zero, FP32 would lose it."""
 
     def __init__(self, rows: NDArray[np.float32]) -> None:
         self._center_C = rows.mean(0)
         self._sum_C = np.zeros(rows.shape[1])
-        self._products_CC = np.zeros((rows.shape[1], rows.shape[1]))
+        self._products_CC = np.zeros((rows.shape[1], rows.shape[1]), np.float32)
         self._count = 0
 
     def add(self, rows: NDArray[np.float32]) -> None:

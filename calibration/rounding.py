@@ -28,62 +28,84 @@ Nearest = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """One channel's weights (O,) -> the nearest that can be stored."""
 
 
-def round_pairs(
-    model: ModelProto,
-    products: Sequence[Product],
-    weights: Mapping[str, NDArray[np.float32]],
-    ranges: Mapping[str, Range],
-) -> dict[str, NDArray[np.float32]]:
-    """Round the weights of products at INT8 anew, to the scales that they have; changes the model in place.
+class Rounding:
+    """Rounds the weights of one graph. What was rounded for one plan is kept for the next."""
 
-    Args:
-        model: a graph with Q/DQ.
-        products: at INT8, as they were named before it.
-        weights: name -> what the weight was (C, O).
-        ranges: of the products' first inputs.
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], NDArray[np.float32]] = {}
 
-    Returns:
-        Name of a weight -> what it was, less what it is now (C, O).
-    """
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    nodes = {node.name: node for node in model.graph.node}
-    made_by = {output: node for node in model.graph.node for output in node.output}
-    errors = {}
-    for product in products:
-        if not product.has_weight:
-            continue
-        stored, scale = (constants[name] for name in made_by[nodes[product.node].input[1]].input[:2])
-        scale_O = numpy_helper.to_array(scale)
-        weight_CO = weights[product.inputs[1]]
-        rounded_CO = compensated(weight_CO, _covariance(product, ranges), steps(scale_O, REACH))
-        stored.CopyFrom(numpy_helper.from_array(np.round(rounded_CO / scale_O).astype(np.int8), stored.name))
-        errors[product.inputs[1]] = weight_CO - rounded_CO
-    return errors
+    def round_pairs(
+        self,
+        model: ModelProto,
+        products: Sequence[Product],
+        weights: Mapping[str, NDArray[np.float32]],
+        ranges: Mapping[str, Range],
+    ) -> dict[str, NDArray[np.float32]]:
+        """Round the weights of products at INT8 anew, to the scales that they have; changes the model in place.
 
+        Args:
+            model: a graph with Q/DQ.
+            products: at INT8, as they were named before it.
+            weights: name -> what the weight was (C, O).
+            ranges: of the products' first inputs.
 
-def store_compensated(
-    model: ModelProto, product: Product, ranges: Mapping[str, Range], scheme: Scheme
-) -> NDArray[np.float32]:
-    """Store the weight of a product that stays float in 12 bits, or in FP16 where a runtime takes no whole numbers.
+        Returns:
+            Name of a weight -> what it was, less what it is now (C, O).
+        """
+        constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        nodes = {node.name: node for node in model.graph.node}
+        made_by = {output: node for node in model.graph.node for output in node.output}
+        errors = {}
+        for product in products:
+            if not product.has_weight:
+                continue
+            name = product.inputs[1]
+            stored, scale = (constants[part] for part in made_by[nodes[product.node].input[1]].input[:2])
+            scale_O = numpy_helper.to_array(scale)
+            rounded_CO = self._rounded(product, weights[name], ranges, "int8", steps(scale_O, REACH))
+            stored.CopyFrom(numpy_helper.from_array(np.round(rounded_CO / scale_O).astype(np.int8), stored.name))
+            errors[name] = weights[name] - rounded_CO
+        return errors
 
-    Changes the model in place.
+    def store(
+        self, model: ModelProto, product: Product, ranges: Mapping[str, Range], scheme: Scheme
+    ) -> NDArray[np.float32]:
+        """Store the weight of a product that stays float in 12 bits, or in FP16 where a runtime takes no whole numbers.
 
-    Returns:
-        What the weight was, less what it is now (C, O).
-    """
-    name = product.inputs[1]
-    (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == name]
-    weight_CO = numpy_helper.to_array(tensor)
-    if scheme == "symmetric":
-        if np.abs(weight_CO).max() > HALF_REACH:
-            return np.zeros_like(weight_CO)  # FP16 cannot hold it, and it stays as it is
-        rounded_CO = compensated(weight_CO, _covariance(product, ranges), _half)
-        tensor.CopyFrom(numpy_helper.from_array(rounded_CO, name))
-    else:
-        _, scale_O = whole_numbers(weight_CO, 12)
-        rounded_CO = compensated(weight_CO, _covariance(product, ranges), steps(scale_O, LARGEST))
-        store_packed(model, name, np.round(rounded_CO / scale_O).astype(np.int16), scale_O)
-    return weight_CO - rounded_CO
+        Changes the model in place.
+
+        Returns:
+            What the weight was, less what it is now (C, O).
+        """
+        name = product.inputs[1]
+        (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == name]
+        weight_CO = numpy_helper.to_array(tensor)
+        if scheme == "symmetric":
+            if np.abs(weight_CO).max() > HALF_REACH:
+                return np.zeros_like(weight_CO)  # FP16 cannot hold it, and it stays as it is
+            rounded_CO = self._rounded(product, weight_CO, ranges, "fp16", _half)
+            tensor.CopyFrom(numpy_helper.from_array(rounded_CO, name))
+        else:
+            _, scale_O = whole_numbers(weight_CO, 12)
+            rounded_CO = self._rounded(product, weight_CO, ranges, "12 bits", steps(scale_O, LARGEST))
+            store_packed(model, name, np.round(rounded_CO / scale_O).astype(np.int16), scale_O)
+        return weight_CO - rounded_CO
+
+    def _rounded(
+        self,
+        product: Product,
+        weight_CO: NDArray[np.float32],
+        ranges: Mapping[str, Range],
+        grid: str,
+        nearest: Nearest,
+    ) -> NDArray[np.float32]:
+        """A weight on a grid of this name: the grid follows from the weight, and the covariance from the graph."""
+        key = product.inputs[1], grid
+        if key not in self._kept:
+            covariance_CC = ranges[product.inputs[0]].covariance_CC
+            assert covariance_CC is not None, "what a product with a weight takes in has an axis of tokens"  # noqa: S101
+            self._kept[key] = compensated(weight_CO, covariance_CC, nearest)
+        return self._kept[key]
 
 
 def steps(scale_O: NDArray[np.float32], largest: int) -> Nearest:
@@ -93,12 +115,6 @@ def steps(scale_O: NDArray[np.float32], largest: int) -> Nearest:
 
 def _half(row_O: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.clip(row_O, -HALF_REACH, HALF_REACH).astype(np.float16).astype(np.float64)
-
-
-def _covariance(product: Product, ranges: Mapping[str, Range]) -> NDArray[np.float32]:
-    found = ranges[product.inputs[0]].covariance_CC
-    assert found is not None, "what a product with a weight takes in has an axis of tokens"  # noqa: S101
-    return found
 
 
 def compensated(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,7 @@ def _made_with(builder: BundleBuilder, reference: Reference, runtime: str, plan:
     """What trials depend on: those of one log have it in common."""
     provenance, model = builder.calibrated.provenance(), builder.checkpoint.model
     return {
+        "vqrae": version("vqrae"),
         "checkpoint": builder.checkpoint.identity.weights_sha256,
         "image size": "x".join(map(str, model.size)),
         "runtime": f"{runtime} {runtime_version(runtime)}",

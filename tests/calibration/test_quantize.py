@@ -14,10 +14,12 @@ from hand_made_graphs import save_graph, weights_of
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from vqrae.calibration import rounding
 from vqrae.calibration.layers import Product
 from vqrae.calibration.plan import Plan, RangeMethod, Scheme
 from vqrae.calibration.quantize import Quantizer
 from vqrae.calibration.readback import int8_layers
+from vqrae.calibration.rounding import compensated
 from vqrae.runtimes.errors import CheckpointError
 
 
@@ -84,6 +86,24 @@ def test_what_was_written_before_does_not_matter(
         fresh.write(default, "asymmetric", tmp_path / "fresh.onnx")
     assert (tmp_path / "late.onnx").read_bytes() == (tmp_path / "fresh.onnx").read_bytes()
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 5, "each plan has a graph of its own"
+
+
+def test_a_weight_is_rounded_once_for_all_plans(
+    encode_graph: Path, images: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = []
+
+    def counted(weight_CO: NDArray[np.float32], *others: Any) -> NDArray[np.float32]:
+        shapes.append(weight_CO.shape)
+        return compensated(weight_CO, *others)
+
+    monkeypatch.setattr(rounding, "compensated", counted)
+    with Quantizer(encode_graph, images) as quantizer:
+        plan = Plan.default(quantizer.products)
+        for name, changed in (("one", {}), ("other", {"encoder.blocks.0.up": "float"}), ("again", {})):
+            quantizer.write(plan.with_layers(changed), "asymmetric", tmp_path / f"{name}.onnx")
+    rounded = [product for product in plan.int8(quantizer.products) if product.has_weight]
+    assert len(shapes) == len(rounded), "no plan after the first rounds anything"
 
 
 def test_other_images_give_other_ranges(

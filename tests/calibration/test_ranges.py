@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from vqrae.calibration.plan import RangeMethod
-from vqrae.calibration.ranges import BATCH, PERCENTILE, activation_ranges
+from vqrae.calibration.ranges import BATCH, COVARIANCE_ROWS, PERCENTILE, activation_ranges
 from vqrae.runtimes.errors import CheckpointError
 
 METHODS: tuple[RangeMethod, ...] = ("minmax", "percentile", "entropy")
@@ -68,6 +68,13 @@ def test_every_image_is_seen(graph: Path, inputs: NDArray[np.float32], number: i
 def test_a_covariance_far_from_zero_is_as_close(graph: Path, inputs: NDArray[np.float32]) -> None:
     near, far = (activation_ranges(graph, TENSORS, inputs + offset, "minmax")["hidden"] for offset in (0, 1e4))
     np.testing.assert_allclose(far.covariance_CC, near.covariance_CC, rtol=1e-2, atol=1)
+
+
+def test_of_many_tokens_a_covariance_takes_every_third(graph: Path, many: NDArray[np.float32]) -> None:
+    assert many.shape[0] * many.shape[1] // COVARIANCE_ROWS == 3
+    found = activation_ranges(graph, TENSORS, many, "minmax")["hidden"]
+    some = np.concatenate([many[start : start + BATCH].reshape(-1, 4)[::3] for start in range(0, len(many), BATCH)])
+    np.testing.assert_allclose(found.covariance_CC, np.cov((some @ FIRST).T, ddof=0), rtol=1e-4)
 
 
 def test_a_percentile_is_narrower_than_minmax(graph: Path, many: NDArray[np.float32]) -> None:
