@@ -25,9 +25,9 @@ figures: demo
 docs: $(NESTED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
-# A file's tests stay together, since they share what was built for them.
+# A file's tests stay together, since they share what was built for them; the files come in the order of conftest.py.
 test: $(STAMP)
-	$(BIN)/pytest --numprocesses auto --dist loadfile
+	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # The floors lie side by side in the tree and nest inside `vqrae` when imported (pyproject.toml, package-dir). mypy and
 # import-linter read paths, not import hooks, so they are given the nested view, made of links.

@@ -132,14 +132,18 @@ def _timed_turn(call: Callable[[], object]) -> float:
 
 @contextmanager
 def _collector_off() -> Iterator[None]:
-    """The garbage collector runs between rounds only, when asked, and looks at what the rounds made only: fast."""
-    was_on = gc.isenabled()
+    """The garbage collector runs between rounds only, when asked, and looks at what the rounds made only: fast.
+
+    A caller who froze what there was means it to stay so: then the next measurement has less to look at, too.
+    """
+    was_on, was_frozen = gc.isenabled(), gc.get_freeze_count() > 0
     gc.collect()
     gc.freeze()
     gc.disable()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if not was_frozen:
+            gc.unfreeze()
         if was_on:
             gc.enable()

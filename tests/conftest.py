@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +26,13 @@ def pytest_report_header() -> str | None:
     return f"left out, because tensorrt-rtx is not installed: {', '.join(ENGINES)}" if collect_ignore_glob else None
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: a run on several processes shall not end with one that waits for another."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _small_and_offline() -> Iterator[None]:
     """One thread, since waiting for another costs more than these models compute; and the hub is out of reach."""
@@ -35,6 +43,13 @@ def _small_and_offline() -> Iterator[None]:
         patch.setenv("HF_HUB_OFFLINE", "1")
         yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_was_imported_is_no_garbage() -> None:
+    """Much of what is tested collects garbage, which takes longer the more modules there are to look through."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

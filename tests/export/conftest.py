@@ -6,14 +6,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tiny_models import tiny_model
 
 from vqrae.calibration.images import CalibrationImages, calibration_images
-from vqrae.checkpoint import open_checkpoint
+from vqrae.checkpoint import open_checkpoint, save_pretrained
 from vqrae.export.build import BundleBuilder
 from vqrae.export.parity_images import parity_images
 from vqrae.training.data.photographs import TRAIN, crops
 
 COUNT = 8
+
+
+@pytest.fixture(scope="session")
+def shallow_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of one block each, for tests that build much of it."""
+    folder = tmp_path_factory.mktemp("shallow") / "model"
+    save_pretrained(tiny_model(depth=1), folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

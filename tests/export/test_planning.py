@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_models import random_images, tiny_model
+from tiny_models import random_images
 
 from vqrae.benchmarks.plan_page import write_plan_pages
 from vqrae.calibration.images import CalibrationImages, pixels_sha256
 from vqrae.calibration.plan import Plan
-from vqrae.checkpoint import open_checkpoint, save_pretrained
+from vqrae.checkpoint import open_checkpoint
 from vqrae.cli.app import main
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target
@@ -30,15 +30,7 @@ MEASURED = random_images(9).numpy()[6:]
 
 
 @pytest.fixture(scope="module")
-def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of one block each: every layer is tried, which takes its time."""
-    folder = tmp_path_factory.mktemp("checkpoint") / "model"
-    save_pretrained(tiny_model(depth=1), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def int8_builder(checkpoint_folder: Path) -> Iterator[BundleBuilder]:
+def int8_builder(shallow_checkpoint: Path) -> Iterator[BundleBuilder]:
     images = random_images(6).numpy()
     observed = CalibrationImages(
         names=tuple(map(str, range(6))),
@@ -47,7 +39,7 @@ def int8_builder(checkpoint_folder: Path) -> Iterator[BundleBuilder]:
         seed=0,
         duplicates=0,
     )
-    opened = open_checkpoint(str(checkpoint_folder))
+    opened = open_checkpoint(str(shallow_checkpoint))
     with BundleBuilder(opened, parity_images(None, (32, 32), 4), lambda _: None, observed) as builder:
         yield builder
 
@@ -121,7 +113,7 @@ def test_the_pages_show_every_layer_and_have_the_same_bytes_again(
 
 def test_the_command_leaves_a_plan_its_pages_and_a_proven_bundle(
     searched: tuple[Path, Plan, list[GraphPlanning]],
-    checkpoint_folder: Path,
+    shallow_checkpoint: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -135,7 +127,7 @@ def test_the_command_leaves_a_plan_its_pages_and_a_proven_bundle(
     output.mkdir()
     images = ("--calibration", str(tmp_path / "images.npy"), "--calibration-images", "6", "--measured", "3")
     with pytest.raises(SystemExit) as ended:
-        main(["plan", str(checkpoint_folder), "-o", str(output), *images, "--images", "4", "--json"])
+        main(["plan", str(shallow_checkpoint), "-o", str(output), *images, "--images", "4", "--json"])
     assert ended.value.code == 0
     printed = json.loads(capsys.readouterr().out)
     assert Plan.read(output / "plan.json") == searched[1] == Plan.model_validate(printed["plan"])

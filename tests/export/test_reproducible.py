@@ -20,7 +20,7 @@ TARGETS = [("onnx", "fp16"), ("onnx", "int8"), ("openvino", "int8"), ("openvino"
 
 def built(checkpoint: Path, calibration: CalibrationImages, folder: Path, year: int) -> Path:
     """All targets, by a builder of their own, as a fresh process would have one."""
-    images = parity_images(None, (32, 32), 8)
+    images = parity_images(None, (32, 32), 4)
     with (
         pytest.MonkeyPatch.context() as patch,
         BundleBuilder(open_checkpoint(str(checkpoint)), images, lambda _: None, calibration) as builder,
@@ -34,10 +34,10 @@ def built(checkpoint: Path, calibration: CalibrationImages, folder: Path, year: 
 
 @pytest.fixture(scope="module")
 def twice(
-    checkpoint_folder: Path, calibration: CalibrationImages, tmp_path_factory: pytest.TempPathFactory
+    shallow_checkpoint: Path, calibration: CalibrationImages, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
     first, second = (
-        built(checkpoint_folder, calibration, tmp_path_factory.mktemp(f"in-{year}"), year) for year in (2001, 2002)
+        built(shallow_checkpoint, calibration, tmp_path_factory.mktemp(f"in-{year}"), year) for year in (2001, 2002)
     )
     return first, second
 

@@ -44,6 +44,15 @@ def test_collector_is_off_while_timing_and_on_again_after(fails):
     assert gc.isenabled()
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_only_what_the_caller_froze_stays_frozen(frozen):
+    gc.unfreeze()
+    if frozen:
+        gc.freeze()
+    interleave({"a": lambda: None}, rounds=6, warmup=0)
+    assert (gc.get_freeze_count() > 0) is frozen
+
+
 def test_too_few_rounds_are_refused():
     with pytest.raises(UsageError, match="rounds: got 5; expected at least 6"):
         interleave({}, rounds=5, warmup=0)
