@@ -6,6 +6,7 @@ Trains a phase of `phases.py` and writes its weights to OUT/weights.safetensors.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,15 @@ def main() -> None:
     state = train(phase, Path(out), kind, processes)
     if processes.first:
         save_file(state, Path(out) / "weights.safetensors")
+
+
+def main_in_a_fork(arguments: list[str], errors: Path) -> None:
+    """The same program in a process that was forked from one with all this imported."""
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    sys.argv[1:] = arguments
+    with errors.open("w") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    run_as_program(main)
 
 
 if __name__ == "__main__":
