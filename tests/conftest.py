@@ -10,6 +10,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 from tiny_models import tiny_model
 
 from vqrae.checkpoint import open_checkpoint, save_pretrained
@@ -35,10 +36,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _small_and_offline() -> Iterator[None]:
-    """One thread, since waiting for another costs more than these models compute; and the hub is out of reach."""
+    """One thread, since waiting for another costs more than these models compute; and the hub is out of reach.
+
+    NumPy's linear algebra takes ten times as long on two threads where the tests beside it keep both cores busy.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
+    with threadpool_limits(1, "blas"), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENBLAS_NUM_THREADS", "1")
         patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
         patch.setenv("HF_HUB_OFFLINE", "1")
         yield
