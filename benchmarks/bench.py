@@ -52,6 +52,7 @@ class Plan:
     rounds: int
     warmup: int
     starts: int
+    streams: int
     limit: bool
     photographs: tuple[Path, ...] = ()
 
@@ -66,6 +67,7 @@ def run_benchmark(
     rounds: int = 30,
     warmup: int = 3,
     starts: int = 3,
+    streams: int = 1,
     limit: bool = False,
     photographs: Sequence[Path] = (),
     compiled: bool = False,
@@ -92,6 +94,7 @@ def run_benchmark(
         rounds: timed calls of each candidate in each group; at least `latency.MIN_ROUNDS`.
         warmup: rounds before them that are thrown away.
         starts: fresh processes per candidate and graph, for start-up time and memory; 0 leaves that out.
+        streams: batches that go on at once where `photographs` are given; latencies are of one.
         limit: whether the machine's peak takes turns with the rows, and their arithmetic is counted.
         photographs: image files, which every bundle takes from disk to tokens on disk, at each batch size.
         compiled: whether `torch.compile` of the checkpoint takes part.
@@ -119,6 +122,7 @@ def run_benchmark(
             rounds=rounds,
             warmup=warmup,
             starts=starts,
+            streams=streams,
             limit=limit,
             photographs=tuple(photographs),
         )
@@ -170,6 +174,7 @@ def _check(plan: Plan) -> None:
         ("rounds", plan.rounds, MIN_ROUNDS),
         ("warmup", plan.warmup, 0),
         ("starts", plan.starts, 0),
+        ("streams", plan.streams, 1),
         *(("batch size", size, 1) for size in plan.batch_sizes),
     ]
     for name, number, least in numbers:
@@ -229,14 +234,16 @@ class _Run:
     def throughputs(self) -> Iterator[Throughput]:
         """Of every bundle at every batch size that it takes, where photographs were given."""
         for batch in self.plan.batch_sizes if self.plan.photographs else ():
-            tokenizers = [candidate.tokenizer for candidate in self._bundles() if candidate.supports("encode", batch)]
+            able = [candidate for candidate in self._bundles() if candidate.supports("encode", batch)]
             stage = f"photographs to tokens at batch {batch} on {count_of(self.plan.threads, 'thread')}"
-            with self.contention.watch(), self.clock.watch():
+            with ExitStack() as stack, self.contention.watch(), self.clock.watch():
+                tokenizers = [stack.enter_context(candidate.streaming(self.plan.streams)) for candidate in able]
                 yield from measured_throughputs(
                     tokenizers,
                     self.plan.photographs,
                     batch=batch,
                     threads=self.plan.threads,
+                    streams=self.plan.streams,
                     rounds=self.plan.rounds,
                     progress=lambda done, total, stage=stage: self.progress(stage, done, total),  # type: ignore[misc]
                 )

@@ -18,7 +18,7 @@ from vqrae.benchmarks.work import COUNTED, Work, counted_work
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.manifest import GateVerdict, Manifest, ParityFigures, PrecisionName
-from vqrae.runtimes.session import Execution
+from vqrae.runtimes.session import Execution, SessionOptions
 from vqrae.runtimes.tokenizer import Tokenizer
 
 Graph = Literal["encode", "decode"]
@@ -135,6 +135,11 @@ class BundleCandidate(Candidate):
     def tokenizer(self) -> Tokenizer:
         """The client of its sessions, as users hold it."""
         return self._tokenizer
+
+    def streaming(self, streams: int) -> Tokenizer:
+        """Another client of the same bundle, for throughput: it runs so many batches at once."""
+        options = SessionOptions(device=self._device, threads=self.threads, streams=streams, trusted=self._trusted)
+        return Tokenizer.from_bundle(self._tokenizer.bundle, options)
 
     def execution(self, graph: Graph) -> Execution:
         """What really runs a graph; loads it."""

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from vqrae.benchmarks.figures import decibels, percent, ratio, significant, times, tiny_percent
 from vqrae.benchmarks.rows import BenchResult, BenchRow, count_of
+from vqrae.benchmarks.throughput import Throughput
 
 Groups = Sequence[tuple[str, Sequence[BenchRow]]]
 """Titles, and the rows under them."""
@@ -123,10 +124,17 @@ def throughput_notes(result: BenchResult) -> list[str]:
     """A sentence for each bundle, batch size and number of threads; none where it was not measured."""
     return [
         f"{found.label}: {significant(found.images_per_s)} photographs/s from disk to tokens on disk "
-        f"(batch {found.batch}, {count_of(found.threads, 'thread')}, {found.images} files), {percent(found.share, 0)} "
+        f"({_taken(found)}), {percent(found.share, 0)} "
         f"({percent(found.share_low, 0)} to {percent(found.share_high, 0)}) of what inference alone reaches."
         for found in result.throughputs
     ]
+
+
+def _taken(found: Throughput) -> str:
+    streams = [count_of(found.streams, "stream")] if found.streams > 1 else []
+    return ", ".join(
+        [f"batch {found.batch}", *streams, count_of(found.threads, "thread"), count_of(found.images, "file")]
+    )
 
 
 def handling_notes(result: BenchResult) -> list[str]:

@@ -25,6 +25,8 @@ class Throughput(Record):
     batch: int
     threads: int
     """CPU threads that the runtime was given."""
+    streams: int = 1
+    """Batches that went on at once."""
     images: int
     """Files that were read in each round."""
     images_per_s: float
@@ -45,6 +47,7 @@ def measured_throughputs(
     *,
     batch: int,
     threads: int,
+    streams: int,
     rounds: int,
     progress: Callable[[int, int], None],
 ) -> Iterator[Throughput]:
@@ -73,6 +76,7 @@ def measured_throughputs(
             label=f"{runtime_title(tokenizer.manifest.runtime.name)} {tokenizer.manifest.precision.title}",
             batch=batch,
             threads=threads,
+            streams=streams,
             images=len(files),
             images_per_s=len(files) / latency(whole).p50_ms * 1000,
             inference_images_per_s=len(files) / latency(inference).p50_ms * 1000,
@@ -90,12 +94,5 @@ def _whole(tokenizer: Tokenizer, files: Sequence[Path], batch: int, output: Path
 
 
 def _inference(tokenizer: Tokenizer, files: Sequence[Path], batch: int) -> Callable[[], object]:
-    session, name = tokenizer.session("encode"), tokenizer.manifest.graphs["encode"].inputs[0].name
     images = np.stack([prepare(file, *tokenizer.image_size) for file in files])
-    batches = [images[start : start + batch] for start in range(0, len(images), batch)]
-
-    def run() -> None:
-        for values in batches:
-            session.run({name: values})
-
-    return run
+    return lambda: tokenizer.encode(images, batch_size=batch)

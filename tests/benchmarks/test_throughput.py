@@ -34,6 +34,12 @@ def test_photographs_on_disk_become_tokens_on_disk(bundle, photographs):
     assert BenchResult.from_json(result.to_json()) == result
 
 
+def test_streams_take_batches_at_once(bundle, photographs):
+    result = run_benchmark(None, [bundle], photographs=photographs, batch_sizes=(2,), streams=2, **OPTIONS)
+    assert [(found.streams, found.images) for found in result.throughputs] == [(2, 4)]
+    assert "(batch 2, 2 streams, 1 thread, 4 files)" in markdown_table(result)
+
+
 def test_less_than_a_batch_is_refused(bundle, photographs):
     with pytest.raises(UsageError, match="--throughput: got 5 photographs; expected at least 8, a batch"):
         run_benchmark(None, [bundle], photographs=photographs, batch_sizes=(8,), **OPTIONS)

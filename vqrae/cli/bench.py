@@ -28,6 +28,7 @@ def bench(
     throughput: Annotated[
         Path | None, typer.Option(help="Folder of photographs: from disk to tokens on disk, against inference alone.")
     ] = None,
+    streams: Annotated[int, typer.Option(help="With --throughput: batches that go on at once.", min=1)] = 1,
     trusted: Trusted = False,
     compiled: Annotated[
         bool, typer.Option("--compile", help="A row for torch.compile too; needs a C++ compiler.")
@@ -68,6 +69,7 @@ def bench(
             batch_sizes=batch or [1],
             threads=threads,
             rounds=rounds,
+            streams=streams,
             limit=limit,
             photographs=image_files(throughput) if throughput else (),
             compiled=compiled,
