@@ -193,21 +193,33 @@ class _Found:
 
 
 def _completed(plan: Plan, lineup: Lineup, contention: Contention, clock: ClockWatch, progress: Progress) -> _Found:
-    """Everything at one number of threads, which is fixed when a runtime loads a graph."""
-    with ExitStack() as stack:
-        candidates, absent = lineup.open(stack, plan.threads)
-        run = _Run(
-            plan=plan,
-            candidates=candidates,
-            absent=absent,
-            probes=machine_probes(plan.threads, stack) if plan.limit else [],
-            progress=progress,
-            contention=contention,
-            clock=clock,
-        )
-        rows = [row for graph in plan.graphs for row in run.rows(graph)]
-        throughputs = list(run.throughputs())
-        return _Found(rows=rows, limits=run.limits, throughputs=throughputs, handling=run.handling())
+    """Everything at one number of threads, which is fixed when a runtime loads a graph.
+
+    One graph after the other, each opened and closed: all graphs of all rows at once would not fit into memory where
+    the tokenizer is large.
+    """
+    rows: list[BenchRow] = []
+    limits: list[Limit] = []
+    throughputs: list[Throughput] = []
+    handling: Handling | None = None
+    for graph in plan.graphs:
+        with ExitStack() as stack:
+            candidates, absent = lineup.open(stack, plan.threads, graph)
+            run = _Run(
+                plan=plan,
+                candidates=candidates,
+                absent=absent,
+                probes=machine_probes(plan.threads, stack) if plan.limit else [],
+                progress=progress,
+                contention=contention,
+                clock=clock,
+            )
+            rows += run.rows(graph)
+            limits += run.limits
+            if graph == "encode":
+                throughputs += run.throughputs()
+            handling = handling or run.handling()
+    return _Found(rows=rows, limits=limits, throughputs=throughputs, handling=handling)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from vqrae.benchmarks.candidates import BundleCandidate, Candidate
+from vqrae.benchmarks.candidates import BundleCandidate, Candidate, Graph
 from vqrae.benchmarks.titles import runtime_title
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import RuntimeUnavailable, UsageError
@@ -45,8 +45,8 @@ class Lineup:
             if asked and self.checkpoint is None:
                 raise UsageError(name, got="no checkpoint", expected="the PyTorch model that it is made of")
 
-    def open(self, stack: ExitStack, threads: int) -> tuple[list[Candidate], list[Absent]]:
-        """Open what can run here, PyTorch first; `stack` closes it.
+    def open(self, stack: ExitStack, threads: int, graph: Graph) -> tuple[list[Candidate], list[Absent]]:
+        """Open what can run one graph here, PyTorch first; `stack` closes it.
 
         Raises:
             RuntimeUnavailable: nothing can, or what was asked for by name cannot.
@@ -57,7 +57,7 @@ class Lineup:
             candidates.append(stack.enter_context(candidate))
         for path in self.bundles:
             try:
-                candidates.append(stack.enter_context(_timeable(path, threads, self)))
+                candidates.append(stack.enter_context(_timeable(path, threads, graph, self)))
             except RuntimeUnavailable as error:
                 bundle = Bundle.open(path)
                 absent.append(Absent(bundle=bundle, reason=_absence(bundle, error)))
@@ -138,7 +138,7 @@ def _absence(bundle: Bundle, error: RuntimeUnavailable) -> str:
     return f"{text}; its ONNX graphs on {runtime_title(source.runtime)} {source.runtime_version}: {source.gate}"
 
 
-def _timeable(path: Path | str, threads: int, lineup: Lineup) -> BundleCandidate:
+def _timeable(path: Path | str, threads: int, graph: Graph, lineup: Lineup) -> BundleCandidate:
     """A bundle that runs here, on its runtime itself.
 
     Raises:
@@ -146,7 +146,8 @@ def _timeable(path: Path | str, threads: int, lineup: Lineup) -> BundleCandidate
     """
     candidate = BundleCandidate(path, threads=threads, trusted=lineup.trusted, device=lineup.device)
     try:
-        means = candidate.execution("encode").means
+        graphs = candidate.tokenizer.manifest.graphs
+        means = candidate.tokenizer.session(graph if graph in graphs else next(iter(graphs))).execution.means
     except BaseException:
         candidate.close()
         raise

@@ -33,13 +33,16 @@ Everything in one run on one machine, each row in turn in every round; speed is 
 in eager mode. What the columns mean is said in the [README](../README.md#benchmark). A preset's name stands for that
 size with random weights: they do not change the arithmetic, and say nothing of fidelity.
 
-More than 100 % of the peak happens in two ways: the naive graph holds products of constants, which the runtime computes
+More than 100 % of the peak happens in two ways: a graph may hold products of constants, which the runtime computes
 once when it loads it; and the INT8 peak is what one large product reached, which here is no upper limit.
 
-FP32 cannot beat the naive export by more than its arithmetic at the peak would: the runtime fuses much of it by itself,
-and matrix products are nearly all of the rest (`python -m vqrae.benchmarks.operators` tells it by operator). RSS counts
-the file of weights that OpenVINO maps, which the system may drop again, beside the copies that it packs for its
-products; ONNX Runtime lets go of what it has packed. In FP16 both compute in FP32 on this machine, from FP32 copies.
+RSS counts the file of weights that OpenVINO maps, which the system may drop again, beside the copies that it packs for
+its products; ONNX Runtime lets go of what it has packed. In FP16 both compute in FP32 on this machine, from copies.
+
+"""
+OF_THE_NAIVE = """FP32 cannot beat the naive export by more than its arithmetic at the peak would: the runtime fuses
+much of it by itself, and matrix products are nearly all of the rest (`python -m vqrae.benchmarks.operators` tells it by
+operator).
 
 """
 
@@ -136,6 +139,10 @@ def main() -> None:
     parser.add_argument("--throughput", type=Path, help="photographs, from disk to tokens on disk")
     parser.add_argument("--batch", type=int, action="append", help="images per call; repeatable; 1 if not given")
     parser.add_argument("--rounds", type=int, default=30, help="timed calls of each row")
+    parser.add_argument("--starts", type=int, default=3, help="fresh processes of each row, for start-up and memory")
+    parser.add_argument(
+        "--plain", action="store_true", help="neither torch.compile nor the naive export, where memory is short"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, help="Markdown file")
     options = parser.parse_args()
     bundles = exported_bundles(options.checkpoint, options.bundles, options.calibration)
@@ -145,10 +152,11 @@ def main() -> None:
             bundles,
             batch_sizes=options.batch or [1],
             rounds=options.rounds,
+            starts=options.starts,
             limit=True,
             photographs=image_files(options.throughput) if options.throughput else (),
-            compiled=True,
-            naive=True,
+            compiled=not options.plain,
+            naive=not options.plain,
             command=" ".join(["python -m vqrae.benchmarks.performance", *sys.argv[1:]]),
             progress=lambda stage, done, total: status.update(f"{stage}: {done} of {total}"),
         )
@@ -169,12 +177,11 @@ def write_performance(path: Path, result: BenchResult) -> None:
         "Roofline": plot_roofline(result, folder / "roofline.svg"),
     }
     images = "".join(f"![{title}]({folder.name}/{plot.name})\n\n" for title, plot in plots.items() if plot is not None)
-    for name, text in ((folder / "result.json", result.to_json()), (path, None)):
+    title = TITLE + (OF_THE_NAIVE if any(row.kind == "naive" for row in result.rows) else "")
+    page = f"{title}{targets(result)}{starts(result)}\n{images}{markdown_page(result)}"
+    for name, text in ((folder / "result.json", result.to_json()), (path, page)):
         with staged_file(name) as staging:
-            body = (
-                f"{TITLE}{targets(result)}{starts(result)}\n{images}{markdown_page(result)}" if text is None else text
-            )
-            staging.write_text(body, encoding="utf-8")
+            staging.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

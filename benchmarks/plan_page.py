@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def write_plan_pages(graphs: Sequence[GraphPlanning], folder: Path, title: str) 
     parts = [f"# {title}\n", "![Damage of each layer alone at INT8](sensitivity.svg)\n"]
     parts.append("![Damage against latency of every trial](frontier.svg)\n")
     for graph in graphs:
-        parts += [f"## {graph.graph}\n", _ends(graph), *_tables(graph)]
+        parts += [f"## {graph.graph}\n", _walk(graph), *_tables(graph)]
     write_page(page, "\n".join(parts))
     tallest = max(len(graph.layers) for graph in graphs)
     _plot(sensitivity, graphs, _draw_layers, height=1.4 + 0.22 * tallest)
@@ -59,12 +60,14 @@ def _plot(
     save_plot(figure, path)
 
 
-def _ends(graph: GraphPlanning) -> str:
-    """INT8 everywhere, and the plan."""
-    titles = ("", "layers at INT8", "time of FP32's", "tokens", "damage", "decode", "PSNR lost")
+def _walk(graph: GraphPlanning) -> str:
+    """Every step from INT8 everywhere to the plan: what other budgets would have come to."""
+    titles = ("the search's steps", "layers at INT8", "time of FP32's", "tokens", "damage", "decode", "PSNR lost")
+    walked = graph.found.walked
+    names = ["INT8 everywhere", *(_step(one, other) for one, other in pairwise(walked))]
     rows = [
         (
-            name,
+            name if trial is not graph.found.best else f"{name}: the plan",
             str(len(trial.int8)),
             f"{trial.relative_time:.2f} ({trial.relative_time_low:.2f} to {trial.relative_time_high:.2f})",
             percent(trial.token_agreement),
@@ -72,9 +75,14 @@ def _ends(graph: GraphPlanning) -> str:
             decibels(trial.decode_psnr_db),
             f"{trial.source_psnr_drop_db:+.4f} dB",
         )
-        for name, trial in (("INT8 everywhere", graph.found.walked[0]), ("the plan", graph.found.best))
+        for name, trial in zip(names, walked, strict=True)
     ]
     return _table(titles, rows)
+
+
+def _step(one: Trial, other: Trial) -> str:
+    (layer,) = {*one.int8} ^ {*other.int8}
+    return f"{layer} to float" if layer in one.int8 else f"{layer} to INT8 again"
 
 
 def _tables(graph: GraphPlanning) -> list[str]:
