@@ -81,7 +81,10 @@ def _walk(graph: GraphPlanning) -> str:
 
 
 def _step(one: Trial, other: Trial) -> str:
-    (layer,) = {*one.int8} ^ {*other.int8}
+    changed = {*one.int8} ^ {*other.int8}
+    if len(changed) != 1:
+        return "the plan to begin with, which is faster"
+    (layer,) = changed
     return f"{layer} to float" if layer in one.int8 else f"{layer} to INT8 again"
 
 

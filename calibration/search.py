@@ -1,7 +1,8 @@
 """The search for a plan: the fastest set of INT8 layers that keeps a budget.
 
 It starts from INT8 everywhere and walks layers back to float, first the one that gives back most for a millisecond,
-until the budget is kept; then it takes layers to INT8 again, the cheapest first, as long as it still is.
+until the budget is kept; where the plan that it was given keeps it too and is faster, it goes on from there; then it
+takes layers to INT8 again, the cheapest first, as long as the budget is kept.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Found:
 
     best: Trial
     walked: tuple[Trial, ...]
-    """In the order that they were made: from INT8 everywhere to the best."""
+    """From INT8 everywhere to the best, a layer at a time; between them may be a leap to the plan that was given."""
 
 
 def kept(trial: Trial, budget: Budget, least_decode_psnr_db: float) -> bool:
@@ -40,7 +41,11 @@ def kept(trial: Trial, budget: Budget, least_decode_psnr_db: float) -> bool:
 
 
 def search(
-    sensitivities: Sequence[Sensitivity], make: Try, keeps: Callable[[Trial], bool], progress: Progress
+    sensitivities: Sequence[Sensitivity],
+    make: Try,
+    keeps: Callable[[Trial], bool],
+    progress: Progress,
+    given: Collection[str],
 ) -> Found:
     """Walk from INT8 everywhere to a set of layers that keeps the budget.
 
@@ -49,9 +54,11 @@ def search(
         make: tries a set of layers.
         keeps: judges a trial.
         progress: told of each step.
+        given: layers at INT8 in the plan to begin with: what is found is no slower, if it keeps the budget.
 
     Raises:
-        GateFailure: not even a graph with one INT8 layer keeps it; names the best that was reached, and its cost.
+        GateFailure: not even a graph with one INT8 layer keeps it, nor the given plan; names the best that the walk
+            reached, and its cost.
     """
     names = {sensitivity.name for sensitivity in sensitivities}
     everything = make(names)
@@ -63,11 +70,15 @@ def search(
         progress(f"{sensitivity.name} to float", step, len(by_gain))
         current.discard(sensitivity.name)
         if not current:
-            raise _out_of_reach(walked)
+            break
         walked.append(make(current))
-    best = walked[-1]
-    if not keeps(best):
+    reached = [trial for trial in (walked[-1], *([make(given)] if given else [])) if keeps(trial)]
+    if not reached:
         raise _out_of_reach(walked)
+    best = min(reached, key=lambda trial: trial.relative_time)
+    if best is not walked[-1]:
+        current = set(given)
+        walked.append(best)
     for step, sensitivity in enumerate(reversed([s for s in by_gain if s.name not in current])):
         progress(f"{sensitivity.name} to INT8 again", step, len(by_gain))
         trial = make(current | {sensitivity.name})

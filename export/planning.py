@@ -73,6 +73,7 @@ def _search_graph(
     builder: BundleBuilder, name: GraphName, plan: Plan, target: Target, reference: Reference, log: TrialLog
 ) -> GraphPlanning:
     products, budget = builder.calibrated.quantizers[name].products, _whole(target.budget)
+    given = [product.layer for product in plan.int8(products)]
 
     def progress(step: str, done: int, total: int) -> None:
         builder.report(f"{name}: {step}, {done + 1} of {total}")
@@ -81,7 +82,9 @@ def _search_graph(
         make = log.keeping(name, trials.make)
         layers = layer_sensitivities(products, make, progress)
         groups = group_sensitivities(products, make, progress)
-        found = search(layers, make, lambda trial: kept(trial, budget, GATES["int8"].min_decode_psnr_db), progress)
+        found = search(
+            layers, make, lambda trial: kept(trial, budget, GATES["int8"].min_decode_psnr_db), progress, given
+        )
     made = tuple(trial for trial in log if trial.graph == name)
     return GraphPlanning(graph=name, layers=tuple(layers), groups=tuple(groups), found=found, trials=made)
 

@@ -7,15 +7,15 @@ from trial_model import Model, products
 
 from vqrae.calibration.search import MARGIN, Found, frontier, kept, search
 from vqrae.calibration.sensitivity import layer_sensitivities
-from vqrae.calibration.trials import Trial
+from vqrae.calibration.trials import Trial, Try
 from vqrae.runtimes.errors import GateFailure
 from vqrae.runtimes.manifest import Budget
 
 
-def searched(most_damage: float, model: Model | None = None) -> Found:
-    make = (model or Model()).make
+def searched(most_damage: float, make: Try | None = None, given: Collection[str] = ()) -> Found:
+    make = make or Model().make
     rows = layer_sensitivities(products(), make, lambda *_: None)
-    return search(rows, make, lambda trial: trial.damage <= most_damage, lambda *_: None)
+    return search(rows, make, lambda trial: trial.damage <= most_damage, lambda *_: None, given)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,30 @@ def test_a_layer_that_the_budget_still_allows_comes_back() -> None:
     """`e` does more damage for its time than `b` and goes first; once `b` is gone there is room for it again."""
     walked = [trial.int8 for trial in searched(0.002).walked]
     assert walked[-2:] == [("c", "d"), ("c", "d", "e")]
+
+
+def quick_together(layers: Collection[str]) -> Trial:
+    """`b` and `d` save most where nothing else is INT8, which no walk of single layers sees."""
+    made = Model().make(layers)
+    return made.model_copy(update={"relative_time": 0.4, "relative_time_low": 0.4}) if {*layers} == {*"bd"} else made
+
+
+def test_the_given_plan_is_the_best_where_it_is_faster() -> None:
+    found = searched(0.02, quick_together, given="bd")
+    assert found.best.int8 == ("b", "d")
+    assert found.walked[-2].int8 == searched(0.02, quick_together).best.int8, "what the walk reached"
+
+
+@pytest.mark.parametrize("given", ["cd", "abd"])
+def test_a_given_plan_that_is_slower_or_over_the_budget_is_left(given: str) -> None:
+    assert searched(0.02, given=given).best == searched(0.02).best
+
+
+def test_a_given_plan_may_keep_what_the_walk_cannot() -> None:
+    def make(layers: Collection[str]) -> Trial:
+        return Model().make(layers).model_copy(update={"damage": 0.0 if {*layers} == {*"ab"} else 1.0})
+
+    assert searched(0.02, make, given="ab").best.int8 == ("a", "b")
 
 
 def test_a_budget_that_nothing_keeps_names_the_best_and_its_cost() -> None:
