@@ -141,7 +141,7 @@ class BundleCandidate(Candidate):
         options = SessionOptions(device=self._device, threads=self.threads, streams=streams, trusted=self._trusted)
         return Tokenizer.from_bundle(self._tokenizer.bundle, options)
 
-    def execution(self, graph: Graph) -> Execution:
+    def execution(self, graph: str) -> Execution:
         """What really runs a graph; loads it."""
         return self._tokenizer.session(graph).execution
 

@@ -147,7 +147,7 @@ def _timeable(path: Path | str, threads: int, graph: Graph, lineup: Lineup) -> B
     candidate = BundleCandidate(path, threads=threads, trusted=lineup.trusted, device=lineup.device)
     try:
         graphs = candidate.tokenizer.manifest.graphs
-        means = candidate.tokenizer.session(graph if graph in graphs else next(iter(graphs))).execution.means
+        means = candidate.execution(graph if graph in graphs else next(iter(graphs))).means
     except BaseException:
         candidate.close()
         raise
