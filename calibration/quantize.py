@@ -176,11 +176,22 @@ def _with_pairs(
             "QuantizeBias": False,
             "OpTypesToExcludeOutputQuantization": ["MatMul"],  # results are added to in float
             "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
+            "TensorQuantOverrides": {
+                name: [{"quant_type": QuantType.QInt8, "symmetric": True}] for name in _around_zero(products, ranges)
+            },
         },
     )
     quantizer.quantize_model()
     quantizer.model.topological_sort()
     return quantizer.model.model
+
+
+def _around_zero(products: Sequence[Product], ranges: Mapping[str, Range]) -> set[str]:
+    """What goes into products of two activations and has a sign: queries, keys, values.
+
+    OpenVINO keeps attention in INT8, in one kernel, only where neither has a zero point.
+    """
+    return {name for product in products if not product.has_weight for name in product.inputs if ranges[name].low < 0}
 
 
 def _weights(model: ModelProto, products: Sequence[Product]) -> dict[str, NDArray[np.float32]]:

@@ -218,6 +218,21 @@ def test_activations_take_the_form_that_the_scheme_names(quantizer: Quantizer, t
     assert not any(zero.any() for zero in symmetric[TensorProto.INT8])
 
 
+def test_queries_and_keys_are_around_zero_and_attention_s_weights_are_not(
+    quantizer: Quantizer, all_float: Plan, tmp_path: Path
+) -> None:
+    for kind, dtypes in (
+        ("queries_keys", [TensorProto.INT8] * 2),
+        ("weights_values", [TensorProto.UINT8, TensorProto.INT8]),
+    ):
+        path = tmp_path / f"{kind}.onnx"
+        quantizer.write(all_float.with_layers({f"encoder.blocks.0.attention.{kind}": "int8"}), "asymmetric", path)
+        found = zero_points(path)
+        assert sorted(found) == sorted({*dtypes})
+        assert sum(len(zeros) for zeros in found.values()) == 2
+        assert not any(zero.any() for zeros in found.values() for zero in zeros)
+
+
 def test_weights_are_int8_with_a_scale_for_each_output_channel(
     encode_graph: Path, products: tuple[Product, ...], quantizer: Quantizer, all_float: Plan, tmp_path: Path
 ) -> None:
