@@ -5,7 +5,7 @@ Light: nothing heavy is imported here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
@@ -73,11 +73,12 @@ class Plan(Record):
     """Layer -> `int8` or `float`; all layers of the architecture, such as `encoder.blocks.0.up`."""
 
     @classmethod
-    def default(cls, products: Sequence[Product], activations: Activations = "int8") -> Self:
-        """INT8 where there are weights, but for `FLOAT_BY_DEFAULT`."""
-        layers: dict[str, LayerPrecision] = {
-            p.layer: "float" if _kind(p.layer) in FLOAT_BY_DEFAULT else "int8" for p in products
-        }
+    def default(
+        cls, products: Sequence[Product], activations: Activations = "int8", *, also: Collection[str] = ()
+    ) -> Self:
+        """INT8 where there are weights, but for `FLOAT_BY_DEFAULT`; of that, kinds in `also` are INT8 too."""
+        kept = FLOAT_BY_DEFAULT.keys() - {*also}
+        layers: dict[str, LayerPrecision] = {p.layer: "float" if _kind(p.layer) in kept else "int8" for p in products}
         smoothing = 0.5 if activations == "int8" else None
         return cls(activations=activations, smoothing=smoothing, layers=layers)
 

@@ -56,7 +56,7 @@ class GraphRequest:
     def written_plan(self) -> Plan:
         """The plan of a target at INT8, the target's own or the default one, after it was written into the bundle."""
         source, activations = self._quantized()
-        plan = self.target.plan or Plan.default(source.products, activations)
+        plan = self.target.chosen_plan(source.products, activations)
         plan.write(self.folder / PLAN_FILE)
         return plan
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, PositiveInt, ValidationError, model_validator
 
-from vqrae.calibration.plan import Plan
+from vqrae.calibration.plan import Activations, Plan
 from vqrae.config import StrictConfig
 from vqrae.runtimes.errors import UsageError, unknown_name
 from vqrae.runtimes.manifest import QUANTIZED, BatchLimits, Budget, PrecisionName
+
+if TYPE_CHECKING:
+    from vqrae.calibration.layers import Product
 
 BatchKind = Literal["dynamic", "fixed", "range", "enumerated"]
 
@@ -151,6 +154,8 @@ class Format:
     writer: str
     """`module:function` of its `bundle_graphs.GraphWriter`."""
     options: type[FormatOptions] = FormatOptions
+    int8_too: tuple[str, ...] = ()
+    """Of what stays float by default (`calibration.plan.FLOAT_BY_DEFAULT`), the kinds that this runtime gains by."""
 
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
@@ -166,6 +171,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             precisions=("fp32", "fp16", *QUANTIZED),
             batches=("dynamic", "fixed"),
             writer="vqrae.export.openvino_ir:write_openvino",
+            int8_too=("queries_keys",),  # attention is one INT8 kernel then
         ),
         "coreml": Format(
             runtime="coreml",
@@ -207,7 +213,7 @@ class Target:
     split: bool = False
     """Also write encoder, quantizer, codebook and decoder."""
     plan: Plan | None = None
-    """Of INT8, products or weights: the precision of every layer; None is `Plan.default`."""
+    """Of INT8, products or weights: the precision of every layer; None is the format's default."""
     budget: Budget | None = None
     """Of the same: what it may cost, where that is not what its gate allows."""
 
@@ -215,6 +221,11 @@ class Target:
     def format(self) -> Format:
         """Its entry in the table."""
         return FORMATS[self.format_name]
+
+    def chosen_plan(self, products: Sequence[Product], activations: Activations = "int8") -> Plan:
+        """Its own plan, or the default one of its format for a tokenizer with these products."""
+        also = self.format.int8_too if activations == "int8" else ()
+        return self.plan or Plan.default(products, activations, also=also)
 
 
 def format_key(name: str) -> str:

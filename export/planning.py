@@ -61,7 +61,7 @@ def search_plan(
     """
     builder.report("running the PyTorch reference on the images to measure on")
     reference = reference_from_model(builder.checkpoint.model, images)
-    plan = target.plan or Plan.default(builder.calibrated.products)
+    plan = target.chosen_plan(builder.calibrated.products)
     plan.check(builder.calibrated.products)
     log = TrialLog(folder / TRIALS_FILE, _made_with(builder, reference, target.format.runtime, plan))
     graphs = [_search_graph(builder, name, plan, target, reference, log) for name in GRAPHS]
