@@ -64,10 +64,10 @@ def _walk(graph: GraphPlanning) -> str:
     """Every step from INT8 everywhere to the plan: what other budgets would have come to."""
     titles = ("the search's steps", "layers at INT8", "time of FP32's", "tokens", "damage", "decode", "PSNR lost")
     walked = graph.found.walked
-    names = ["INT8 everywhere", *(_step(one, other) for one, other in pairwise(walked))]
+    *names, last = ["INT8 everywhere", *(_step(one, other) for one, other in pairwise(walked))]
     rows = [
         (
-            name if trial is not graph.found.best else f"{name}: the plan",
+            name,
             str(len(trial.int8)),
             f"{trial.relative_time:.2f} ({trial.relative_time_low:.2f} to {trial.relative_time_high:.2f})",
             percent(trial.token_agreement),
@@ -75,7 +75,7 @@ def _walk(graph: GraphPlanning) -> str:
             decibels(trial.decode_psnr_db),
             f"{trial.source_psnr_drop_db:+.4f} dB",
         )
-        for name, trial in zip(names, walked, strict=True)
+        for name, trial in zip([*names, f"{last}: the plan"], walked, strict=True)
     ]
     return _table(titles, rows)
 
