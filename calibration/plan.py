@@ -67,8 +67,8 @@ class Plan(Record):
     """SmoothQuant's α: how much of the activations' spread between channels moves into the weights; None moves none.
     Where activations stay float none is moved."""
     storage: Storage = "compact"
-    """Of the tables and weights that stay float. `compact` rounds them to 16 bits with a scale for each channel, where
-    the runtime has no int16 to FP16, and the table that decoding looks codes up in to 8."""
+    """Of the tables and weights that stay float. `compact` rounds them to 8, 12 or 16 bits with a scale for each
+    channel (`weights.LOOKUP_BITS`, `weights.ADDED_BITS`), and to FP16 for runtimes that have no such numbers."""
     layers: Annotated[dict[str, LayerPrecision], AfterValidator(_in_order)]
     """Layer -> `int8` or `float`; all layers of the architecture, such as `encoder.blocks.0.up`."""
 
