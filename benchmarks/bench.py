@@ -280,9 +280,9 @@ class _Run:
         stage, footprints = f"{graph}: start-up and memory", {}
         for done, candidate in enumerate(self.candidates):
             self.progress(stage, done, len(self.candidates))
-            if candidate.launch is not None and self.plan.starts and candidate.supports(graph, 1):
+            if self.plan.starts and candidate.supports(graph, 1) and (launch := candidate.launch(graph)):
                 footprints[candidate] = measure_footprint(
-                    candidate.launch, graph, threads=self.plan.threads, starts=self.plan.starts
+                    launch, graph, threads=self.plan.threads, starts=self.plan.starts
                 )
         self.progress(stage, len(self.candidates), len(self.candidates))
         return footprints

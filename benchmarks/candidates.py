@@ -90,9 +90,8 @@ class Candidate(Closing):
         """
         return None
 
-    @property
     @abstractmethod
-    def launch(self) -> tuple[str, ...] | None:
+    def launch(self, graph: Graph) -> tuple[str, ...] | None:
         """Arguments with which `footprint.py` opens the same in a fresh process; None if that would say nothing."""
 
 
@@ -155,8 +154,7 @@ class BundleCandidate(Candidate):
         file = next((name for name in (spec.file, spec.source) if name and Path(name).suffix in COUNTED), None)
         return counted_work(self._tokenizer.bundle.path / file, shape) if file else None
 
-    @property
-    def launch(self) -> tuple[str, ...] | None:  # noqa: D102 - documented by Candidate
+    def launch(self, graph: Graph) -> tuple[str, ...] | None:  # noqa: D102 - documented by Candidate
         device = ("--device", self._device) if self._device else ()
         return (str(self._tokenizer.bundle.path), *(["--trusted"] if self._trusted else []), *device)
 

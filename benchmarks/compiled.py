@@ -63,8 +63,7 @@ class CompiledCandidate(PyTorchCandidate):
         columns = fidelity_columns(self._figures)
         return replace(super().subject(graph), kind="compiled", gate="unjudged", **columns)
 
-    @property
-    def launch(self) -> tuple[str, ...] | None:  # noqa: D102 - documented by Candidate
+    def launch(self, graph: Graph) -> tuple[str, ...] | None:  # noqa: D102 - documented by Candidate
         return None  # how long a fresh process compiles depends on what its cache holds
 
     def close(self) -> None:  # noqa: D102 - documented by Candidate

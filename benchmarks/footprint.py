@@ -2,6 +2,7 @@
 
     python -m vqrae.benchmarks.footprint BUNDLE --graph encode          # prints one line of JSON
     python -m vqrae.benchmarks.footprint CHECKPOINT --graph encode --torch
+    python -m vqrae.benchmarks.footprint FILE.onnx --onnx
 
 The clock starts before the process does, so the interpreter's own start is in `import_ms`. Files are as warm in the
 disk cache as the run before left them.
@@ -76,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     started = time.monotonic()
     options = _parser().parse_args(arguments)
     stamps = [started if options.launched is None else options.launched]
-    for _ in _pytorch_stages(options) if options.torch else _bundle_stages(options):
+    stages = _pytorch_stages if options.torch else _onnx_stages if options.onnx else _bundle_stages
+    for _ in stages(options):
         stamps.append(time.monotonic())
     import_ms, load_ms, first_token_ms = ((b - a) * 1000 for a, b in pairwise(stamps))
     footprint = Footprint(
@@ -114,6 +116,24 @@ def _pytorch_stages(options: Namespace) -> Iterator[None]:
         yield
 
 
+def _onnx_stages(options: Namespace) -> Iterator[None]:
+    """Import, load, first result of a bare graph with one input of fixed size: yields at the end of each."""
+    import numpy as np
+    import onnxruntime
+
+    from vqrae.runtimes.backends.onnxruntime import DTYPES, session_options
+    from vqrae.runtimes.session import SessionOptions
+
+    yield
+    native = session_options(SessionOptions(threads=options.threads))
+    session = onnxruntime.InferenceSession(options.path, native, providers=["CPUExecutionProvider"])
+    (taken,) = session.get_inputs()
+    feeds = {taken.name: np.zeros(taken.shape, DTYPES[taken.type])}
+    yield
+    session.run(None, feeds)
+    yield
+
+
 def peak_rss_bytes() -> int:
     """VmHWM where there is one: unlike getrusage's figure it starts anew with the program, not with its parent."""
     if STATUS.is_file():
@@ -128,11 +148,12 @@ def peak_rss_bytes() -> int:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m vqrae.benchmarks.footprint", description=__doc__.splitlines()[0])
-    parser.add_argument("path", help="a bundle's folder, or with --torch a checkpoint's")
+    parser.add_argument("path", help="a bundle's folder, with --torch a checkpoint's, with --onnx a file")
     parser.add_argument("--graph", choices=("encode", "decode"), default="encode")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--torch", action="store_true", help="open the path as a PyTorch checkpoint")
+    parser.add_argument("--onnx", action="store_true", help="open the path as a bare ONNX graph")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="with --torch: not the trained size")
     parser.add_argument("--trusted", action="store_true", help="let an engine run code that it brings")
     parser.add_argument("--device", help="where a bundle runs; its runtime's first choice if not given")

@@ -113,8 +113,7 @@ class ForeignCandidate(Candidate):
     def work(self, graph: Graph, batch: int) -> Work | None:  # noqa: D102 - documented by Candidate
         return counted_work(self.path, self._sample(batch).shape)
 
-    @property
-    def launch(self) -> tuple[str, ...] | None:  # noqa: D102 - documented by Candidate
+    def launch(self, graph: Graph) -> tuple[str, ...] | None:  # noqa: D102 - documented by Candidate
         return None
 
     def _sample(self, batch: int) -> NDArray[Any]:

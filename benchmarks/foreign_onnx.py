@@ -9,11 +9,11 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from vqrae.benchmarks.foreign import Axes, ForeignCandidate
-from vqrae.runtimes.backends.onnxruntime import ERRORS, session_options
+from vqrae.runtimes.backends.onnxruntime import DTYPES, ERRORS, session_options
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.session import SessionOptions, failed_run, refused_graph
 
-DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
+FOREIGN_DTYPES = DTYPES | {"tensor(float16)": "float16"}
 
 
 class ForeignOnnx(ForeignCandidate):
@@ -33,7 +33,7 @@ class ForeignOnnx(ForeignCandidate):
         if len(inputs) != 1:
             raise UsageError(f"{self.path} inputs", got=", ".join(i.name for i in inputs), expected="one image")
         axes = tuple(side if isinstance(side, int) else None for side in inputs[0].shape)
-        return inputs[0].name, DTYPES.get(inputs[0].type, inputs[0].type), axes
+        return inputs[0].name, FOREIGN_DTYPES.get(inputs[0].type, inputs[0].type), axes
 
     def run(self, values: NDArray[Any]) -> object:  # noqa: D102 - documented by ForeignCandidate
         try:

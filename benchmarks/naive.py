@@ -67,6 +67,7 @@ class NaiveCandidate(Candidate):
         if self._figures is None:
             encode, decode = (self._traced(name, trace.batch).run for name in GRAPHS)
             self._figures = measured_fidelity(self._model, encode, decode, batch=trace.batch)
+        size_mb = sum(part.stat().st_size for part in trace.file.parent.iterdir()) / 1e6
         return Subject(
             kind="naive",
             bundle=self._model.config.name,
@@ -75,7 +76,8 @@ class NaiveCandidate(Candidate):
             precision="fp32",
             int8_share=None,
             device="cpu",
-            size_mb=sum(part.stat().st_size for part in trace.file.parent.iterdir()) / 1e6,
+            size_mb=size_mb,
+            weights_mb=size_mb,
             **fidelity_columns(self._figures),
             gate="unjudged",
         )
@@ -84,9 +86,8 @@ class NaiveCandidate(Candidate):
         sample = sample_input(graph, batch, self._model.size, grid=self._model.grid, codebook_size=2)
         return counted_work(self._traces[graph].file, sample.shape)
 
-    @property
-    def launch(self) -> tuple[str, ...] | None:  # noqa: D102 - documented by Candidate
-        return None
+    def launch(self, graph: Graph) -> tuple[str, ...] | None:  # noqa: D102 - documented by Candidate
+        return str(self.file(graph, batch=1)), "--onnx"
 
     def close(self) -> None:  # noqa: D102 - documented by Candidate
         for trace in self._traces.values():

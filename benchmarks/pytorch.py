@@ -83,8 +83,7 @@ class PyTorchCandidate(Candidate):
         moved += values.nbytes + sum(result.nbytes for result in given if isinstance(result, torch.Tensor))
         return Work(float_macs=counter.get_total_flops() // 2, int8_macs=0, bytes_moved=moved)
 
-    @property
-    def launch(self) -> tuple[str, ...] | None:
+    def launch(self, graph: Graph) -> tuple[str, ...] | None:
         """As documented by `Candidate`; a preset's random weights are first saved, for a fresh process to load."""
         height, width = map(str, self._model.size)
         return (str(self._folder or self._saved_folder()), "--torch", "--size", height, width)

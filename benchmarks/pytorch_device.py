@@ -96,8 +96,7 @@ class DeviceCandidate(Candidate):
             gate="reference" if is_reference else "unjudged",
         )
 
-    @property
-    def launch(self) -> tuple[str, ...] | None:  # noqa: D102 - documented by Candidate
+    def launch(self, graph: Graph) -> tuple[str, ...] | None:  # noqa: D102 - documented by Candidate
         return None
 
     def close(self) -> None:  # noqa: D102 - documented by Candidate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +23,7 @@ from vqrae.calibration.layers import Product, matrix_products
 from vqrae.calibration.plan import Plan, RangeMethod, Scheme
 from vqrae.calibration.ranges import Range, activation_ranges
 from vqrae.calibration.rounding import Rounding
+from vqrae.calibration.shelf import Shelf
 from vqrae.calibration.smoothing import smooth
 from vqrae.calibration.weights import LARGE
 from vqrae.runtimes.closing import Closing
@@ -43,6 +45,7 @@ class Quantizer(Closing):
         self._sizes = {tensor.name: prod(tensor.dims) for tensor in constants}
         self._inputs = inputs
         self._temporary = TemporaryDirectory(prefix="vqrae-int8-")
+        self._shelf = Shelf(Path(self._temporary.name))
         self._smoothed: dict[float, Path] = {}
         self._roundings: dict[Path, Rounding] = {}
         self._observed: dict[tuple[Path, RangeMethod, bool], dict[str, Range]] = {}
@@ -69,7 +72,9 @@ class Quantizer(Closing):
         return carried(graphs, self.products, plan.int8(self.products), ranges)
 
     def close(self) -> None:
-        """Delete the smoothed graphs."""
+        """Forget what was observed, and delete the smoothed graphs."""
+        self._observed.clear()
+        self._roundings.clear()
         self._temporary.cleanup()
 
     def _made(self, plan: Plan, scheme: Scheme) -> ModelProto:
@@ -78,7 +83,7 @@ class Quantizer(Closing):
         model = onnx.load(source)
         weights = _weights(model, chosen)
         model = _with_pairs(model, chosen, ranges, scheme)
-        rounding = self._roundings.setdefault(source, Rounding())
+        rounding = self._roundings.setdefault(source, Rounding(self._shelf))
         errors = rounding.round_pairs(model, chosen, weights, ranges)
         errors |= {product.inputs[1]: rounding.store(model, product, ranges, scheme) for product in kept}
         rounded = [product for product in (*chosen, *kept) if product.has_weight]
@@ -127,8 +132,14 @@ class Quantizer(Closing):
             if tensor not in observed
         }
         if absent:
-            observed |= activation_ranges(path, absent, self._inputs, method, covariances=covariances)
+            found = activation_ranges(path, absent, self._inputs, method, covariances=covariances)
+            observed |= {tensor: self._shelved(one) for tensor, one in found.items()}
         return observed
+
+    def _shelved(self, found: Range) -> Range:
+        if found.covariance_CC is None:
+            return found
+        return replace(found, covariance_CC=self._shelf.put(found.covariance_CC))
 
 
 def _part_from_outputs(model: ModelProto, products: Sequence[Product], ranges: Mapping[str, Range]) -> dict[str, Range]:

@@ -17,6 +17,7 @@ from vqrae.calibration.layers import Product
 from vqrae.calibration.packed import LARGEST, store_packed
 from vqrae.calibration.plan import Scheme
 from vqrae.calibration.ranges import Range
+from vqrae.calibration.shelf import Shelf
 from vqrae.calibration.weights import REACH, whole_numbers
 
 BLOCK = 128
@@ -31,7 +32,8 @@ Nearest = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 class Rounding:
     """Rounds the weights of one graph. What was rounded for one plan is kept for the next."""
 
-    def __init__(self) -> None:
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
         self._kept: dict[tuple[str, str], NDArray[np.float32]] = {}
 
     def round_pairs(
@@ -104,7 +106,7 @@ class Rounding:
         if key not in self._kept:
             covariance_CC = ranges[product.inputs[0]].covariance_CC
             assert covariance_CC is not None, "what a product with a weight takes in has an axis of tokens"  # noqa: S101
-            self._kept[key] = compensated(weight_CO, covariance_CC, nearest)
+            self._kept[key] = self._shelf.put(compensated(weight_CO, covariance_CC, nearest))
         return self._kept[key]
 
 

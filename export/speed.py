@@ -58,33 +58,33 @@ def int8_speeds(
     """
     target = request.target
     floats = [name for name in target.format.precisions if name not in QUANTIZED]
-    with TemporaryDirectory(prefix="vqrae-speed-") as temporary, ExitStack() as stack:
+    with TemporaryDirectory(prefix="vqrae-speed-") as temporary:
         folders, graphs = {target.precision: request.folder}, {target.precision: written}
         for precision in floats:
             folders[precision] = Path(temporary) / precision
             folders[precision].mkdir()
             asked = replace(target, precision=precision, plan=None, budget=None)
             graphs[precision] = writer(replace(request, target=asked, folder=folders[precision]))
-        return {name: _graph_speed(stack, name, folders, graphs, values) for name, values in inputs.items()}
+        return {name: _graph_speed(name, folders, graphs, values) for name, values in inputs.items()}
 
 
 def _graph_speed(
-    stack: ExitStack,
     name: str,
     folders: Mapping[PrecisionName, Path],
     graphs: Mapping[PrecisionName, WrittenGraphs],
     values: NDArray[Any],
 ) -> GraphSpeed:
     calls: dict[str, Callable[[], object]] = {}
-    for precision, written in graphs.items():
-        spec = written.graphs[name]
-        backend = session_class(written.runtime.name)
-        session = stack.enter_context(
-            backend.open(folders[precision] / spec.file, spec, SessionOptions(), written.runtime)
-        )
-        feeds = {spec.inputs[0].name: np.ascontiguousarray(values)}
-        calls[precision] = partial(session.run, feeds)
-    seconds = interleave(calls, rounds=ROUNDS, warmup=WARMUP)
+    with ExitStack() as stack:  # one graph's sessions at a time: at the paper's scale they are gigabytes
+        for precision, written in graphs.items():
+            spec = written.graphs[name]
+            backend = session_class(written.runtime.name)
+            session = stack.enter_context(
+                backend.open(folders[precision] / spec.file, spec, SessionOptions(), written.runtime)
+            )
+            feeds = {spec.inputs[0].name: np.ascontiguousarray(values)}
+            calls[precision] = partial(session.run, feeds)
+        seconds = interleave(calls, rounds=ROUNDS, warmup=WARMUP)
     medians = {precision: latency(durations).p50_ms for precision, durations in seconds.items()}
     (quantized,) = medians.keys() & {*QUANTIZED}
     fastest = min((name for name in medians if name != quantized), key=lambda name: medians[name])

@@ -53,7 +53,8 @@ ERRORS = (
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
 )  # ONNX Runtime's exceptions have no base of their own
-_DTYPES = {"tensor(uint8)": "uint8", "tensor(int32)": "int32", "tensor(float)": "float32"}
+DTYPES = {"tensor(uint8)": "uint8", "tensor(int32)": "int32", "tensor(float)": "float32"}
+"""ONNX Runtime's name -> NumPy's, of what a bundle's graphs take and give."""
 _PROBE = bytes.fromhex(
     "080a3a390a0e0a01780a01781201792203416464120570726f62655a0f0a0178120a0a08080112040a020802620f0a0179120a0a08080112"
     "040a02080242040a001014"
@@ -179,4 +180,4 @@ def session_options(options: SessionOptions) -> onnxruntime.SessionOptions:
 
 
 def _described(tensors: Iterable[Any]) -> list[str]:
-    return [f"{t.name} {_DTYPES.get(t.type, t.type)} ({', '.join(map(str, t.shape))})" for t in tensors]
+    return [f"{t.name} {DTYPES.get(t.type, t.type)} ({', '.join(map(str, t.shape))})" for t in tensors]
