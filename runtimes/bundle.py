@@ -1,4 +1,7 @@
-"""A bundle: the folder that a tokenizer is deployed as. Opening one proves that it is whole and unchanged."""
+"""A bundle: the folder that a tokenizer is deployed as. Opening one proves that it is whole and unchanged.
+
+Contents are most of what that costs. A tokenizer lists the files first, and has a graph's checked when it needs it.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,12 @@ import hashlib
 import stat
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from vqrae.runtimes.errors import BundleError, storage_error
-from vqrae.runtimes.golden import GoldenSamples, load_golden
+from vqrae.runtimes.golden import GOLDEN_FOLDER, GoldenSamples, load_golden
 from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.manifest import (
     MANIFEST_FILE,
@@ -35,10 +38,22 @@ class Bundle:
     """Its folder."""
     manifest: Manifest
     """What it says about itself."""
+    _checked: set[str] = field(default_factory=set, compare=False, repr=False)
+    """Files whose contents are known to be the manifest's."""
 
     @classmethod
     def open(cls, path: Path | str, *, public_key: Path | str | None = None) -> Self:
-        """Read the manifest, then check every file's kind, size and SHA-256, before any runtime sees a byte.
+        """Read the manifest, then check every file's kind, size and SHA-256.
+
+        Arguments and errors are those of `listed`.
+        """
+        bundle = cls.listed(path, public_key=public_key)
+        bundle.check(entry.path for entry in bundle.manifest.files)
+        return bundle
+
+    @classmethod
+    def listed(cls, path: Path | str, *, public_key: Path | str | None = None) -> Self:
+        """Read the manifest, then check every file's kind and size; `check` is still to compare what is used.
 
         Args:
             path: the bundle's folder.
@@ -63,10 +78,32 @@ class Bundle:
             for entry in manifest.files:
                 _check_size(path, entry)
             _check_nothing_else(path, manifest)
-            _check_contents(path, manifest)
         except OSError as error:
             raise storage_error(error.filename or path, error) from error
         return cls(path, manifest)
+
+    def check(self, paths: Iterable[str]) -> None:
+        """Compare files with their SHA-256, several at once, each only the first time; a folder stands for its files.
+
+        Raises:
+            BundleError: one was changed; of several, the first that the manifest lists.
+            StorageError: the operating system refused to read one.
+        """
+        wanted = [Path(path) for path in paths]
+        entries = [
+            entry
+            for entry in self.manifest.files
+            if entry.path not in self._checked and any(Path(entry.path).is_relative_to(path) for path in wanted)
+        ]
+        if not entries:
+            return
+        try:
+            with ThreadPoolExecutor(min(this_machine().cores, len(entries))) as pool:
+                for _ in pool.map(lambda entry: _check_content(self.path, entry), entries):
+                    pass
+        except OSError as error:
+            raise storage_error(error.filename or self.path, error) from error
+        self._checked.update(entry.path for entry in entries)
 
     def file(self, relative: str) -> Path:
         """The path of a file that the manifest lists.
@@ -82,11 +119,13 @@ class Bundle:
         return self.path / relative
 
     def golden(self) -> GoldenSamples:
-        """The golden samples, checked against the manifest's image size and token grid.
+        """The golden samples, checked against the manifest's hashes, image size and token grid.
 
         Raises:
-            BundleError: there are none, or they do not fit the manifest.
+            BundleError: there are none, they were changed, or they do not fit the manifest.
+            StorageError: the operating system refused to read one.
         """
+        self.check([GOLDEN_FOLDER])
         samples = load_golden(self.path)
         size = (self.manifest.preprocessing.height, self.manifest.preprocessing.width)
         for name, found, wanted in (
@@ -168,14 +207,6 @@ def _check_size(root: Path, entry: FileEntry) -> None:
     size = (root / entry.path).stat().st_size
     if size != entry.size:
         raise BundleError(str(root / entry.path), got=f"{size} bytes", expected=f"{entry.size} bytes", remedy=_REMEDY)
-
-
-def _check_contents(root: Path, manifest: Manifest) -> None:
-    """Every file, several at once: hashing is most of what opening costs. Of several that changed the first is told."""
-    threads = min(this_machine().cores, len(manifest.files))
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(lambda entry: _check_content(root, entry), manifest.files):
-            pass
 
 
 def _check_content(root: Path, entry: FileEntry) -> None:

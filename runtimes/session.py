@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,13 +48,17 @@ class Execution:
 class Session(Closing):
     """One loaded graph. A context manager: leaving it releases the runtime's memory."""
 
+    plain_weights: ClassVar[bool] = False
+    """Whether a graph's extra files hold nothing but constants, which the runtime copies: they are hashed meanwhile."""
+
     @classmethod
     @abstractmethod
     def open(cls, path: Path, graph: GraphSpec, options: SessionOptions, runtime: RuntimeInfo) -> Self:
         """Load a graph.
 
         Args:
-            path: the graph's file or folder, already verified; its extra files lie where it expects them.
+            path: the graph's file or folder, already verified; its extra files lie where it expects them, verified
+                too but for plain weights.
             graph: what the manifest says of it; the loaded graph must have the same signature.
             options: where and how to run.
             runtime: what the manifest says of the runtime: what the graph was built with and is tied to.

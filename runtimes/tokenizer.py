@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -70,7 +71,7 @@ class Tokenizer(Closing):
         trusted: bool = False,
         public_key: Path | str | None = None,
     ) -> Self:
-        """Verify a bundle and make its tokenizer.
+        """Make the tokenizer of a bundle. What a graph is made of is verified when that graph is first needed.
 
         Args:
             path: the bundle's folder.
@@ -84,10 +85,11 @@ class Tokenizer(Closing):
             trusted: whether code that the bundle brings may be executed; only engines that later versions of TensorRT
                 load bring any.
             public_key: file of the key that must have signed the bundle, whose signature lies beside it, as
-                `BUNDLE.sig`; None checks no signature.
+                `BUNDLE.sig`; all of the bundle is then verified here. None checks no signature.
 
         Raises:
-            BundleError: the bundle is incomplete or changed, or asks for another preprocessing rule.
+            BundleError: the bundle is incomplete, or asks for another preprocessing rule; a graph that was changed is
+                found when it is loaded.
             SignatureError: it is not signed by that key.
             RuntimeUnavailable: its runtime is not installed, or cannot rebuild it.
             UsageError: its runtime is unknown to this version, `threads` or `streams` is not positive, `cache` is a
@@ -103,7 +105,9 @@ class Tokenizer(Closing):
         if folder is not None and folder.exists() and not folder.is_dir():
             raise UsageError(f"cache {folder}", got="a file", expected="a folder, or a name for one")
         options = SessionOptions(device=device, threads=threads, streams=streams, cache=folder, trusted=trusted)
-        tokenizer = cls.from_bundle(Bundle.open(path, public_key=public_key), options)
+        # A bundle that is signed may come from anyone, so nothing of it is touched before all of it is known.
+        bundle = Bundle.listed(path) if public_key is None else Bundle.open(path, public_key=public_key)
+        tokenizer = cls.from_bundle(bundle, options)
         if rebuild:
             try:
                 tokenizer.session(next(iter(tokenizer.manifest.graphs)))
@@ -113,7 +117,7 @@ class Tokenizer(Closing):
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, options: SessionOptions) -> Self:
-        """The tokenizer of a bundle that was verified already; errors as for `load`."""
+        """The tokenizer of a bundle that was opened or listed already; errors as for `load`."""
         rule = bundle.manifest.preprocessing.rule
         if rule != RULE:
             subject = f"{bundle.path} preprocessing rule"
@@ -122,7 +126,7 @@ class Tokenizer(Closing):
 
     @property
     def bundle(self) -> Bundle:
-        """The verified bundle behind it."""
+        """The bundle behind it."""
         return self._bundle
 
     @property
@@ -214,9 +218,7 @@ class Tokenizer(Closing):
             if self._closed:
                 raise UsageError(str(self._bundle.path), got="a closed tokenizer", expected="an open one")
             if graph not in self._sessions:
-                spec = self._graph(graph)
-                path, runtime = self._bundle.path / spec.file, self.manifest.runtime
-                self._sessions[graph] = self._session_class.open(path, spec, self._options, runtime)
+                self._sessions[graph] = self._opened(self._graph(graph))
             return self._sessions[graph]
 
     def close(self) -> None:
@@ -226,6 +228,21 @@ class Tokenizer(Closing):
             with ExitStack() as closing:  # closes them all, whichever fails
                 while self._sessions:
                     closing.enter_context(self._sessions.popitem()[1])
+
+    def _opened(self, graph: GraphSpec) -> Session:
+        """Verify and load a graph; plain weights are hashed while the runtime packs them."""
+        bundle, backend = self._bundle, self._session_class
+        beside = graph.extra_files if backend.plain_weights else ()
+        bundle.check(path for path in (graph.file, *graph.extra_files) if path not in beside)
+        with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
+            checked = pool.submit(bundle.check, beside)
+            try:
+                session = backend.open(bundle.path / graph.file, graph, self._options, self.manifest.runtime)
+                stack.enter_context(session)
+            finally:
+                checked.result()  # that a file was changed tells more than what the runtime says of it
+            stack.pop_all()  # the session stays open
+            return session
 
     def _graph(self, name: str) -> GraphSpec:
         graphs = self.manifest.graphs

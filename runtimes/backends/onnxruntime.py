@@ -65,6 +65,8 @@ _PROBE = bytes.fromhex(
 class OnnxRuntimeSession(Session):
     """A graph loaded by ONNX Runtime. The precision is the graph's own; nothing is converted at load."""
 
+    plain_weights = True
+
     def __init__(self, session: onnxruntime.InferenceSession, device: str) -> None:
         self._session: onnxruntime.InferenceSession | None = session
         self._outputs = [output.name for output in session.get_outputs()]

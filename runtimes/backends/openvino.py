@@ -40,6 +40,8 @@ _PRODUCTS = ("FullyConnected", "MatMul", "Gemm", "Convolution", "ScaledDotProduc
 class OpenVinoSession(Session):
     """A model compiled by OpenVINO, with one infer request for each call that goes on at once."""
 
+    plain_weights = True
+
     def __init__(self, compiled: openvino.CompiledModel, device: str) -> None:
         self._device = device
         self._precision = _precision_that_runs(compiled)

@@ -132,8 +132,9 @@ def test_a_flipped_byte_is_seen_before_anything_is_loaded(builder: BundleBuilder
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(BundleError, match=r"weight\.bin: got SHA-256 .*; expected .*; export it again$"):
-        load(bundle)
+    message = r"weight\.bin: got SHA-256 .*; expected .*; export it again$"
+    with load(bundle) as tokenizer, pytest.raises(BundleError, match=message):
+        tokenizer.session("encode")
 
 
 def test_pixels_that_are_no_bytes_are_refused(tmp_path: Path) -> None:

@@ -149,18 +149,18 @@ def test_a_damaged_source_is_refused(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda content: content[:-1], r"encode\.engine: got \d+ bytes; expected \d+ bytes; export it again"),
-        (lambda content: content[:-1] + bytes([content[-1] ^ 1]), r"encode\.engine: got SHA-256 .*; export it again"),
+        (lambda content: content[:-1], r"decode\.engine: got \d+ bytes; expected \d+ bytes; export it again"),
+        (lambda content: content[:-1] + bytes([content[-1] ^ 1]), r"decode\.engine: got SHA-256 .*; export it again"),
     ],
 )
 def test_a_damaged_engine_is_refused_before_the_framework_sees_it(
     bundle: Path, damage: Callable[[bytes], bytes], message: str
 ) -> None:
-    engine = bundle / "encode.engine"
+    engine = bundle / "decode.engine"
     engine.write_bytes(damage(engine.read_bytes()))
     for rebuilding in (False, True):
         with pytest.raises(BundleError, match=message):
-            load(bundle, rebuild=rebuilding)
+            load(bundle, rebuild=rebuilding).session("decode")
 
 
 def test_a_bundle_without_onnx(bundle: Path, edit: Callable[..., None]) -> None:

@@ -15,6 +15,7 @@ import vqrae
 from vqrae.runtimes.errors import BundleError, ImageError, IndicesError, StorageError, UsageError
 from vqrae.runtimes.manifest import BatchLimits, read_manifest
 from vqrae.runtimes.preprocess import prepare
+from vqrae.runtimes.selftest import selftest
 from vqrae.runtimes.tokenizer import Tokenizer
 
 
@@ -293,10 +294,22 @@ def test_a_closed_tokenizer_refuses_to_work(pristine_bundle: Path, images: Any) 
         closed.encode(images)
 
 
-def test_a_changed_bundle_does_not_load(bundle: Path) -> None:
+def test_a_changed_graph_is_found_when_it_is_needed(bundle: Path) -> None:
     (bundle / "encode.onnx").write_bytes(b"x" * (bundle / "encode.onnx").stat().st_size)
-    with pytest.raises(BundleError, match=r"encode\.onnx: got SHA-256"):
-        vqrae.load(bundle)
+    with vqrae.load(bundle) as tokenizer:
+        tokenizer.decode(np.zeros(tokenizer.grid, np.int32))
+        for _ in range(2):
+            with pytest.raises(BundleError, match=r"encode\.onnx: got SHA-256"):
+                tokenizer.session("encode")
+
+
+def test_what_is_read_otherwise_is_checked_then(bundle: Path) -> None:
+    path = bundle / "golden" / "decoded.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with vqrae.load(bundle) as tokenizer, pytest.raises(BundleError, match=r"decoded\.npy: got SHA-256"):
+        tokenizer.bundle.golden()
+    with pytest.raises(BundleError, match=r"decoded\.npy: got SHA-256"):
+        selftest(bundle)
 
 
 def test_another_preprocessing_rule_is_refused(bundle: Path) -> None:

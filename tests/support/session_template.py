@@ -179,14 +179,18 @@ class SessionTemplate:
                     np.testing.assert_array_equal(call.result()["indices"], expected)
 
     def test_a_flipped_byte(self, bundle: Path, tmp_path: Path) -> None:
-        copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
-        artifact = copy / read_manifest(copy / MANIFEST_FILE).graphs["encode"].file
-        graph = max((path for path in (artifact, *artifact.rglob("*")) if path.is_file()), key=size_of)
-        content = bytearray(graph.read_bytes())
-        content[len(content) // 2] ^= 1
-        graph.write_bytes(content)
-        with pytest.raises(BundleError, match=rf"{graph.name}: got SHA-256 .*; export it again"):
-            load(copy)
+        """In the graph's file, the largest of them if it is a folder, and in every file beside it."""
+        graph = read_manifest(bundle / MANIFEST_FILE).graphs["encode"]
+        for number, name in enumerate((graph.file, *graph.extra_files)):
+            copy = Path(shutil.copytree(bundle, tmp_path / str(number)))
+            damaged = max((path for path in (copy / name, *(copy / name).rglob("*")) if path.is_file()), key=size_of)
+            content = bytearray(damaged.read_bytes())
+            content[len(content) // 2] ^= 1
+            damaged.write_bytes(content)
+            with load(copy) as tokenizer:
+                with pytest.raises(BundleError, match=rf"{damaged.name}: got SHA-256 .*; export it again"):
+                    tokenizer.encode(IMAGES[:1])
+                assert not tokenizer.execution
 
     def test_a_file_that_is_no_artifact(self, bundle: Path, tmp_path: Path, rewrite: Callable[[Path], None]) -> None:
         """Even where the hashes fit, a file that the runtime refuses is one line."""
