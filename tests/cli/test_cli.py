@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -183,6 +186,20 @@ def test_ctrl_c(vqrae: Command, exported: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(Bundle, "open", interrupt)
     assert "interrupted; nothing half-written" in vqrae.refused(130, "inspect", exported)
+
+
+def test_sigterm_deletes_temporary_files(
+    vqrae: Command, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def terminate(*_: object, **__: object) -> None:
+        with TemporaryDirectory(dir=tmp_path):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Bundle, "open", terminate)
+    before = signal.getsignal(signal.SIGTERM)
+    assert vqrae.refused(143, "inspect", exported) == "vqrae: terminated; nothing half-written was left"
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_bug_of_ours_is_not_hidden(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

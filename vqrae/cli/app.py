@@ -1,13 +1,16 @@
 """The `vqrae` command: its verbs, and what an error becomes.
 
 Exit codes: 0 done · 1 the machine could not finish (disk full, no permission) · 2 usage · 3 a gate failed ·
-4 a runtime is unavailable · 5 invalid or corrupt input · 130 interrupted · 143 terminated, training saved.
+4 a runtime is unavailable · 5 invalid or corrupt input · 130 interrupted · 143 terminated.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import typer
 
@@ -86,8 +89,10 @@ for _name, _verb in VERBS.items():
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with a documented code; a user's mistake is one line on standard error."""
+    code: int | str | None
     try:
-        code = app(arguments, standalone_mode=False)  # the framework returns 130 for Ctrl-C
+        with _unwound():
+            code = app(arguments, standalone_mode=False)  # the framework returns 130 for Ctrl-C
     except typer.TyperException as error:
         message = " ".join(error.format_message().split())
         if message:  # without any argument the help was printed, and there is nothing to add
@@ -95,6 +100,9 @@ def main(arguments: list[str] | None = None) -> None:
         code = USAGE
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
+    except SystemExit as error:
+        print("vqrae: terminated; nothing half-written was left", file=sys.stderr)
+        code = error.code
     except Exception as error:
         from vqrae.runtimes.errors import exit_code_of
 
@@ -102,3 +110,20 @@ def main(arguments: list[str] | None = None) -> None:
     if code == INTERRUPTED:
         print("vqrae: interrupted; nothing half-written was left", file=sys.stderr)
     sys.exit(code or 0)
+
+
+@contextmanager
+def _unwound() -> Iterator[None]:
+    """Within it SIGTERM unwinds as Ctrl-C does: temporary files go. Training and serving have handlers of their own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # which alone may handle signals
+        return
+
+    def unwind(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, unwind)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
