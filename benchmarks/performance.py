@@ -102,6 +102,8 @@ def starts(result: BenchResult) -> str:
     lines = []
     for title, rows in result.footprint_groups():
         eager = next(row for row in rows if row.gate == "reference")
+        naive = next((row for row in rows if row.kind == "naive" and row.start_ms), None)
+        beside = f", the naive export after {significant(naive.start_ms)} ms" if naive else ""
         for precision in PRECISIONS:
             bundles = [row for row in rows if row.kind == "bundle" and row.precision == precision and row.start_ms]
             if not bundles or eager.start_ms is None:
@@ -111,7 +113,7 @@ def starts(result: BenchResult) -> str:
             lines.append(
                 f"- {title}, {precision.upper()}: {first.label} has its first result {significant(first.start_ms)} ms "
                 f"after its process was launched, PyTorch after {significant(eager.start_ms)} ms, "
-                f"{ratio(first.start_speedup)}; {least.label} takes the least memory, "
+                f"{ratio(first.start_speedup)}{beside}; {least.label} takes the least memory, "
                 f"{significant(least.peak_rss_mb)} MB, {ratio(least.memory_ratio)} its weights, "
                 f"PyTorch {significant(eager.peak_rss_mb)} MB.\n"
             )

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 NIBBLE = 16
-LARGEST = 2047
-"""Largest magnitude: the lowest whole number is left out, as it is with other numbers of bits."""
+PACKED_MOST = 2**20
+"""Most numbers that are worth it. Putting them together takes eight copies in 4 bytes each, which ONNX Runtime holds at
+once: for the codes of `base`, 330 MB and a third of a second at load, to save 6 MB."""
 
 
 def split(whole: NDArray[np.int16]) -> tuple[NDArray[np.int8], NDArray[np.uint8], int]:

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
 from vqrae.calibration.layers import Product
-from vqrae.calibration.packed import LARGEST, store_packed
+from vqrae.calibration.packed import PACKED_MOST, store_packed
 from vqrae.calibration.plan import Scheme
 from vqrae.calibration.ranges import Range
 from vqrae.calibration.shelf import Shelf
-from vqrae.calibration.weights import REACH, whole_numbers
+from vqrae.calibration.weights import LARGEST, Bits, store_whole, whole_numbers
 
 BLOCK = 128
 """Channels whose errors are handed on one at a time; to all later ones they are handed on at once."""
@@ -64,7 +64,7 @@ class Rounding:
             name = product.inputs[1]
             stored, scale = (constants[part] for part in made_by[nodes[product.node].input[1]].input[:2])
             scale_O = numpy_helper.to_array(scale)
-            rounded_CO = self._rounded(product, weights[name], ranges, "int8", steps(scale_O, REACH))
+            rounded_CO = self._rounded(product, weights[name], ranges, "int8", steps(scale_O, LARGEST[8]))
             stored.CopyFrom(numpy_helper.from_array(np.round(rounded_CO / scale_O).astype(np.int8), stored.name))
             errors[name] = weights[name] - rounded_CO
         return errors
@@ -72,9 +72,9 @@ class Rounding:
     def store(
         self, model: ModelProto, product: Product, ranges: Mapping[str, Range], scheme: Scheme
     ) -> NDArray[np.float32]:
-        """Store the weight of a product that stays float in 12 bits, or in FP16 where a runtime takes no whole numbers.
+        """Store the weight of a product that stays float in fewer bytes.
 
-        Changes the model in place.
+        In 12 bits, in 16 if it is large, or in FP16 where a runtime takes no whole numbers. Changes the model in place.
 
         Returns:
             What the weight was, less what it is now (C, O).
@@ -88,9 +88,12 @@ class Rounding:
             rounded_CO = self._rounded(product, weight_CO, ranges, "fp16", _half)
             tensor.CopyFrom(numpy_helper.from_array(rounded_CO, name))
         else:
-            _, scale_O = whole_numbers(weight_CO, 12)
-            rounded_CO = self._rounded(product, weight_CO, ranges, "12 bits", steps(scale_O, LARGEST))
-            store_packed(model, name, np.round(rounded_CO / scale_O).astype(np.int16), scale_O)
+            bits: Bits = 12 if weight_CO.size <= PACKED_MOST else 16
+            _, scale_O = whole_numbers(weight_CO, bits)
+            grid = steps(scale_O, LARGEST[bits])
+            rounded_CO = self._rounded(product, weight_CO, ranges, f"{bits} bits", grid)
+            store = store_packed if bits == 12 else store_whole
+            store(model, name, np.round(rounded_CO / scale_O).astype(np.int16), scale_O)
         return weight_CO - rounded_CO
 
     def _rounded(

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from vqrae.calibration.layers import Product
-from vqrae.calibration.packed import store_packed
+from vqrae.calibration.packed import PACKED_MOST, store_packed
 from vqrae.calibration.plan import Scheme
 
-REACH = 127
-"""Largest magnitude of a weight that is stored in 8 bits; see `whole_numbers`."""
 Bits = Literal[8, 12, 16]
+LARGEST: Mapping[Bits, int] = {8: 127, 12: 2047, 16: 32767}
+"""Bits -> largest magnitude. The lowest whole number is left out, so that both sides of zero have the same scale."""
 LARGE = 2**16
 """Least count of numbers that are worth a conversion of their own."""
 LOOKUP_BITS: Mapping[str, Bits] = {"encode": 16, "decode": 8}
@@ -73,30 +73,37 @@ def store_in_whole_numbers(
         model: a graph, its weights loaded; channels are the last axis.
         lookup_bits: of a table that rows are taken from. It has a scale for each row, the only kind that OpenVINO takes
             rows of INT8 with (2026.4 crashes at another).
-        added_bits: of what is added, such as position embeddings.
+        added_bits: of what is added, such as position embeddings; where it is large, 12 stands for 16.
         least: how many numbers are large.
     """
     looked_up = {node.input[0] for node in model.graph.node if node.op_type == "Gather"}
     added = {name for node in model.graph.node if node.op_type == "Add" for name in node.input}
-    restoring = []
     for tensor in _large_constants(model, least):
         name, values = tensor.name, numpy_helper.to_array(tensor)
         if name in looked_up:
             rows, scale_of_rows = whole_numbers(values.T, lookup_bits)
-            stored, scale = np.ascontiguousarray(rows.T), scale_of_rows[:, None]
+            store_whole(model, name, np.ascontiguousarray(rows.T), scale_of_rows[:, None])
+        elif name in added and added_bits == 12 and values.size <= PACKED_MOST:
+            store_packed(model, name, *whole_numbers(values, 12))
         else:
-            bits = added_bits if name in added else 16
-            stored, scale = whole_numbers(values, bits)
-            if bits == 12:
-                store_packed(model, name, stored, scale)
-                continue
-        tensor.CopyFrom(numpy_helper.from_array(stored, f"{name}_stored"))
-        model.graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
-        restoring += [
-            helper.make_node("Cast", [f"{name}_stored"], [f"{name}_cast"], f"{name}_cast", to=TensorProto.FLOAT),
-            helper.make_node("Mul", [f"{name}_cast", f"{name}_scale"], [name], f"{name}_restore"),
-        ]
-    _put_first(model, restoring)
+            store_whole(model, name, *whole_numbers(values, 8 if name in added and added_bits == 8 else 16))
+
+
+def store_whole(model: ModelProto, name: str, stored: NDArray[Any], scale: NDArray[np.float32]) -> None:
+    """Replace an FP32 constant by whole numbers, which a runtime multiplies out at load; changes the model in place.
+
+    Args:
+        model: a graph, its weights loaded.
+        name: of the constant.
+        stored: int8 or int16 in place of it.
+        scale: what one of them is worth, broadcast to its shape.
+    """
+    (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == name]
+    tensor.CopyFrom(numpy_helper.from_array(stored, f"{name}_stored"))
+    model.graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
+    cast = helper.make_node("Cast", [f"{name}_stored"], [f"{name}_cast"], f"{name}_cast", to=TensorProto.FLOAT)
+    restored = helper.make_node("Mul", [f"{name}_cast", f"{name}_scale"], [name], f"{name}_restore")
+    _put_first(model, [cast, restored])
 
 
 def store_in_half(model: ModelProto, least: int = LARGE) -> None:
@@ -146,12 +153,10 @@ def int8_from_float(weight_CO: NDArray[np.float32]) -> tuple[NDArray[np.int8], N
 def whole_numbers(values: NDArray[np.float32], bits: Bits) -> tuple[NDArray[Any], NDArray[np.float32]]:
     """Round to the nearest of 2^bits − 1 steps around zero, with a scale for each channel of the last axis (…, O).
 
-    The lowest whole number is left out, so that the scale is the same on both sides of zero.
-
     Returns:
         int8 or int16 (…, O) and scales (O,); their product is at most half a scale away from the values.
     """
-    largest = 2 ** (bits - 1) - 1
+    largest = LARGEST[bits]
     reach_O = np.abs(values).max(tuple(range(values.ndim - 1)))
     scale_O = np.where(reach_O > 0, reach_O / largest, 1).astype(np.float32)  # a channel of zeros stays one
     stored = np.clip(np.round(values / scale_O), -largest, largest)

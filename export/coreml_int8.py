@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vqrae.calibration.carried import Stored
 from vqrae.calibration.layers import Product
-from vqrae.calibration.weights import LARGE, REACH, int8_from_float
+from vqrae.calibration.weights import LARGE, LARGEST, int8_from_float
 from vqrae.runtimes.backends.coreml_spec import PRODUCTS
 from vqrae.runtimes.backends.coreml_tools import ct
 
@@ -96,7 +96,8 @@ def _quantize(block: Any, operation: Any, reaches: tuple[float, ...], weight: St
 def _rounded(activation: Any, reach: float, operation: Any) -> Any:
     """An activation by way of int8 around zero."""
     dtype = mil.types.nptype_from_builtin(activation.dtype)
-    scale = dtype(max(reach / REACH, np.finfo(dtype).tiny))  # no subnormal number, which a device may take for zero
+    tiny = np.finfo(dtype).tiny  # no subnormal number, which a device may take for zero
+    scale = dtype(max(reach / LARGEST[8], tiny))
     name = f"{operation.name}_{activation.name}"
     whole = mb.quantize(
         input=activation, scale=scale, output_dtype="int8", name=f"{name}_quantized", before_op=operation

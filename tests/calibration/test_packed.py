@@ -15,9 +15,10 @@ from hypothesis.extra import numpy as hnp
 from onnx import helper
 
 from vqrae.calibration.layers import matrix_products
-from vqrae.calibration.packed import LARGEST, NIBBLE, split, store_packed
+from vqrae.calibration.packed import NIBBLE, split, store_packed
+from vqrae.calibration.weights import LARGEST
 
-WHOLE = st.integers(-LARGEST - 1, LARGEST)
+WHOLE = st.integers(-LARGEST[12] - 1, LARGEST[12])
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (5, 6)])
@@ -33,7 +34,7 @@ def test_nothing_is_lost(shape: tuple[int, int], data: st.DataObject) -> None:
 @pytest.mark.parametrize("shape", [(6, 5), (5, 6)])
 def test_the_graph_multiplies_by_what_was_packed(shape: tuple[int, int], tmp_path: Path) -> None:
     random = np.random.default_rng(0)
-    whole_CO = random.integers(-LARGEST, LARGEST, shape, np.int16, endpoint=True)
+    whole_CO = random.integers(-LARGEST[12], LARGEST[12], shape, np.int16, endpoint=True)
     scale_O = random.uniform(0.1, 1, shape[1]).astype(np.float32)
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")]
     weights = {"w": np.zeros(shape, np.float32)}

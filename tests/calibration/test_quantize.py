@@ -14,12 +14,13 @@ from hand_made_graphs import save_graph, weights_of
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from vqrae.calibration import rounding
+from vqrae.calibration import quantize, rounding
 from vqrae.calibration.layers import Product
 from vqrae.calibration.plan import Plan, RangeMethod, Scheme
 from vqrae.calibration.quantize import Quantizer
 from vqrae.calibration.readback import int8_layers
 from vqrae.calibration.rounding import compensated
+from vqrae.calibration.weights import LARGEST, Bits
 from vqrae.runtimes.errors import CheckpointError
 
 
@@ -317,3 +318,30 @@ def test_features_that_leave_the_graph_are_not_rounded(
     quantizer.write(plan, "asymmetric", tmp_path / "graph.onnx")
     found, wanted = run(tmp_path / "graph.onnx", images)["features"], run(encode_graph, images)["features"]
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(("most", "suffix", "bits"), [(2**20, "high", 12), (1, "stored", 16)])
+def test_what_is_large_is_not_packed(
+    encode_graph: Path,
+    images: NDArray[np.uint8],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    most: int,
+    suffix: str,
+    bits: Bits,
+) -> None:
+    """Either way a runtime multiplies by the weight, rounded to so many bits."""
+    monkeypatch.setattr(rounding, "PACKED_MOST", most)
+    monkeypatch.setattr(quantize, "LARGE", 1)
+    with Quantizer(encode_graph, images) as quantizer:
+        plan = Plan(smoothing=None, layers=Plan.default(quantizer.products).layers)
+        (weight,) = [one.inputs[1] for one in quantizer.products if one.layer == "quantizer.scores"]
+        quantizer.write(plan, "asymmetric", tmp_path / "stored.onnx")
+        quantizer.write(plan.model_copy(update={"storage": "fp32"}), "asymmetric", tmp_path / "float.onnx")
+    constants = weights_of(onnx.load(tmp_path / "stored.onnx"))
+    stored, scale_O = constants[f"{weight}_{suffix}"], constants[f"{weight}_scale"]
+    assert stored.dtype == (np.int8 if bits == 12 else np.int16)
+    reach_O = np.abs(weights_of(onnx.load(encode_graph))[weight]).max(0)
+    np.testing.assert_allclose(scale_O, reach_O / LARGEST[bits], rtol=1e-6)
+    found, wanted = (run(tmp_path / name, images)["indices"] for name in ("stored.onnx", "float.onnx"))
+    assert (found == wanted).mean() > 0.97

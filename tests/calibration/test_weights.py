@@ -17,7 +17,7 @@ from onnx import helper
 
 from vqrae.calibration.layers import Product, matrix_products
 from vqrae.calibration.readback import int8_layers
-from vqrae.calibration.weights import REACH, int8_from_float, store_in_half, store_in_int8, store_in_whole_numbers
+from vqrae.calibration.weights import LARGEST, int8_from_float, store_in_half, store_in_int8, store_in_whole_numbers
 
 NUMBERS = st.floats(-1e3, 1e3, width=32).filter(lambda value: value == 0 or abs(value) > 1e-3)
 
@@ -26,7 +26,7 @@ NUMBERS = st.floats(-1e3, 1e3, width=32).filter(lambda value: value == 0 or abs(
 def test_a_weight_moves_by_half_a_step_at_most(weight_CO: np.ndarray) -> None:
     stored_CO, scale_O = int8_from_float(weight_CO)
     assert (stored_CO.dtype, scale_O.dtype, scale_O.shape) == (np.int8, np.float32, (3,))
-    assert np.abs(stored_CO.astype(int)).max() <= REACH
+    assert np.abs(stored_CO.astype(int)).max() <= LARGEST[8]
     assert (np.abs(stored_CO * scale_O - weight_CO) <= scale_O * 0.501).all()
     assert not stored_CO[weight_CO == 0].any(), "zero stays zero"
 
