@@ -27,8 +27,7 @@ from vqrae.runtimes.staging import staged_file
 
 FORMAT_NAMES = ("onnx", "openvino")
 PRECISIONS = ("fp32", "fp16", "int8")
-TITLE = """# Performance
-
+INTRODUCTION = """
 Everything in one run on one machine, each row in turn in every round; speed is a ratio within the run, beside PyTorch
 in eager mode. What the columns mean is said in the [README](../README.md#benchmark). A preset's name stands for that
 size with random weights: they do not change the arithmetic, and say nothing of fidelity.
@@ -179,8 +178,9 @@ def write_performance(path: Path, result: BenchResult) -> None:
         "Roofline": plot_roofline(result, folder / "roofline.svg"),
     }
     images = "".join(f"![{title}]({folder.name}/{plot.name})\n\n" for title, plot in plots.items() if plot is not None)
-    title = TITLE + (OF_THE_NAIVE if any(row.kind == "naive" for row in result.rows) else "")
-    page = f"{title}{targets(result)}{starts(result)}\n{images}{markdown_page(result)}"
+    introduction = INTRODUCTION + (OF_THE_NAIVE if any(row.kind == "naive" for row in result.rows) else "")
+    heading = f"# Performance of {result.rows[0].bundle}\n{introduction}"
+    page = f"{heading}{targets(result)}{starts(result)}\n{images}{markdown_page(result)}"
     for name, text in ((folder / "result.json", result.to_json()), (path, page)):
         with staged_file(name) as staging:
             staging.write_text(text, encoding="utf-8")

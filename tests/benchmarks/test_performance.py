@@ -51,6 +51,7 @@ def test_a_fresh_process_is_held_against_pytorch_s(counted: BenchResult) -> None
 def test_the_page_has_its_plots_and_the_result(counted: BenchResult, tmp_path: Path) -> None:
     write_performance(tmp_path / "performance.md", counted)
     page = (tmp_path / "performance.md").read_text()
+    assert page.startswith(f"# Performance of {counted.rows[0].bundle}\n")
     for plot in ("latency", "frontier", "roofline"):
         assert f"](performance/{plot}.svg)" in page
         assert (tmp_path / "performance" / f"{plot}.svg").read_text().startswith("<?xml")
