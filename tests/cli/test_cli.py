@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -193,9 +193,10 @@ def test_sigterm_deletes_temporary_files(
 ) -> None:
     def terminate(*_: object, **__: object) -> None:
         with TemporaryDirectory(dir=tmp_path):
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)  # to this very thread
 
     monkeypatch.setattr(Bundle, "open", terminate)
+    assert threading.current_thread() is threading.main_thread(), "else the signal ends this process"
     before = signal.getsignal(signal.SIGTERM)
     assert vqrae.refused(143, "inspect", exported) == "vqrae: terminated; nothing half-written was left"
     assert not list(tmp_path.iterdir())
