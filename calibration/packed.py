@@ -13,8 +13,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 NIBBLE = 16
 PACKED_MOST = 2**20
-"""Most numbers that are worth it. Putting them together takes eight copies in 4 bytes each, which ONNX Runtime holds at
-once: for the codes of `base`, 330 MB and a third of a second at load, to save 6 MB."""
+"""Most numbers that are worth it. Putting them together makes copies in 4 bytes each: for the codes of `base`, 330 MB
+more at ONNX Runtime's peak and a third of a second at load, to save 6 MB."""
 
 
 def split(whole: NDArray[np.int16]) -> tuple[NDArray[np.int8], NDArray[np.uint8], int]:

@@ -48,7 +48,7 @@ class Bundle:
         Arguments and errors are those of `listed`.
         """
         bundle = cls.listed(path, public_key=public_key)
-        bundle.check(entry.path for entry in bundle.manifest.files)
+        bundle.check_all()
         return bundle
 
     @classmethod
@@ -81,6 +81,10 @@ class Bundle:
         except OSError as error:
             raise storage_error(error.filename or path, error) from error
         return cls(path, manifest)
+
+    def check_all(self) -> None:
+        """`check` every file that the manifest lists."""
+        self.check(entry.path for entry in self.manifest.files)
 
     def check(self, paths: Iterable[str]) -> None:
         """Compare files with their SHA-256, several at once, each only the first time; a folder stands for its files.

@@ -65,7 +65,7 @@ def selftest(bundle: Tokenizer | Path | str) -> SelftestReport:
 
 
 def _report(tokenizer: Tokenizer, started: float) -> SelftestReport:
-    tokenizer.bundle.check(entry.path for entry in tokenizer.manifest.files)
+    tokenizer.bundle.check_all()
     golden = tokenizer.bundle.golden()
     equal = all(
         np.array_equal(prepare(source, *tokenizer.image_size), image)
