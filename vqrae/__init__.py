@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,7 +17,16 @@ if TYPE_CHECKING:
     from vqrae.model import VQRAE
     from vqrae.runtimes.tokenizer import Encoding, Tokenizer, load
 
-__version__ = version("vqrae")
+# In a checkout the other packages of the namespace lie beside this folder (pyproject.toml, package-dir): with it, they
+# are found from the repository's root whether or not anything is installed, and an installed copy never mixes in.
+_checkout = Path(__file__).parent.parent
+if (_checkout / "pyproject.toml").is_file() and (_checkout / "runtimes" / "manifest.py").is_file():
+    __path__.append(str(_checkout))
+
+try:
+    __version__ = version("vqrae")
+except PackageNotFoundError:  # a checkout, run as it is
+    __version__ = "0+checkout"
 
 # ONNX Runtime's wheels report to their maker, and write a device's id below the user's home while they are imported.
 # Only this, set before, keeps all of it from happening; a value that the user has set is theirs.
