@@ -56,7 +56,7 @@ class ForeignEngine(ForeignCandidate):
         gpu = gpu_named(self.runtime, DEFAULT_DEVICE)
         gpu.select()
         self._gpu = str(gpu)
-        engine = load_engine(self._api, self.path, gpu, None, host_code=self._trusted)
+        engine = load_engine(self._api, self.path, self.path.read_bytes(), gpu, None, host_code=self._trusted)
         inputs, outputs = engine.edges()
         if len(inputs) != 1:
             raise UsageError(f"{self.path} inputs", got=", ".join(edge.name for edge in inputs), expected="one image")

@@ -23,6 +23,7 @@ from vqrae.model import VQRAE
 from vqrae.resize import resized
 from vqrae.runtimes.backends.onnxruntime import OnnxRuntimeSession
 from vqrae.runtimes.manifest import GraphSpec, ParityFigures, RuntimeInfo
+from vqrae.runtimes.sealed import Sealed
 from vqrae.runtimes.session import SessionOptions
 
 
@@ -105,7 +106,8 @@ class NaiveCandidate(Candidate):
         spec = graph_from_plan(replace(plan, make=_AS_WRITTEN[graph]), self._model, folder)
         runtime = RuntimeInfo(name="onnxruntime", built_with={})
         file = folder / spec.file
-        session = OnnxRuntimeSession.open(file, spec, SessionOptions(threads=self.threads), runtime)
+        options = SessionOptions(threads=self.threads)
+        session = OnnxRuntimeSession.open(Sealed.in_place(folder), spec, options, runtime)
         if graph in self._traces:
             self._traces.pop(graph).session.close()  # of another batch size, which was measured
         self._traces[graph] = _Trace(session, file, spec, batch)

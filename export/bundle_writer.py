@@ -51,6 +51,7 @@ def write_golden(folder: Path, model: VQRAE, photographs: Sequence[Image.Image])
         reference = reference_from_model(model, images)
         golden = GoldenSamples(
             sources=tuple(sources),
+            photographs=tuple(source.read_bytes() for source in sources),
             images=images,
             indices=reference.indices,
             decoded=reference.decoded,

@@ -23,6 +23,7 @@ from vqrae.export.onnx_graph import TracedOnnx
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.manifest import Calibration, GraphSpec, Precision, RuntimeInfo
 from vqrae.runtimes.registry import session_class
+from vqrae.runtimes.sealed import Sealed
 from vqrae.runtimes.session import SessionOptions
 
 GRAPHS: tuple[GraphName, ...] = ("encode", "decode")
@@ -44,8 +45,8 @@ class CalibratedOnnx(Closing):
     def indices(self) -> NDArray[np.int32]:
         """What the FP32 graph makes of the calibration images, (B, h, w): what the decoder is calibrated on."""
         spec = self._specs["encode"]
-        path, runtime = self._folder / spec.file, RuntimeInfo(name="onnxruntime", built_with={})
-        with session_class("onnxruntime").open(path, spec, SessionOptions(), runtime) as session:
+        written, runtime = Sealed.in_place(self._folder), RuntimeInfo(name="onnxruntime", built_with={})
+        with session_class("onnxruntime").open(written, spec, SessionOptions(), runtime) as session:
             parts = [session.run({"images": image[None]})["indices"] for image in self._images.images]
         return np.concatenate(parts)
 

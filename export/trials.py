@@ -18,6 +18,7 @@ from vqrae.runtimes.latency import interleave, latency, speedup
 from vqrae.runtimes.manifest import GraphSpec, ParityFigures, RuntimeInfo
 from vqrae.runtimes.parity import Reference, Sample, measure
 from vqrae.runtimes.registry import session_class
+from vqrae.runtimes.sealed import Sealed
 from vqrae.runtimes.session import Session, SessionOptions
 
 BATCH = 8
@@ -89,7 +90,8 @@ class GraphTrials(Closing):
         self._temporary.cleanup()
 
     def _open(self, path: Path, spec: GraphSpec) -> Session:
-        return session_class(self._runtime.name).open(path, spec, SessionOptions(), self._runtime)
+        written = Sealed.in_place(path.parent)
+        return session_class(self._runtime.name).open(written, spec, SessionOptions(), self._runtime)
 
     def _feeds(self, rows: slice) -> dict[str, NDArray[np.uint8 | np.int32]]:
         values = self._reference.images if self._graph == "encode" else self._reference.indices

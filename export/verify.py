@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,7 +114,7 @@ def source_evidence(bundle: Bundle, reference: Reference) -> SourceEvidence | No
         for name, graph in manifest.graphs.items()
     }
     changes = {"graphs": sources, "runtime": RuntimeInfo(name=SOURCE_RUNTIME, built_with={})}
-    stand_in = Bundle(bundle.path, manifest.model_copy(update=changes))
+    stand_in = replace(bundle, manifest=manifest.model_copy(update=changes))
     with Tokenizer(stand_in, session_class(SOURCE_RUNTIME), SessionOptions()) as tokenizer:
         evidence = gather_evidence(tokenizer, reference)
     assert evidence.figures is not None, "it was executed"  # noqa: S101

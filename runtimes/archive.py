@@ -28,7 +28,6 @@ from vqrae.runtimes.manifest import (
     FileEntry,
     Manifest,
     parse_manifest,
-    read_manifest_bytes,
 )
 from vqrae.runtimes.signature import check_signature
 from vqrae.runtimes.staging import check_new_folder, staged_file, staged_folder
@@ -71,8 +70,10 @@ def pack(bundle: Path | str, archive: Path | str) -> Path:
         staged_file(target) as staging,
         tarfile.open(staging, "w", format=tarfile.USTAR_FORMAT, encoding="utf-8") as tar,
     ):
-        for path in (MANIFEST_FILE, *(entry.path for entry in opened.manifest.files)):
-            _add(tar, opened.path, path)
+        _add(tar, target, MANIFEST_FILE, len(opened.text), io.BytesIO(opened.text))
+        for entry in opened.manifest.files:
+            with opened.reading(entry.path) as content:
+                _add(tar, target, entry.path, entry.size, content)
     return target
 
 
@@ -87,7 +88,7 @@ def manifest_bytes(bundle: Path | str) -> bytes:
         StorageError: the operating system refused to read it.
     """
     if Path(bundle).is_dir():
-        return read_manifest_bytes(Bundle.open(bundle).path / MANIFEST_FILE)
+        return Bundle.open(bundle).text
     with _opened(bundle) as file:
         return _read_manifest(Path(bundle), file, None)[0]
 
@@ -123,19 +124,17 @@ def unpack(
                 _copy(archive, file, entry, staging)
             while rest := file.read(_PIECE):
                 _check_zeros(archive, rest)
-    return Bundle(Path(folder), manifest)
+    return Bundle(Path(folder), manifest, text)
 
 
-def _add(tar: tarfile.TarFile, root: Path, path: str) -> None:
+def _add(tar: tarfile.TarFile, archive: Path, path: str, size: int, content: IO[bytes]) -> None:
     member = tarfile.TarInfo(path)  # its defaults are mode 0644, and zero or nothing for the rest
-    with (root / path).open("rb") as content:
-        member.size = content.seek(0, io.SEEK_END)
-        content.seek(0)
-        try:
-            tar.addfile(member, content)
-        except ValueError as error:
-            expected, remedy = "at most 255 bytes of path and 8 GiB of content", "ship the folder as it is"
-            raise BundleError(str(root / path), got=str(error), expected=expected, remedy=remedy) from error
+    member.size = size
+    try:
+        tar.addfile(member, content)
+    except ValueError as error:
+        expected, remedy = "at most 255 bytes of path and 8 GiB of content", "ship the folder as it is"
+        raise BundleError(f"{archive} member {path}", got=str(error), expected=expected, remedy=remedy) from error
 
 
 def _opened(archive: Path | str) -> IO[bytes]:

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import nullcontext
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Annotated, Any, Literal, Self
+from typing import IO, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -354,6 +355,22 @@ class FileEntry(Record):
     size: Annotated[int, Field(ge=0)]
     sha256: Sha256
 
+    def check_size(self, root: Path, found: int) -> None:
+        """Compare the size that was found; `root` is the bundle's folder, for the error.
+
+        Raises:
+            BundleError: it is another one.
+        """
+        if found != self.size:
+            got = f"{found} bytes" if found < self.size else f"more than {self.size} bytes"
+            raise BundleError(str(root / self.path), got=got, expected=f"{self.size} bytes", remedy=_AGAIN)
+
+    def check_digest(self, root: Path, found: str) -> None:
+        """Compare the SHA-256 that was found; arguments and errors as for `check_size`."""
+        if found != self.sha256:
+            got, expected = f"SHA-256 {found[:12]}…", f"{self.sha256[:12]}…"
+            raise BundleError(str(root / self.path), got=got, expected=expected, remedy=_AGAIN)
+
 
 class Manifest(Record):
     """The whole of `manifest.json`."""
@@ -455,15 +472,19 @@ def read_manifest(path: Path | str) -> Manifest:
     return parse_manifest(str(path), read_manifest_bytes(path))
 
 
-def read_manifest_bytes(path: Path | str) -> bytes:
+def read_manifest_bytes(path: Path | str, file: IO[bytes] | None = None) -> bytes:
     """The bytes of a `manifest.json`: what a signature signs, and what `parse_manifest` takes.
+
+    Args:
+        path: what it is called.
+        file: it, where it is open already.
 
     Raises:
         BundleError: too large.
         OSError: the file cannot be read.
     """
-    with Path(path).open("rb") as file:
-        text = file.read(MAX_MANIFEST_BYTES + 1)
+    with nullcontext(file) if file is not None else Path(path).open("rb") as opened:
+        text = opened.read(MAX_MANIFEST_BYTES + 1)
     if len(text) > MAX_MANIFEST_BYTES:
         got, expected = f"more than {MAX_MANIFEST_BYTES} bytes", "a manifest that was written by vqrae"
         raise BundleError(str(path), got=got, expected=expected)

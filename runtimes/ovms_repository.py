@@ -7,7 +7,6 @@ OpenVINO are taken: the server reads ONNX too, but computes it in another way th
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path, PurePosixPath
 
 from vqrae.runtimes.bundle import Bundle
@@ -45,13 +44,12 @@ def write_ovms_repository(bundle: Path | str, folder: Path | str, *, overwrite: 
         for name in MODELS:
             graph = manifest.graphs[name]
             target = staging / name / "1"
-            target.mkdir(parents=True)
             for path in (graph.file, *graph.extra_files):
-                shutil.copyfile(opened.path / path, target / PurePosixPath(path).name)
+                opened.copy(path, target / PurePosixPath(path).name)
         models = [
             {"config": {"name": name, "base_path": name, "plugin_config": PLUGIN_CONFIG}}
             for name in ("encode", "decode")
         ]
         (staging / "config.json").write_text(json.dumps({"model_config_list": models}, indent=2) + "\n")
-        shutil.copyfile(opened.path / MANIFEST_FILE, staging / MANIFEST_FILE)  # sizes, rule and codebook, for clients
+        (staging / MANIFEST_FILE).write_bytes(opened.text)  # sizes, rule and codebook, for clients
     return Path(folder)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from vqrae.runtimes.bundle import Bundle, listed_files, write_manifest
 from vqrae.runtimes.errors import BundleError, UsageError
-from vqrae.runtimes.manifest import Evidence, Manifest
+from vqrae.runtimes.manifest import Evidence, GraphSpec, Manifest
 from vqrae.runtimes.registry import session_class
+from vqrae.runtimes.sealed import Sealed
 from vqrae.runtimes.staging import staged_folder
 
 REASON = "rebuilt on this machine; run `vqrae selftest` or `vqrae verify`"
@@ -36,9 +36,11 @@ def rebuild(path: Path | str, device: str | None = None) -> Bundle:
     """
     bundle = Bundle.open(path)
     _check_sources(bundle)
-    with staged_folder(path, overwrite=True) as staging:
+    sources = [file for graph in bundle.manifest.graphs.values() for file in _sources(graph)]
+    with staged_folder(path, overwrite=True) as staging, Sealed.of(bundle, sources, "disk") as sealed:
+        sealed.check(sources)
         _copy_the_rest(bundle, staging)
-        write_manifest(staging, _rebuilt(bundle, staging, device))
+        write_manifest(staging, _rebuilt(bundle, sealed, staging, device))
         Bundle.open(staging)
     return Bundle.open(path)
 
@@ -60,12 +62,15 @@ def _copy_the_rest(bundle: Bundle, staging: Path) -> None:
     replaced = {graph.file for graph in graphs} | {graph.layers for graph in graphs}
     for entry in bundle.manifest.files:
         if entry.path not in replaced:
-            target = staging / entry.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(bundle.path / entry.path, target)
+            bundle.copy(entry.path, staging / entry.path)
 
 
-def _rebuilt(bundle: Bundle, staging: Path, device: str | None) -> Manifest:
+def _sources(graph: GraphSpec) -> tuple[str, ...]:
+    """What an engine is built from."""
+    return (*([] if graph.source is None else [graph.source]), *graph.source_extra_files)
+
+
+def _rebuilt(bundle: Bundle, sealed: Sealed, staging: Path, device: str | None) -> Manifest:
     """Write the engines, and say what the bundle is now."""
     manifest = bundle.manifest
     session = session_class(manifest.runtime.name)
@@ -82,8 +87,9 @@ def _rebuilt(bundle: Bundle, staging: Path, device: str | None) -> Manifest:
     recipe = EngineRecipe.from_manifest(str(bundle.path), manifest.runtime).also_for(api, gpu)
     builder = EngineBuilder(api, recipe, manifest.precision, gpu=gpu)
     for graph in manifest.graphs.values():
-        origins = {} if graph.layers is None else read_origins(bundle.path / graph.layers)
-        builder.build(staging / str(graph.source), staging, graph, origins)
+        layers = graph.layers
+        origins = {} if layers is None else read_origins(bundle.path / layers, bundle.read(layers))
+        builder.build(sealed.path(str(graph.source)), staging, graph, origins)
     runtime = builder.runtime(manifest.runtime.built_with)
     evidence = Evidence(executed=False, reason=REASON, gate="not-executed", source=manifest.evidence.source)
     versions = {**manifest.created_with, **runtime.built_with}

@@ -7,6 +7,7 @@ the bundle's precision. Not covered: excess distortion and the drop to the sourc
 from __future__ import annotations
 
 import time
+from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from vqrae.runtimes.manifest import Precision, PrecisionName
 from vqrae.runtimes.parity import gate_of, psnr_db
-from vqrae.runtimes.preprocess import prepare
+from vqrae.runtimes.preprocess import prepare, read_image
 from vqrae.runtimes.tokenizer import Tokenizer
 
 
@@ -68,8 +69,8 @@ def _report(tokenizer: Tokenizer, started: float) -> SelftestReport:
     tokenizer.bundle.check_all()
     golden = tokenizer.bundle.golden()
     equal = all(
-        np.array_equal(prepare(source, *tokenizer.image_size), image)
-        for source, image in zip(golden.sources, golden.images, strict=True)
+        np.array_equal(prepare(read_image(str(source), BytesIO(content)), *tokenizer.image_size), image)
+        for source, content, image in zip(golden.sources, golden.photographs, golden.images, strict=True)
     )
     flipped = tokenizer.encode(golden.images).indices != golden.indices
     unexplained = flipped & (golden.margins > _noise(tokenizer))

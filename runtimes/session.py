@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
 from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo, TensorSpec
+from vqrae.runtimes.sealed import Sealed, Sealing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,8 @@ class SessionOptions:
     """Folder where a runtime that compiles on load may keep what it compiled; None keeps nothing."""
     trusted: bool = False
     """Whether code that a bundle brings may be executed: an engine of TensorRT that later versions load brings some."""
+    sealing: Sealing | None = None
+    """Where the verified bytes are kept while they are loaded; None is the backend's own first choice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +52,18 @@ class Session(Closing):
     """One loaded graph. A context manager: leaving it releases the runtime's memory."""
 
     plain_weights: ClassVar[bool] = False
-    """Whether a graph's extra files hold nothing but constants, which the runtime copies: they are hashed meanwhile."""
+    """Whether a graph's extra files hold nothing but constants: then they are hashed while the runtime packs them."""
+    sealings: ClassVar[tuple[Sealing, ...]] = ("disk", "memory")
+    """Where its graphs may be loaded from, the first choice first."""
 
     @classmethod
     @abstractmethod
-    def open(cls, path: Path, graph: GraphSpec, options: SessionOptions, runtime: RuntimeInfo) -> Self:
+    def open(cls, sealed: Sealed, graph: GraphSpec, options: SessionOptions, runtime: RuntimeInfo) -> Self:
         """Load a graph.
 
         Args:
-            path: the graph's file or folder, already verified; its extra files lie where it expects them, verified
-                too but for plain weights.
+            sealed: holds the graph's file or folder, already verified, and its extra files where it expects them,
+                verified too but for plain weights; may be closed once the graph is loaded.
             graph: what the manifest says of it; the loaded graph must have the same signature.
             options: where and how to run.
             runtime: what the manifest says of the runtime: what the graph was built with and is tied to.

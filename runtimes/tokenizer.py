@@ -17,13 +17,14 @@ from PIL import Image
 
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.closing import Closing
-from vqrae.runtimes.errors import BundleError, EngineMismatch, ImageError, IndicesError, UsageError
+from vqrae.runtimes.errors import BundleError, EngineMismatch, ImageError, IndicesError, UsageError, VqraeError
 from vqrae.runtimes.lookahead import done_ahead
 from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.manifest import GraphSpec, Manifest
 from vqrae.runtimes.preprocess import RULE, ImageLike, prepare
 from vqrae.runtimes.rebuild import rebuild as rebuilt
 from vqrae.runtimes.registry import session_class
+from vqrae.runtimes.sealed import Sealed, Sealing, close_after_loading
 from vqrae.runtimes.session import Execution, Session, SessionOptions
 
 BATCH_SIZE = 32
@@ -55,6 +56,7 @@ class Tokenizer(Closing):
         self._session_class = session
         self._options = options
         self._sessions: dict[str, Session] = {}
+        self._sealed = ExitStack()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -70,6 +72,7 @@ class Tokenizer(Closing):
         rebuild: bool = False,
         trusted: bool = False,
         public_key: Path | str | None = None,
+        sealing: Sealing | None = None,
     ) -> Self:
         """Make the tokenizer of a bundle. What a graph is made of is verified when that graph is first needed.
 
@@ -86,14 +89,18 @@ class Tokenizer(Closing):
                 load bring any.
             public_key: file of the key that must have signed the bundle, whose signature lies beside it, as
                 `BUNDLE.sig`; all of the bundle is then verified here. None checks no signature.
+            sealing: where the bytes lie while a runtime loads them, for it never reads the bundle's own files, which
+                others may change: `disk` is a private copy in a folder of this user's, deleted once it is loaded;
+                `memory` takes twice a graph's size of it, and no disk. None is `disk`, or all that the runtime has.
 
         Raises:
             BundleError: the bundle is incomplete, or asks for another preprocessing rule; a graph that was changed is
                 found when it is loaded.
             SignatureError: it is not signed by that key.
             RuntimeUnavailable: its runtime is not installed, or cannot rebuild it.
-            UsageError: its runtime is unknown to this version, `threads` or `streams` is not positive, `cache` is a
-                file, or a bundle whose signature is asked for is to be rebuilt, which makes another one of it.
+            UsageError: its runtime is unknown to this version, or cannot load from memory; `threads` or `streams` is
+                not positive, `cache` is a file, or a bundle whose signature is asked for is to be rebuilt, which makes
+                another one of it.
         """
         for name, number in (("threads", threads), ("streams", streams)):
             if number is not None and number < 1:
@@ -104,7 +111,9 @@ class Tokenizer(Closing):
         folder = None if cache is None else Path(cache)
         if folder is not None and folder.exists() and not folder.is_dir():
             raise UsageError(f"cache {folder}", got="a file", expected="a folder, or a name for one")
-        options = SessionOptions(device=device, threads=threads, streams=streams, cache=folder, trusted=trusted)
+        options = SessionOptions(
+            device=device, threads=threads, streams=streams, cache=folder, trusted=trusted, sealing=sealing
+        )
         # A bundle that is signed may come from anyone, so nothing of it is touched before all of it is known.
         bundle = Bundle.listed(path) if public_key is None else Bundle.open(path, public_key=public_key)
         tokenizer = cls.from_bundle(bundle, options)
@@ -225,24 +234,38 @@ class Tokenizer(Closing):
         """Release the runtime's memory; a second call does nothing."""
         with self._lock:
             self._closed = True
-            with ExitStack() as closing:  # closes them all, whichever fails
+            with self._sealed, ExitStack() as closing:  # closes them all, whichever fails
                 while self._sessions:
                     closing.enter_context(self._sessions.popitem()[1])
 
     def _opened(self, graph: GraphSpec) -> Session:
-        """Verify and load a graph; plain weights are hashed while the runtime packs them."""
-        bundle, backend = self._bundle, self._session_class
+        """Seal, verify and load a graph; plain weights are hashed while the runtime packs them."""
+        backend, files = self._session_class, (graph.file, *graph.extra_files)
         beside = graph.extra_files if backend.plain_weights else ()
-        bundle.check(path for path in (graph.file, *graph.extra_files) if path not in beside)
         with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
-            checked = pool.submit(bundle.check, beside)
+            sealed = stack.enter_context(Sealed.of(self._bundle, files, self._sealing()))
+            sealed.check(path for path in files if path not in beside)
+            checked = pool.submit(sealed.check, beside)
             try:
-                session = backend.open(bundle.path / graph.file, graph, self._options, self.manifest.runtime)
-                stack.enter_context(session)
+                session = stack.enter_context(backend.open(sealed, graph, self._options, self.manifest.runtime))
+            except VqraeError as error:
+                sealed.renamed(error)
+                raise
             finally:
                 checked.result()  # that a file was changed tells more than what the runtime says of it
             stack.pop_all()  # the session stays open
+            if close_after_loading(sealed):
+                sealed.close()
+            else:
+                self._sealed.enter_context(sealed)
             return session
+
+    def _sealing(self) -> Sealing:
+        offered, wanted = self._session_class.sealings, self._options.sealing
+        if wanted == "memory" and wanted not in offered:
+            got = f"memory, for {self.manifest.runtime.name}"
+            raise UsageError("sealing", got=got, expected=" or ".join(offered), remedy="it loads from files only")
+        return wanted if wanted in offered else offered[0]
 
     def _graph(self, name: str) -> GraphSpec:
         graphs = self.manifest.graphs
@@ -341,6 +364,7 @@ def load(
     rebuild: bool = False,
     trusted: bool = False,
     public_key: Path | str | None = None,
+    sealing: Sealing | None = None,
 ) -> Tokenizer:
     """Load a bundle's tokenizer; see `Tokenizer.load`."""
     return Tokenizer.load(
@@ -352,6 +376,7 @@ def load(
         rebuild=rebuild,
         trusted=trusted,
         public_key=public_key,
+        sealing=sealing,
     )
 
 

@@ -6,16 +6,14 @@ the names, tensors and dtypes of the manifest, so a client of `vqrae serve` is a
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import BundleError, UsageError
-from vqrae.runtimes.manifest import MANIFEST_FILE, GraphSpec, TensorSpec
+from vqrae.runtimes.manifest import GraphSpec, TensorSpec
 from vqrae.runtimes.staging import staged_folder
 
 MAX_BATCH = 32
@@ -104,8 +102,7 @@ def _copy_graph(bundle: Bundle, graph: GraphSpec, target: Path) -> None:
     """The graph's file and those that it reads, under their own names, beside each other as they were."""
     for path in (graph.file, *graph.extra_files):
         copy = target / PurePosixPath(path).relative_to(PurePosixPath(graph.file).parent)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(bundle.path / path, copy)
+        bundle.copy(path, copy)
 
 
 def _model(bundle: Bundle, name: str, graph: GraphSpec, max_batch: int) -> dict[str, Any]:
@@ -163,10 +160,9 @@ def _tensor(tensor: TensorSpec, max_batch: int) -> dict[str, Any]:
 def _identity(bundle: Bundle) -> dict[str, str]:
     """What a client has to know besides, as `GET v2/models/NAME/config` gives it."""
     manifest = bundle.manifest
-    digest = hashlib.sha256((bundle.path / MANIFEST_FILE).read_bytes()).hexdigest()
     return {
         "vqrae.bundle": manifest.name,
-        "vqrae.manifest_sha256": digest,
+        "vqrae.manifest_sha256": bundle.sha256,
         "vqrae.preprocessing": manifest.preprocessing.rule,
         "vqrae.codebook_size": str(manifest.tokens.codebook_size),
     }

@@ -20,6 +20,7 @@ from vqrae.runtimes.backends.coreml_spec import check_spec, product_precisions, 
 from vqrae.runtimes.backends.coreml_tools import ct, quiet_coremltools
 from vqrae.runtimes.errors import DeviceMissing, RuntimeUnavailable, unknown_name
 from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo
+from vqrae.runtimes.sealed import Sealed
 from vqrae.runtimes.session import (
     Execution,
     Session,
@@ -45,6 +46,8 @@ class _Program(Protocol):
 class CoreMLSession(Session):
     """A loaded package. Threads, streams and a cache are Core ML's own affair: it takes no wishes."""
 
+    sealings = ("disk",)  # Core ML and coremltools read a package from its folder only
+
     def __init__(self, program: _Program, graph: GraphSpec, device: str, precision: str) -> None:
         self._program: _Program | None = program
         self._graph = graph
@@ -52,8 +55,8 @@ class CoreMLSession(Session):
         self._precision = precision
 
     @classmethod
-    def open(cls, path: Path, graph: GraphSpec, options: SessionOptions, runtime: RuntimeInfo) -> Self:  # noqa: D102 - documented by Session
-        device = _checked_device(options.device)
+    def open(cls, sealed: Sealed, graph: GraphSpec, options: SessionOptions, runtime: RuntimeInfo) -> Self:  # noqa: D102 - documented by Session
+        device, path = _checked_device(options.device), sealed.path(graph.file)
         spec = read_spec(path)
         check_spec(path, spec, graph)
         return cls(_loaded(path, spec, device), graph, device, product_precisions(spec))

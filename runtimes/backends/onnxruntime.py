@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 import numpy as np
@@ -12,8 +12,9 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from vqrae.runtimes.errors import DeviceMissing, unknown_name
+from vqrae.runtimes.errors import DeviceMissing, RuntimeUnavailable, unknown_name
 from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo
+from vqrae.runtimes.sealed import Sealed
 from vqrae.runtimes.session import (
     Execution,
     Session,
@@ -73,13 +74,14 @@ class OnnxRuntimeSession(Session):
         self._device = device
 
     @classmethod
-    def open(cls, path: Path, graph: GraphSpec, options: SessionOptions, runtime: RuntimeInfo) -> Self:  # noqa: D102 - documented by Session
+    def open(cls, sealed: Sealed, graph: GraphSpec, options: SessionOptions, runtime: RuntimeInfo) -> Self:  # noqa: D102 - documented by Session
         device = options.device or next(iter(PROVIDERS))
         provider = _provider(device)
-        native = session_options(options)
+        native, path = session_options(options), sealed.subject(graph.file)
+        model = _in_memory(native, sealed, graph) if sealed.in_memory else sealed.path(graph.file)
         try:
             # Its fallback would start the session on the CPU, and say so on standard output.
-            session = onnxruntime.InferenceSession(path, native, providers=[provider], enable_fallback=False)
+            session = onnxruntime.InferenceSession(model, native, providers=[provider], enable_fallback=False)
         except ERRORS as error:
             raise refused_graph(path, f"ONNX Runtime {onnxruntime.__version__}", error) from error
         except (RuntimeError, ValueError) as error:  # what a provider raises that cannot start
@@ -123,6 +125,20 @@ class OnnxRuntimeSession(Session):
             device=self._device,
             precision="not told by ONNX Runtime",
         )
+
+
+def _in_memory(native: onnxruntime.SessionOptions, sealed: Sealed, graph: GraphSpec) -> bytes:
+    """The graph's bytes; its weights go into the options, under the names that it knows them by."""
+    if graph.extra_files:
+        add = getattr(native, "add_external_initializers_from_files_in_memory", None)
+        if add is None:
+            expected, remedy = "1.24, to load weights from memory", "pip install -U onnxruntime, or seal on disk"
+            raise RuntimeUnavailable("onnxruntime", got=onnxruntime.__version__, expected=expected, remedy=remedy)
+        folder = PurePosixPath(graph.file).parent
+        contents = [sealed.content(file) for file in graph.extra_files]
+        names = [str(PurePosixPath(file).relative_to(folder)) for file in graph.extra_files]
+        add(names, contents, [len(content) for content in contents])
+    return sealed.content(graph.file)
 
 
 def _provider(device: str) -> str:

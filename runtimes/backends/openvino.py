@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
@@ -13,9 +15,13 @@ from numpy.typing import NDArray
 
 from vqrae.runtimes.backends.openvino_library import openvino
 from vqrae.runtimes.backends.openvino_library import opset13 as ops
+from vqrae.runtimes.compile_cache import CompileCache
 from vqrae.runtimes.errors import DeviceMissing, RuntimeUnavailable, unknown_name
+from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo
 from vqrae.runtimes.pool import Pool
+from vqrae.runtimes.private_folder import PrivateFolder
+from vqrae.runtimes.sealed import Sealed
 from vqrae.runtimes.session import (
     Execution,
     Session,
@@ -50,11 +56,16 @@ class OpenVinoSession(Session):
         self._requests = Pool("openvino", (compiled.create_infer_request() for _ in range(count)))
 
     @classmethod
-    def open(cls, path: Path, graph: GraphSpec, options: SessionOptions, runtime: RuntimeInfo) -> Self:  # noqa: D102 - documented by Session
+    def open(cls, sealed: Sealed, graph: GraphSpec, options: SessionOptions, runtime: RuntimeInfo) -> Self:  # noqa: D102 - documented by Session
         core = openvino.Core()
-        device = options.device or DEFAULT_DEVICE
+        device, path = options.device or DEFAULT_DEVICE, sealed.subject(graph.file)
+        native, properties = _native_device(core, device), native_properties(options)
         try:
-            compiled = core.compile_model(path, _native_device(core, device), native_properties(options))
+            model = _read_model(core, sealed, graph)
+            if options.cache is None:
+                compiled = core.compile_model(model, native, properties)
+            else:
+                compiled = _compiled_or_kept(core, model, native, properties, options.cache, sealed.sha256)
         except RuntimeError as error:
             raise refused_graph(path, f"OpenVINO {VERSION}", error) from error
         check_signature(path, "inputs", _described(compiled.inputs), graph.inputs)
@@ -122,9 +133,40 @@ def native_properties(options: SessionOptions) -> dict[str, Any]:
     }
     if options.threads is not None:
         properties["INFERENCE_NUM_THREADS"] = options.threads
-    if options.cache is not None:
-        properties["CACHE_DIR"] = str(options.cache)
     return properties
+
+
+def _read_model(core: openvino.Core, sealed: Sealed, graph: GraphSpec) -> openvino.Model:
+    if not sealed.in_memory:
+        return core.read_model(sealed.path(graph.file))
+    weights = b"".join(sealed.content(file) for file in graph.extra_files)  # an IR has one file of them, or none
+    tensor = openvino.Tensor(np.frombuffer(weights, np.uint8)) if weights else openvino.Tensor()
+    return core.read_model(sealed.content(graph.file), tensor)
+
+
+def _compiled_or_kept(
+    core: openvino.Core, model: openvino.Model, device: str, properties: dict[str, Any], cache: Path, sha256: str
+) -> openvino.CompiledModel:
+    """Compile a model, or take from OpenVINO's own cache what it once compiled of the same bytes.
+
+    OpenVINO finds a blob by the model's content, but takes on trust what the blob holds. So its cache is a private
+    folder, which is given the one blob that this user has kept for these bytes, or gives one to be kept.
+    """
+    kept = CompileCache(cache)
+    wanted = json.dumps([sha256, VERSION, device, properties, this_machine().cpu], sort_keys=True)
+    prefix = f"{hashlib.sha256(wanted.encode()).hexdigest()}-"
+    with PrivateFolder() as folder:
+        given = set()
+        for name in kept.names(prefix):
+            if (blob := kept.read(name)) is not None:
+                given.add(name.removeprefix(prefix))
+                (folder.path / name.removeprefix(prefix)).write_bytes(blob)
+                del blob
+        compiled = core.compile_model(model, device, {**properties, "CACHE_DIR": str(folder.path)})
+        for path in folder.path.glob("*.blob"):
+            if path.name not in given:
+                kept.keep(f"{prefix}{path.name}", path.read_bytes())
+        return compiled
 
 
 def _precision_that_runs(compiled: openvino.CompiledModel) -> str:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from vqrae.runtimes.staging import staged_file
+from vqrae.runtimes.compile_cache import CompileCache
 
 
 class KernelCache:
     """The file. TensorRT-RTX takes from it what fits its version, driver and GPU, and compiles the rest."""
 
-    def __init__(self, native: Any, path: Path) -> None:
-        """Start from what the file holds; without one, from nothing.
+    def __init__(self, native: Any, kept: CompileCache, name: str) -> None:
+        """Start from what is kept under the name; if there is nothing, from that.
 
         Raises:
-            OSError: the file cannot be read.
+            StorageError: the file cannot be read.
         """
         self._native = native
-        self._path = path
-        self._content = path.read_bytes() if path.exists() else b""
+        self._kept, self._name = kept, name
+        self._content = kept.read(name) or b""
         if self._content:
             native.deserialize(self._content)  # False if it was compiled elsewhere: it will be replaced
 
@@ -31,6 +30,5 @@ class KernelCache:
         """
         content = bytes(self._native.serialize())
         if content != self._content:
-            with staged_file(self._path) as staging:
-                staging.write_bytes(content)
+            self._kept.keep(self._name, content)
             self._content = content

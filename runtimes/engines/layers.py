@@ -74,14 +74,14 @@ class LayerTable(Record):
         return "{\n" + ",\n".join(blocks) + "\n}\n"
 
 
-def read_origins(path: Path) -> dict[str, str]:
-    """Node of the ONNX graph -> layer of the model, from a layer table.
+def read_origins(path: Path, content: bytes) -> dict[str, str]:
+    """Node of the ONNX graph -> layer of the model, from a layer table's content; errors call it `path`.
 
     Raises:
         BundleError: it is not one.
     """
     try:
-        table = LayerTable.model_validate_json(path.read_bytes())
+        table = LayerTable.model_validate_json(content)
     except ValidationError as error:
         expected = "a table of an engine's layers"
         raise BundleError(str(path), got="something else", expected=expected, remedy="export it again") from error

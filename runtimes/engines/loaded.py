@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vqrae.runtimes.compile_cache import CompileCache
 from vqrae.runtimes.engines.api import EngineApi, described_tensor
 from vqrae.runtimes.engines.cuda import Gpu
 from vqrae.runtimes.engines.kernels import KernelCache
@@ -112,17 +113,19 @@ class LoadedEngine:
         if cache is not None:
             native = self._config.create_runtime_cache()
             name = f"{hashlib.sha256(plan).hexdigest()[:16]}-{self._api.version}-{gpu.compute_capability}.kernels"
-            self._kernels = KernelCache(native, cache / name)
+            self._kernels = KernelCache(native, CompileCache(cache), name)
             self._config.set_runtime_cache(native)
 
 
-def load_engine(api: EngineApi, path: Path, gpu: Gpu, cache: Path | None, *, host_code: bool) -> LoadedEngine:
-    """Load an engine's file; arguments as for `LoadedEngine`.
+def load_engine(
+    api: EngineApi, path: Path, plan: bytes, gpu: Gpu, cache: Path | None, *, host_code: bool
+) -> LoadedEngine:
+    """Load an engine, which errors call `path`; the other arguments are those of `LoadedEngine`.
 
     Raises:
         BundleError: the framework refuses it.
     """
     try:
-        return LoadedEngine(api, path.read_bytes(), gpu, cache, host_code=host_code)
+        return LoadedEngine(api, plan, gpu, cache, host_code=host_code)
     except RuntimeError as error:
         raise refused_graph(path, f"{api.title} {api.version}", error) from error

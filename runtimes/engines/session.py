@@ -19,11 +19,14 @@ from vqrae.runtimes.engines.ties import check_hardware, check_library, this_plat
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
 from vqrae.runtimes.manifest import EngineTies, GraphSpec, RuntimeInfo, TensorSpec
 from vqrae.runtimes.pool import Pool
+from vqrae.runtimes.sealed import Sealed
 from vqrae.runtimes.session import Execution, Session, SessionOptions, check_doubled, failed_run
 
 
 class EngineSession(Session):
     """An engine on a GPU, with one lane for each call that goes on at once."""
+
+    sealings = ("memory",)  # the framework takes an engine's bytes: those that were hashed are handed over
 
     def __init__(self, engine: LoadedEngine, gpu: Gpu, lanes: list[EngineLane]) -> None:
         self._engine: LoadedEngine | None = engine
@@ -37,7 +40,8 @@ class EngineSession(Session):
         """The framework that runs it."""
 
     @classmethod
-    def open(cls, path: Path, graph: GraphSpec, options: SessionOptions, runtime: RuntimeInfo) -> Self:  # noqa: D102 - documented by Session
+    def open(cls, sealed: Sealed, graph: GraphSpec, options: SessionOptions, runtime: RuntimeInfo) -> Self:  # noqa: D102 - documented by Session
+        path = sealed.subject(graph.file)
         api, ties = cls.api(), _ties(path, runtime)
         check_library(path, graph, ties, title=api.title, version=api.version, system=this_platform())
         gpu = gpu_named(api.name, options.device or DEFAULT_DEVICE)
@@ -47,7 +51,8 @@ class EngineSession(Session):
         if brings_code and not options.trusted:
             got, remedy = "an engine that brings code of its own for the CPU", "load it with trusted=True, or --trusted"
             raise UsageError(str(path), got=got, expected="to be told that its origin is trusted", remedy=remedy)
-        engine = load_engine(api, path, gpu, options.cache, host_code=brings_code)
+        plan = sealed.content(graph.file)
+        engine = load_engine(api, path, plan, gpu, options.cache, host_code=brings_code)
         engine.check_edges(path, graph)
         with ExitStack() as opened:
             lanes = [

@@ -11,7 +11,6 @@ from running_server import running
 import vqrae
 from vqrae.benchmarks.serving_requests import Answer, Sample, samples
 from vqrae.benchmarks.serving_soak import Tally, clients, growth
-from vqrae.pinned import manifest_sha256
 from vqrae.serving.app import Service
 from vqrae.serving.limits import Limits
 from vqrae.serving.worker import Worker
@@ -22,7 +21,7 @@ def soaked(exported: Path) -> Iterator[tuple[str, list[Sample], list[Sample]]]:
     """The address of a server, and requests for it."""
     limits = Limits(body_seconds=0.3)
     with vqrae.load(exported, threads=1) as tokenizer, Worker(vqrae.load(exported, threads=1), limits) as worker:
-        service = Service(worker, tokenizer.manifest, manifest_sha256(tokenizer.bundle), limits)
+        service = Service(worker, tokenizer.manifest, tokenizer.bundle.sha256, limits)
         with running(service) as (_, port):
             yield f"127.0.0.1:{port}", *samples(tokenizer)
 

@@ -22,6 +22,7 @@ from vqrae.runtimes.backends.openvino import AS_THE_GRAPH_SAYS
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.parity import GATES
+from vqrae.runtimes.sealed import Sealed
 from vqrae.runtimes.selftest import selftest
 from vqrae.runtimes.session import SessionOptions
 
@@ -103,7 +104,7 @@ def test_onnx_runtime_computes_what_the_graph_says(
         for folder in (path, tmp_path)
         for session in [
             OnnxRuntimeSession.open(
-                folder / "encode.onnx", manifest.graphs["encode"], SessionOptions(), manifest.runtime
+                Sealed.in_place(folder), manifest.graphs["encode"], SessionOptions(), manifest.runtime
             )
         ]
     )

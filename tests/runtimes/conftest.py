@@ -124,6 +124,7 @@ def _save_golden(folder: Path, photographs: list[Path]) -> None:
     indices = reference.indices(images)
     samples = GoldenSamples(
         sources=tuple(photographs),
+        photographs=tuple(path.read_bytes() for path in photographs),
         images=images,
         indices=indices,
         decoded=reference.decode(indices),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -68,10 +69,21 @@ def test_a_folder_in_place_of_a_file_is_found(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("linked", ["encode.onnx", "golden", "manifest.json"])
-def test_a_link_is_refused_even_to_the_right_bytes(bundle: Path, tmp_path: Path, linked: str) -> None:
+def test_a_link_is_followed_and_what_it_leads_to_is_compared(bundle: Path, tmp_path: Path, linked: str) -> None:
     (bundle / linked).rename(tmp_path / "elsewhere")
     (bundle / linked).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(BundleError, match=rf"color/{linked}: got a link; expected a file of the bundle's own"):
+    assert Bundle.open(bundle).golden().indices.shape == (2, 2, 3)
+    (bundle / linked).unlink()
+    (bundle / linked).symlink_to(tmp_path / "nowhere")
+    with pytest.raises(BundleError, match=rf"color/{linked}.*: got no such file"):
+        Bundle.open(bundle)
+
+
+@pytest.mark.parametrize("name", ["encode.onnx", "manifest.json"])
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(bundle: Path, name: str) -> None:
+    (bundle / name).unlink()
+    os.mkfifo(bundle / name)
+    with pytest.raises(BundleError, match=rf"{name}: got something that is not a file; expected a file"):
         Bundle.open(bundle)
 
 
@@ -114,10 +126,14 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
 def test_a_file_of_another_owner_is_a_storage_error(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests may run as root, who may read everything, so the refusal itself is raised by hand."""
 
-    def refuse(*_: object) -> None:
-        raise PermissionError(13, "Permission denied", str(bundle / "encode.onnx"))
+    really = os.open
 
-    monkeypatch.setattr("vqrae.runtimes.bundle.hashlib.file_digest", refuse)
+    def refuse(path: Path, *arguments: Any) -> int:
+        if path == bundle / "encode.onnx":
+            raise PermissionError(13, "Permission denied", str(path))
+        return really(path, *arguments)
+
+    monkeypatch.setattr("vqrae.runtimes.bundle.os.open", refuse)
     with pytest.raises(StorageError, match=r"encode\.onnx: got Permission denied; choose a place"):
         Bundle.open(bundle)
 

@@ -19,6 +19,7 @@ from vqrae.runtimes.engines.session import EngineSession
 from vqrae.runtimes.engines.ties import check_hardware, check_library
 from vqrae.runtimes.errors import BundleError, EngineMismatch, RuntimeUnavailable, UsageError
 from vqrae.runtimes.manifest import EngineTies, GraphSpec, RuntimeInfo
+from vqrae.runtimes.sealed import Sealed
 from vqrae.runtimes.session import SessionOptions
 
 WITHOUT_GPU = pytest.mark.skipif(bool(cuda.all_gpus()), reason="there is an NVIDIA GPU")
@@ -49,7 +50,7 @@ def engine_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def opened(trt: FakeTrt, engine_file: Path) -> Callable[..., EngineSession]:
     def open_session(spec: GraphSpec = SPEC, runtime: RuntimeInfo = RUNTIME, **options: Any) -> EngineSession:
-        return fake_session(trt).open(engine_file, spec, SessionOptions(**options), runtime)
+        return fake_session(trt).open(Sealed.in_place(engine_file.parent), spec, SessionOptions(**options), runtime)
 
     return open_session
 
@@ -129,7 +130,7 @@ def test_without_onnx_a_mismatch_sends_to_the_export() -> None:
 def test_without_a_driver_it_says_so(engine_file: Path) -> None:
     message = r"^tensorrt-rtx on cuda: got no NVIDIA driver; expected an NVIDIA GPU and its driver; run it on"
     with pytest.raises(RuntimeUnavailable, match=message):
-        TensorRTRTXSession.open(engine_file, SPEC, SessionOptions(), RUNTIME)
+        TensorRTRTXSession.open(Sealed.in_place(engine_file.parent), SPEC, SessionOptions(), RUNTIME)
 
 
 @WITHOUT_GPU
@@ -148,18 +149,20 @@ def test_the_probe_runs_an_engine() -> None:
 @pytest.mark.parametrize("device", ["tpu", "cuda:", "cuda:x", "gpu", "cuda:-1"])
 def test_an_unknown_device(engine_file: Path, device: str) -> None:
     with pytest.raises(UsageError, match=rf"device: got '{device}'; expected cuda, or one GPU of several"):
-        TensorRTRTXSession.open(engine_file, SPEC, SessionOptions(device=device), RUNTIME)
+        TensorRTRTXSession.open(Sealed.in_place(engine_file.parent), SPEC, SessionOptions(device=device), RUNTIME)
 
 
 def test_a_mismatch_is_found_before_the_driver_is_asked(engine_file: Path) -> None:
     runtime = RUNTIME.model_copy(update={"engine": tied(version="1.6.0")})
     with pytest.raises(EngineMismatch, match=r"graph\.engine: got TensorRT-RTX 1\..* here; expected 1\.6\.0"):
-        TensorRTRTXSession.open(engine_file, SPEC, SessionOptions(), runtime)
+        TensorRTRTXSession.open(Sealed.in_place(engine_file.parent), SPEC, SessionOptions(), runtime)
 
 
 def test_a_manifest_without_ties(engine_file: Path) -> None:
     with pytest.raises(BundleError, match=r"graph\.engine ties: got none in the manifest; .*export it again$"):
-        TensorRTRTXSession.open(engine_file, SPEC, SessionOptions(), RuntimeInfo(name="tensorrt-rtx", built_with={}))
+        TensorRTRTXSession.open(
+            Sealed.in_place(engine_file.parent), SPEC, SessionOptions(), RuntimeInfo(name="tensorrt-rtx", built_with={})
+        )
 
 
 def test_outputs_have_the_size_of_the_batch(opened: Callable[..., EngineSession]) -> None:

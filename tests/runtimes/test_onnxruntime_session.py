@@ -11,13 +11,17 @@ import pytest
 from vqrae.runtimes.backends.onnxruntime import OnnxRuntimeSession
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
 from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo, read_manifest
+from vqrae.runtimes.sealed import Sealed
 from vqrae.runtimes.session import SessionOptions
 
 CPU = SessionOptions(threads=1)
 
 
 def opened(path: Path, spec: GraphSpec, options: SessionOptions = CPU) -> OnnxRuntimeSession:
-    return OnnxRuntimeSession.open(path, spec, options, RuntimeInfo(name="onnxruntime", built_with={}))
+    spec = spec.model_copy(update={"file": path.name})
+    return OnnxRuntimeSession.open(
+        Sealed.in_place(path.parent), spec, options, RuntimeInfo(name="onnxruntime", built_with={})
+    )
 
 
 @pytest.fixture

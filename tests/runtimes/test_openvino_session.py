@@ -10,6 +10,7 @@ from openvino import opset13 as ops
 from vqrae.runtimes.backends.openvino import OpenVinoSession
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable
 from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo, TensorSpec
+from vqrae.runtimes.sealed import Sealed
 from vqrae.runtimes.session import SessionOptions
 
 SPEC = GraphSpec(
@@ -33,7 +34,8 @@ def graph(tmp_path: Path) -> Path:
 
 def opened(path: Path, spec: GraphSpec = SPEC, **options: object) -> OpenVinoSession:
     chosen = SessionOptions(**options)  # type: ignore[arg-type] # as the test says
-    return OpenVinoSession.open(path, spec, chosen, RuntimeInfo(name="openvino", built_with={}))
+    spec = spec.model_copy(update={"file": path.name})
+    return OpenVinoSession.open(Sealed.in_place(path.parent), spec, chosen, RuntimeInfo(name="openvino", built_with={}))
 
 
 def test_it_runs_and_says_in_which_precision(graph: Path) -> None:

@@ -24,6 +24,7 @@ from vqrae.runtimes.backends.coreml import CoreMLSession
 from vqrae.runtimes.backends.coreml_tools import ct, quiet_coremltools
 from vqrae.runtimes.manifest import GraphSpec, ParityFigures, RuntimeInfo
 from vqrae.runtimes.parity import Reference, Sample, measure
+from vqrae.runtimes.sealed import Sealed
 from vqrae.runtimes.session import SessionOptions
 
 FOLDER = Path(tempfile.mkdtemp(prefix="vqrae-coreml-tests-"))
@@ -74,7 +75,8 @@ def package(
 
 def opened(path: Path, graph: GraphSpec, options: SessionOptions = ANYWHERE) -> CoreMLSession:
     """A session of one package."""
-    return CoreMLSession.open(path, graph, options, RuntimeInfo(name="coreml", built_with={}))
+    graph = graph.model_copy(update={"file": path.name})
+    return CoreMLSession.open(Sealed.in_place(path.parent), graph, options, RuntimeInfo(name="coreml", built_with={}))
 
 
 @cache

@@ -103,10 +103,10 @@ def test_a_run_goes_on_only_as_it_was_started(exported: Path, tmp_path: Path) ->
 
 
 def test_a_worker_does_not_start_with_another_bundle(exported: Path, tmp_path: Path) -> None:
-    from vqrae.pinned import open_pinned
+    from vqrae.runtimes.bundle import Bundle
 
     with pytest.raises(BundleError, match="expected 000000000000…, as when this was started"):
-        open_pinned(exported, "0" * 64)
+        Bundle.listed(exported, sha256="0" * 64)
 
 
 def test_there_and_back(exported: Path, tmp_path: Path) -> None:

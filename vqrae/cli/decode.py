@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from vqrae.cli.options import BundlePath, Cache, Device, Overwrite, PublicKey, Rebuild, Streams, Threads, Trusted
+from vqrae.cli.options import (
+    BundlePath,
+    Cache,
+    Device,
+    Overwrite,
+    PublicKey,
+    Rebuild,
+    SealedIn,
+    Streams,
+    Threads,
+    Trusted,
+)
 
 
 def decode(
@@ -21,6 +32,7 @@ def decode(
     public_key: PublicKey = None,
     streams: Streams = 1,
     cache: Cache = None,
+    sealing: SealedIn = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Turn TOKENS back into images with a BUNDLE."""
@@ -42,6 +54,7 @@ def decode(
         threads=threads,
         streams=streams,
         cache=cache,
+        sealing=sealing,
         rebuild=rebuild,
         trusted=trusted,
         public_key=public_key,

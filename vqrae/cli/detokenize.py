@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vqrae.cli.options import AsJson, BundlePath, Cache, Device, PublicKey, Trusted
+from vqrae.cli.options import AsJson, BundlePath, Cache, Device, PublicKey, SealedIn, Trusted
 from vqrae.cli.workers import Address, Batch, Gpus, Workers, WorkerThreads
 
 
@@ -30,6 +30,7 @@ def detokenize(
     device: Device = None,
     gpus: Gpus = 0.0,
     cache: Cache = None,
+    sealing: SealedIn = None,
     trusted: Trusted = False,
     public_key: PublicKey = None,
     address: Address = None,
@@ -48,7 +49,7 @@ def detokenize(
             tokens,
             output,
             worker_options(workers, threads, gpus, address),
-            worker_session(workers, threads, address, device=device, cache=cache, trusted=trusted),
+            worker_session(workers, threads, address, device=device, cache=cache, trusted=trusted, sealing=sealing),
             layout=layout.value,
             batch=batch,
             public_key=public_key,

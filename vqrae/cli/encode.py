@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from vqrae.cli.options import BundlePath, Cache, Device, ImagePaths, PublicKey, Rebuild, Streams, Threads, Trusted
+from vqrae.cli.options import (
+    BundlePath,
+    Cache,
+    Device,
+    ImagePaths,
+    PublicKey,
+    Rebuild,
+    SealedIn,
+    Streams,
+    Threads,
+    Trusted,
+)
 
 
 def encode(
@@ -25,6 +36,7 @@ def encode(
     public_key: PublicKey = None,
     streams: Streams = 1,
     cache: Cache = None,
+    sealing: SealedIn = None,
 ) -> None:
     """Tokenize images with a BUNDLE."""
     import numpy as np
@@ -39,6 +51,7 @@ def encode(
         threads=threads,
         streams=streams,
         cache=cache,
+        sealing=sealing,
         rebuild=rebuild,
         trusted=trusted,
         public_key=public_key,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -28,6 +28,14 @@ Trusted = Annotated[
 PublicKey = Annotated[
     Path | None,
     typer.Option(help="File of the key that must have signed it; the signature is the file BUNDLE.sig beside it."),
+]
+SealedIn = Annotated[
+    Literal["disk", "memory"] | None,
+    typer.Option(
+        "--sealing",
+        help="Where the verified bytes are kept while they are loaded: a private copy, or memory, which takes twice as "
+        "much of it and no disk.",
+    ),
 ]
 BundlePath = Annotated[Path, typer.Argument(help="A bundle's folder.", metavar="BUNDLE")]
 ImagePaths = Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...")]

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from vqrae.cli.options import BundlePath, Cache, Device, ImagePaths, PublicKey, Rebuild, Streams, Threads, Trusted
+from vqrae.cli.options import (
+    BundlePath,
+    Cache,
+    Device,
+    ImagePaths,
+    PublicKey,
+    Rebuild,
+    SealedIn,
+    Streams,
+    Threads,
+    Trusted,
+)
 
 
 def reconstruct(
@@ -21,6 +32,7 @@ def reconstruct(
     public_key: PublicKey = None,
     streams: Streams = 1,
     cache: Cache = None,
+    sealing: SealedIn = None,
 ) -> None:
     """Encode and decode images with a BUNDLE, and put both side by side."""
     import numpy as np
@@ -38,6 +50,7 @@ def reconstruct(
         threads=threads,
         streams=streams,
         cache=cache,
+        sealing=sealing,
         rebuild=rebuild,
         trusted=trusted,
         public_key=public_key,

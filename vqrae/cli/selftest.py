@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vqrae.cli.options import AsJson, BundlePath, Device, PublicKey, Rebuild, Threads, Trusted
+from vqrae.cli.options import AsJson, BundlePath, Device, PublicKey, Rebuild, SealedIn, Threads, Trusted
 
 
 def selftest(
@@ -12,6 +12,7 @@ def selftest(
     rebuild: Rebuild = False,
     trusted: Trusted = False,
     public_key: PublicKey = None,
+    sealing: SealedIn = None,
     as_json: AsJson = False,
 ) -> None:
     """Prove that BUNDLE does here what the reference did at export."""
@@ -20,7 +21,15 @@ def selftest(
     from vqrae.runtimes.selftest import selftest as replay
     from vqrae.runtimes.tokenizer import load
 
-    loaded = load(bundle, device=device, threads=threads, rebuild=rebuild, trusted=trusted, public_key=public_key)
+    loaded = load(
+        bundle,
+        device=device,
+        threads=threads,
+        rebuild=rebuild,
+        trusted=trusted,
+        public_key=public_key,
+        sealing=sealing,
+    )
     with loaded as tokenizer:
         report = replay(tokenizer)
     print_json(report) if as_json else print_fields(f"selftest: {report.gate}", report.model_dump())

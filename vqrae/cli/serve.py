@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vqrae.cli.options import BundlePath, Cache, Device, PublicKey, Streams, Trusted
+from vqrae.cli.options import BundlePath, Cache, Device, PublicKey, SealedIn, Streams, Trusted
 
 
 def serve(
@@ -22,6 +22,7 @@ def serve(
     gpus: Annotated[float, typer.Option(help="GPUs of each replica.", min=0)] = 0.0,
     streams: Streams = 1,
     cache: Cache = None,
+    sealing: SealedIn = None,
     trusted: Trusted = False,
     public_key: PublicKey = None,
     max_batch: Annotated[
@@ -67,5 +68,7 @@ def serve(
     def started(url: str, opened: Bundle) -> None:
         print(f"{url} serves {opened.manifest.name}; Ctrl-C or SIGTERM stops it", flush=True)
 
-    session = SessionOptions(device=device, threads=threads, streams=streams, cache=cache, trusted=trusted)
+    session = SessionOptions(
+        device=device, threads=threads, streams=streams, cache=cache, trusted=trusted, sealing=sealing
+    )
     serve_bundle(Path(bundle), options, session, limits, started, public_key=public_key)

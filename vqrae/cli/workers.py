@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from vqrae.runtimes.sealed import Sealing
     from vqrae.runtimes.session import SessionOptions
     from vqrae.tokenizing.job import Outcome
     from vqrae.tokenizing.workers import WorkerOptions
@@ -35,13 +36,20 @@ def worker_threads(workers: int, threads: int | None, address: str | None) -> in
 
 
 def worker_session(
-    workers: int, threads: int | None, address: str | None, *, device: str | None, cache: Path | None, trusted: bool
+    workers: int,
+    threads: int | None,
+    address: str | None,
+    *,
+    device: str | None,
+    cache: Path | None,
+    trusted: bool,
+    sealing: Sealing | None,
 ) -> SessionOptions:
     """How each worker loads the bundle."""
     from vqrae.runtimes.session import SessionOptions
 
     threads = worker_threads(workers, threads, address)
-    return SessionOptions(device=device, threads=threads, cache=cache, trusted=trusted)
+    return SessionOptions(device=device, threads=threads, cache=cache, trusted=trusted, sealing=sealing)
 
 
 def worker_options(workers: int, threads: int | None, gpus: float, address: str | None) -> WorkerOptions:

@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from vqrae.pinned import open_pinned
+from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.session import SessionOptions
 from vqrae.runtimes.tokenizer import Tokenizer
 from vqrae.serving.engine import Computed
@@ -23,6 +23,8 @@ class ReplicaOptions:
     bundle: Path
     manifest_sha256: str
     """Of the bundle that the server was started with; no replica serves another one."""
+    private: bool
+    """Whether `bundle` is the server's own copy, which was verified and which nobody else can change."""
     session: SessionOptions
     limits: Limits
     wait_seconds: float = 0.0
@@ -30,10 +32,11 @@ class ReplicaOptions:
 
 
 class Replica:
-    """Loads the bundle when it starts, verifying every file; later changes on disk do not reach it."""
+    """Loads the bundle when it starts; later changes on disk do not reach it."""
 
     def __init__(self, options: ReplicaOptions) -> None:
-        tokenizer = Tokenizer.from_bundle(open_pinned(options.bundle, options.manifest_sha256), options.session)
+        bundle = Bundle.listed(options.bundle, sha256=options.manifest_sha256, private=options.private)
+        tokenizer = Tokenizer.from_bundle(bundle, options.session)
         streams = options.session.streams
         self._worker = Worker(tokenizer, options.limits, wait_seconds=options.wait_seconds, streams=streams)
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vqrae.cluster import cluster
-from vqrae.pinned import manifest_sha256
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import BundleError
 from vqrae.runtimes.registry import session_class
+from vqrae.runtimes.sealed import private_copy
 from vqrae.runtimes.session import SessionOptions
 from vqrae.serving.app import Service
 from vqrae.serving.http import HttpServer, bound_socket, serve_until_told
@@ -61,22 +61,26 @@ def serve_bundle(
         RuntimeUnavailable: its runtime, or Ray, is not there, or a replica does not start.
         UsageError: the address is taken.
     """
-    bundle = Bundle.open(path.resolve(), public_key=public_key)
+    bundle = Bundle.listed(path.resolve(), public_key=public_key)
     missing = {"encode", "decode"} - bundle.manifest.graphs.keys()
     if missing:
         raise BundleError(str(path), got=f"no graph {min(missing)}", expected="encode and decode")
     session_class(bundle.manifest.runtime.name)  # a runtime that is missing is said here, not by a replica
-    replica = ReplicaOptions(
-        bundle=bundle.path,
-        manifest_sha256=manifest_sha256(bundle),
-        session=session,
-        limits=limits,
-        wait_seconds=options.wait_seconds,
-    )
     cores = os.cpu_count() or 1
     cpus = session.threads or 1
     with ExitStack() as stack:
         bound = stack.enter_context(bound_socket(options.host, options.port))
+        # One copy for all replicas, which start again from it; those on other machines make their own.
+        shared = options.address is None and session.sealing != "memory"
+        loaded = stack.enter_context(private_copy(bundle)) if shared else bundle
+        replica = ReplicaOptions(
+            bundle=loaded.path,
+            manifest_sha256=bundle.sha256,
+            private=loaded.private,
+            session=session,
+            limits=limits,
+            wait_seconds=options.wait_seconds,
+        )
         stack.enter_context(cluster(options.address, cpus=max(cores, cpus * options.replicas)))
         replicas = Replicas.start(replica, count=options.replicas, cpus=cpus, gpus=options.gpus)
         if options.address is not None:

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vqrae.pinned import manifest_sha256, open_pinned
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import DataError, UsageError
 from vqrae.runtimes.manifest import Record
@@ -40,7 +39,7 @@ class DetokenizeWork:
     """Decodes files of tokens; a bundle is loaded once for all of them."""
 
     def __init__(self, bundle: Path, session: SessionOptions, tokens: Path, folder: Path, job: ImageJob) -> None:
-        self._tokenizer = Tokenizer.from_bundle(open_pinned(bundle, job.bundle_sha256), session)
+        self._tokenizer = Tokenizer.from_bundle(Bundle.listed(bundle, sha256=job.bundle_sha256), session)
         self._tokens, self._job = tokens, job
         self._folder = JobFolder(folder, job, RESULT_SUFFIXES[job.layout])
 
@@ -122,7 +121,7 @@ def detokenize(
         raise UsageError(str(tokens), got=got, expected=expected, remedy="use a bundle of the same checkpoint")
     job = ImageJob(
         bundle=bundle.manifest.name,
-        bundle_sha256=manifest_sha256(bundle),
+        bundle_sha256=bundle.sha256,
         tokens_parts_sha256=made.parts_sha256,
         tokens_bundle_sha256=made.bundle_sha256,
         layout=layout,

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrae.pinned import manifest_sha256, open_pinned
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import ImageError, UsageError
 from vqrae.runtimes.preprocess import prepare, read_image
@@ -30,7 +29,7 @@ class TokenizeWork:
     """Tokenizes parts; a bundle is loaded once for all of them."""
 
     def __init__(self, bundle: Path, session: SessionOptions, root: Path, folder: Path, job: TokenJob) -> None:
-        self._tokenizer = Tokenizer.from_bundle(open_pinned(bundle, job.bundle_sha256), session)
+        self._tokenizer = Tokenizer.from_bundle(Bundle.listed(bundle, sha256=job.bundle_sha256), session)
         self._root, self._job = root, job
         self._folder = JobFolder(folder, job, SUFFIXES[job.layout])
 
@@ -139,7 +138,7 @@ def _job(bundle: Bundle, source: Source, layout: Layout, batch: int, part_images
     listing = "\n".join(part.model_dump_json() for part in source.parts)
     return TokenJob(
         bundle=manifest.name,
-        bundle_sha256=manifest_sha256(bundle),
+        bundle_sha256=bundle.sha256,
         weights_sha256=manifest.checkpoint.weights_sha256,
         rule=manifest.preprocessing.rule,
         image_size=(manifest.preprocessing.height, manifest.preprocessing.width),
