@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Self
+from typing import IO, Any, Self, cast
 
 from vqrae.runtimes.errors import BundleError, storage_error
 from vqrae.runtimes.golden import GOLDEN_FOLDER, GoldenSamples, load_golden
@@ -146,7 +146,7 @@ class Bundle:
         with open_regular(self.path, relative) as file:
             hashed = _HashedReader(file, entry.size)
             try:
-                yield hashed
+                yield cast("IO[bytes]", hashed)
             except OSError as error:
                 raise storage_error(error.filename or self.path / relative, error) from error
             entry.check_size(self.path, hashed.size)
@@ -258,7 +258,7 @@ def open_regular(root: Path, relative: str) -> Iterator[IO[bytes]]:
         os.close(descriptor)
         raise BundleError(str(path), got="something that is not a file", expected="a file", remedy=_REMEDY)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
-        yield file  # type: ignore[misc] # unbuffered, it is a RawIOBase, which reads as an IO[bytes] does
+        yield file
 
 
 def sha256_file(path: Path | str) -> str:

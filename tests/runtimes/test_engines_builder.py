@@ -89,13 +89,13 @@ def test_products_have_the_precision_that_was_asked_for(
 
 def test_the_layers_name_the_model_s_own(traced: Traced, tmp_path: Path) -> None:
     build(traced, tmp_path, "fp32")
-    origins = read_origins(tmp_path, (tmp_path / "encode.layers.json").read_bytes())
+    origins = read_origins(tmp_path / "encode.layers.json", (tmp_path / "encode.layers.json").read_bytes())
     assert {"encoder.patch_embedding", "encoder.blocks.1.up", "quantizer.scores"} <= set(origins.values())
     assert origins.items() <= node_layers(traced["fp32"][0]).items()
     with pytest.raises(
         BundleError, match=r"encode\.engine: got something else; expected a table of an engine's layers"
     ):
-        read_origins(tmp_path, (tmp_path / "encode.engine").read_bytes())
+        read_origins(tmp_path / "encode.engine", (tmp_path / "encode.engine").read_bytes())
 
 
 @pytest.mark.parametrize(

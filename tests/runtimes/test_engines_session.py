@@ -334,7 +334,7 @@ def test_kernels_are_kept_between_processes(opened: Callable[..., EngineSession]
         native = session._engine._kernels._native  # type: ignore[union-attr]
         native.kernels = b"compiled for a batch of 1"
     (kept,) = cache.iterdir()
-    assert kept.read_bytes() == b"compiled for a batch of 1"
+    assert kept.read_bytes().endswith(b"compiled for a batch of 1")
     before = kept.stat().st_mtime_ns
     with opened(cache=cache) as session:
         assert session._engine._kernels._native.kernels == b"compiled for a batch of 1"  # type: ignore[union-attr]
