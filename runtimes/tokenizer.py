@@ -82,7 +82,8 @@ class Tokenizer(Closing):
                 silently. None is the runtime's own first choice.
             threads: CPU threads to use, where the runtime computes on the CPU; None leaves it to the runtime.
             streams: chunks of a large batch that go on at once: 1 for the least latency, more for throughput.
-            cache: folder where a runtime that compiles on load may keep what it compiled.
+            cache: folder where a runtime that compiles on load may keep what it compiled; what somebody else put there
+                is not used.
             rebuild: load a graph at once, and where its engine was built for another machine, replace the bundle by one
                 that is built for this one, from the ONNX graphs that it holds.
             trusted: whether code that the bundle brings may be executed; only engines that later versions of TensorRT

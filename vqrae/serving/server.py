@@ -72,7 +72,11 @@ def serve_bundle(
         bound = stack.enter_context(bound_socket(options.host, options.port))
         # One copy for all replicas, which start again from it; those on other machines make their own.
         shared = options.address is None and session.sealing != "memory"
-        loaded = stack.enter_context(private_copy(bundle)) if shared else bundle
+        if shared:
+            loaded = stack.enter_context(private_copy(bundle))
+        else:
+            loaded = bundle
+            bundle.check_all()
         replica = ReplicaOptions(
             bundle=loaded.path,
             manifest_sha256=bundle.sha256,
