@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, Self, cast
 
 from vqrae.runtimes.errors import BundleError, storage_error
@@ -27,6 +27,7 @@ from vqrae.runtimes.manifest import (
     FileEntry,
     GraphSpec,
     Manifest,
+    folders_above,
     parse_manifest,
     read_manifest_bytes,
 )
@@ -284,9 +285,13 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def _check_nothing_else(root: Path, manifest: Manifest) -> None:
     """An unlisted file is refused: whoever finds it there may take it for verified."""
     listed = {MANIFEST_FILE, *(entry.path for entry in manifest.files)}
-    folders = {str(folder) for path in listed for folder in PurePosixPath(path).parents}
-    for path in sorted(root.rglob("*")):
-        relative = path.relative_to(root).as_posix()
-        if relative not in listed and not (path.is_dir() and (relative in folders or not path.is_symlink())):
-            got, expected = "a file that the manifest does not list", f"only the {len(listed)} files of the bundle"
-            raise BundleError(str(path), got=got, expected=expected, remedy="remove it, or export the bundle again")
+    folders = folders_above(listed)
+    left = [root]
+    while left:  # no folder is entered that has no listed file below it, so depth is the manifest's
+        for path in sorted(left.pop().iterdir()):
+            relative = path.relative_to(root).as_posix()
+            if relative in folders and path.is_dir():
+                left.append(path)
+            elif relative not in listed:
+                got, expected = "a file that the manifest does not list", f"only the {len(listed)} files of the bundle"
+                raise BundleError(str(path), got=got, expected=expected, remedy="remove it, or export the bundle again")

@@ -51,7 +51,12 @@ class VqraeError(Exception):
         parts = [f"got {self.got}" if self.got else "", f"expected {self.expected}" if self.expected else ""]
         details = "; ".join(part for part in (*parts, self.remedy) if part)
         text = f"{self.subject}: {details}" if details else self.subject
-        return " ".join(text.split())  # one line, whatever a foreign library's message contains
+        return printable(" ".join(text.split()))  # one line, whatever a foreign library's message contains
+
+
+def printable(text: str) -> str:
+    """Text from files as a terminal may have it: what is no character to print is written as an escape."""
+    return "".join(it if it.isprintable() or it == "\n" else it.encode("unicode_escape").decode() for it in text)
 
 
 class StorageError(VqraeError):

@@ -14,7 +14,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Annotated, Any, Literal, Self
@@ -39,6 +41,9 @@ MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 4 * 2**20
 """A larger manifest is refused before it is parsed."""
 
+MAX_PATH, MAX_DEPTH = 255, 16
+"""Characters of a path in a bundle, and names in it."""
+
 MIXED_BELOW = 0.5
 """Share of the multiplications below which INT8 is called mixed."""
 
@@ -51,6 +56,8 @@ GateVerdict = Literal["pass", "fail", "not-executed"]
 
 def _inside_the_bundle(value: str) -> str:
     path = PurePosixPath(value)
+    if len(path.parts) > MAX_DEPTH:
+        raise ValueError(f"a path of at most {MAX_DEPTH} names")
     leaves = path.is_absolute() or ".." in path.parts or bool(PureWindowsPath(value).drive) or "\\" in value
     if leaves or str(path) != value or value == "." or not value.isprintable():
         raise ValueError("a relative path inside the bundle, with forward slashes")
@@ -61,7 +68,7 @@ def _by_key(values: dict[str, Any]) -> dict[str, Any]:
     return dict(sorted(values.items()))
 
 
-BundlePath = Annotated[str, AfterValidator(_inside_the_bundle)]
+BundlePath = Annotated[str, Field(max_length=MAX_PATH), AfterValidator(_inside_the_bundle)]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 Versions = Annotated[dict[str, str], AfterValidator(_by_key)]
 Side = Annotated[int, Field(gt=0, le=2**14)]
@@ -399,10 +406,10 @@ class Manifest(Record):
             raise ValueError("each file listed once")
         if MANIFEST_FILE in folded:
             raise ValueError(f"{MANIFEST_FILE} not among its own files")
-        within = {str(folder) for path in folded for folder in PurePosixPath(path).parents}
+        within = folders_above(folded)
         if clashing := within & {*folded, MANIFEST_FILE}:
             raise ValueError(f"no file in {min(clashing)}, which is a file itself")
-        folders = {str(folder) for path in paths for folder in PurePosixPath(path).parents}
+        folders = folders_above(paths)
         absent = {path for graph in self.graphs.values() for path in graph.all_files} - set(paths) - folders
         if absent:
             raise ValueError(f"the graphs' file {min(absent)} among the files")
@@ -437,6 +444,17 @@ class Manifest(Record):
             return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         except ValueError as error:
             raise BundleError(f"the manifest of {self.name}", got=str(error), expected="finite figures") from error
+
+
+def folders_above(paths: Iterable[str]) -> set[str]:
+    """Every folder that one of these files lies in, however deep; the bundle's own is none of them."""
+    found: set[str] = set()
+    for path in paths:
+        end = path.rfind("/")
+        while end > 0 and path[:end] not in found:
+            found.add(path[:end])
+            end = path.rfind("/", 0, end)
+    return found
 
 
 def signature(
@@ -499,7 +517,10 @@ def parse_manifest(name: str, text: bytes) -> Manifest:
     """
     try:
         values = json.loads(
-            text.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_without_repetitions
+            text.decode("utf-8"),
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            object_pairs_hook=_without_repetitions,
         )
     except (ValueError, RecursionError) as error:
         raise BundleError(name, got=f"invalid JSON ({error})", expected="a manifest", remedy=_AGAIN) from error
@@ -516,12 +537,19 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
 
 
+def _finite(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise ValueError(f"{text[:80]} is no number that a computer holds")
+    return value
+
+
 def _without_repetitions(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A name twice in one object means one thing to one reader and another to the next."""
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)[:80]!r} is there twice")
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"{name[:80]!r} is there twice")
+        values[name] = value
     return values
 
 

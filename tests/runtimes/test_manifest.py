@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import BundleError
 from vqrae.runtimes.manifest import (
     MAX_MANIFEST_BYTES,
@@ -22,6 +26,7 @@ from vqrae.runtimes.manifest import (
     Precision,
     PrecisionName,
     manifest_schema,
+    parse_manifest,
     read_manifest,
 )
 
@@ -291,3 +296,58 @@ def test_only_int8_is_calibrated(make_manifest: MakeManifest) -> None:
 def test_the_published_schema_is_the_manifest_s() -> None:
     published = Path(__file__).parents[2] / "docs" / "manifest.schema.json"
     assert json.loads(published.read_text()) == manifest_schema()
+
+
+class TestHostileManifests:
+    """Family "Bytes" (fault 43): time and memory of a parse are linear in its size, and text stays text."""
+
+    def test_a_name_twice_among_many_is_found_at_once(self) -> None:
+        names = ", ".join(f'"{"x" * 100}{n}": 0' for n in range(30_000))
+        started = time.process_time()
+        with pytest.raises(BundleError, match=r"invalid JSON \('last' is there twice\)"):
+            parse_manifest("m", f'{{{names}, "last": 0, "last": 0}}'.encode())
+        assert time.process_time() - started < 2
+
+    @pytest.mark.parametrize("number", ["1e400", "-1e999"])
+    def test_a_number_that_no_computer_holds_is_refused(self, values: Values, number: str) -> None:
+        text = json.dumps(values).replace('"noise": 0.01', f'"noise": {number}')
+        assert number in text
+        with pytest.raises(BundleError, match=f"invalid JSON \\({number} is no number that a computer holds"):
+            parse_manifest("m", text.encode())
+
+    @pytest.mark.parametrize(
+        ("path", "expected"), [("a/" * 100 + "b", "at most 16 names"), ("a" * 256, "at most 255 characters")]
+    )
+    def test_a_path_too_long_or_too_deep_is_refused(self, values: Values, path: str, expected: str) -> None:
+        values["files"].append({"path": path, "size": 0, "sha256": "0" * 64})
+        with pytest.raises(BundleError, match=expected):
+            parse_manifest("m", json.dumps(values).encode())
+
+    def test_many_deep_paths_take_linear_time(self, values: Values) -> None:
+        folders = "/".join(["d" * 10] * 14)
+        values["files"] += [
+            {"path": f"{n:05}{folders}/f", "size": 0, "sha256": "0" * 64} for n in range(MAX_MANIFEST_BYTES // 300)
+        ]
+        started = time.process_time()
+        parse_manifest("m", json.dumps(values).encode())
+        assert time.process_time() - started < 2
+
+    def test_a_tree_of_empty_folders_is_refused_whatever_its_depth(self, bundle: Path) -> None:
+        folder = os.open(bundle, os.O_RDONLY)
+        for _ in range(2000):
+            os.mkdir("d", dir_fd=folder)
+            inner = os.open("d", os.O_RDONLY, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        os.close(folder)
+        with pytest.raises(BundleError, match=r"color/d: got a file that the manifest does not list"):
+            Bundle.open(bundle)
+        subprocess.run(["/bin/rm", "-rf", bundle], check=True)  # Python's own way recurses
+
+    def test_an_error_holds_no_control_characters(self, values: Values) -> None:
+        values["format_version"] = "\x1b[2J\x1b]0;title\x07"
+        values["\x1b[31mred\u202e"] = 1
+        with pytest.raises(BundleError) as caught:
+            parse_manifest("m\x1b[1m", json.dumps(values).encode())
+        assert str(caught.value).isprintable()
+        assert r"m\x1b[1m" in str(caught.value)

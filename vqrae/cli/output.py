@@ -9,11 +9,22 @@ from typing import Any
 from pydantic import BaseModel
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-console = Console()
-progress_console = Console(stderr=True)
+from vqrae.runtimes.errors import printable
+
+
+class Terminal(Console):
+    """Text is text, wherever it comes from: neither its brackets nor its control characters mean anything."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """As rich does it, without markup."""
+        return super().render_str(printable(text), **{**options, "markup": False})
+
+
+console = Terminal()
+progress_console = Terminal(stderr=True)
 
 
 def print_json(value: BaseModel | Sequence[BaseModel] | Mapping[str, Any]) -> None:
@@ -39,7 +50,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
         prose = number == 0 or any(" " in line[number].strip() for line in lines)
         made.add_column(column, justify="left" if prose else "right", overflow="fold")
     for row in lines:
-        made.add_row(*map(escape, row))  # `vqrae[export]` is no markup
+        made.add_row(*row)
     return made
 
 
