@@ -8,46 +8,56 @@ from vqrae.serving.refusal import Refusal
 
 def test_a_full_server_refuses_and_says_when_to_come_back() -> None:
     gate = Gate(max_requests=2, max_bytes=100)
-    with gate.admit(10), gate.admit(10), pytest.raises(Refusal, match="the server is full: 2 requests") as caught:
-        gate.admit(10).__enter__()
+    message = r"the server is full: 2 requests, of at most 2 \(--max-queue\); try again"
+    with gate.admit(), gate.admit():
+        for entrance in (gate.admit, gate.arriving):
+            with pytest.raises(Refusal, match=message) as caught:
+                entrance().__enter__()
     assert caught.value.status == 503
     assert caught.value.headers == {"retry-after": "1"}
-    assert (gate.requests, gate.bytes) == (0, 0)
+    assert gate.requests == 0
 
 
-def test_large_bodies_fill_it_too() -> None:
+def test_bodies_that_are_arriving_take_no_place() -> None:
+    gate = Gate(max_requests=1, max_bytes=100)
+    with gate.arriving(), gate.arriving(), gate.arriving(), gate.admit():
+        assert gate.requests == 1
+
+
+def test_bytes_fill_it_as_they_arrive_and_as_answers() -> None:
     gate = Gate(max_requests=9, max_bytes=100)
-    with gate.admit(60), pytest.raises(Refusal, match="requests of 60 bytes"):
-        gate.admit(60).__enter__()
-
-
-def test_answers_fill_it_too() -> None:
-    gate = Gate(max_requests=9, max_bytes=100)
-    with gate.admit(10):
-        with pytest.raises(Refusal, match="requests of 10 bytes"):
-            gate.hold(95, "the answer").__enter__()
-        with gate.hold(90, "the answer"):
-            assert gate.bytes == 100
+    with gate.arriving() as one, gate.arriving() as other:
+        one.grow(60, "the body")
+        with pytest.raises(Refusal, match=r"60 bytes of bodies and answers, of at most 100 \(--max-memory\)") as caught:
+            other.grow(50, "the body")
+        assert caught.value.status == 503
+        other.grow(30, "the body")
+        other.grow(10, "the answer")
+        assert gate.bytes == 100
     assert gate.bytes == 0
 
 
 def test_what_never_fits_is_too_large() -> None:
     gate = Gate(max_requests=1, max_bytes=100)
-    with pytest.raises(Refusal, match="the answer would have 101 bytes; expected at most 100") as caught:
-        gate.hold(101, "the answer").__enter__()
+    with gate.arriving() as held:
+        held.grow(60, "the body")
+        message = r"the answer would have 101 bytes; expected at most 100 \(--max-memory\)"
+        with pytest.raises(Refusal, match=message) as caught:
+            held.grow(41, "the answer")
     assert caught.value.status == 413
 
 
 def test_a_failed_request_leaves_its_place() -> None:
     gate = Gate(max_requests=1, max_bytes=100)
-    with pytest.raises(ZeroDivisionError), gate.admit(60):
-        raise ZeroDivisionError
-    with gate.admit(60):
-        assert gate.requests == 1
+    with pytest.raises(Refusal), gate.arriving() as held, gate.admit():  # noqa: PT012 - it holds something by then
+        held.grow(60, "the body")
+        held.grow(60, "the answer")
+    assert (gate.requests, gate.bytes) == (0, 0)
 
 
 def test_a_closed_gate_lets_nothing_in() -> None:
     gate = Gate(max_requests=1, max_bytes=100)
     gate.closed = True
-    with pytest.raises(Refusal, match="the server stops"):
-        gate.admit(0).__enter__()
+    for entrance in (gate.admit, gate.arriving):
+        with pytest.raises(Refusal, match="the server stops"):
+            entrance().__enter__()

@@ -108,7 +108,9 @@ def head(length: str, *, more: str = "") -> bytes:
 def test_a_body_that_does_not_come_in_time(port: int) -> None:
     answer = exchange(port, head("10") + b"123")
     assert answer.startswith(b"HTTP/1.1 408 ")
-    assert json.loads(answer.split(b"\r\n\r\n")[1]) == {"error": "got 3 bytes in 0.3 s, and not all of the body"}
+    assert json.loads(answer.split(b"\r\n\r\n")[1]) == {
+        "error": "got 3 bytes in 0.3 s, and not all of the body (--body-timeout)"
+    }
 
 
 @pytest.mark.parametrize("start", [b"", b"POST /enc", b"GET / HTTP/1.1\r\nHost: a\r\n"], ids=["none", "line", "head"])

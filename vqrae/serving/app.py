@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -18,11 +18,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from vqrae.runtimes.manifest import Manifest
-from vqrae.serving.body import declared_size, read_body
+from vqrae.serving.body import LENGTH_HEADER, read_body
 from vqrae.serving.engine import Computed, Engine
 from vqrae.serving.files import png, read_tokens
-from vqrae.serving.gate import Gate
-from vqrae.serving.inference import LENGTH_HEADER, read_inference, write_inference
+from vqrae.serving.gate import Gate, Held
+from vqrae.serving.inference import read_inference, write_inference
 from vqrae.serving.limits import Limits
 from vqrae.serving.metrics import Metrics
 from vqrae.serving.models import VERSION, Model, models_of
@@ -30,7 +30,8 @@ from vqrae.serving.refusal import Refusal
 
 logger = logging.getLogger(__name__)
 
-Work = Callable[[Request, bytes], Awaitable[Response]]
+Read = TypeVar("Read")
+Work = Callable[[Request, bytes, Held], Awaitable[Response]]
 
 
 @dataclass
@@ -47,6 +48,7 @@ class Service:
     def __post_init__(self) -> None:
         self.models = models_of(self.manifest, max_batch=self.limits.max_batch)
         self.gate = Gate(max_requests=self.limits.max_queue, max_bytes=self.limits.max_bytes)
+        self._parsing = asyncio.Lock()
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -56,15 +58,15 @@ class Service:
             Route("/v2", self.about, methods=get),
             Route("/v2/health/live", self.live, methods=get),
             Route("/v2/health/ready", self.ready, methods=get),
-            Route("/encode", self._answering("encode_file", self.encode_file), methods=post),
-            Route("/decode", self._answering("decode_file", self.decode_file), methods=post),
+            Route("/encode", self._answering("encode_file", self.encode_file, is_json=False), methods=post),
+            Route("/decode", self._answering("decode_file", self.decode_file, is_json=True), methods=post),
         ]
         for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
             routes += [
                 Route(model, self.model_metadata, methods=get),
                 Route(f"{model}/config", self.model_config, methods=get),
                 Route(f"{model}/ready", self.model_ready, methods=get),
-                Route(f"{model}/infer", self._answering("infer", self.infer), methods=post),
+                Route(f"{model}/infer", self._answering("infer", self.infer, is_json=True), methods=post),
             ]
         handlers: dict[Any, Any] = {HTTPException: _http_error, Refusal: _refusal_error}
         return Starlette(routes=routes, exception_handlers=handlers)
@@ -115,21 +117,21 @@ class Service:
         self._model(request)
         return await self.ready(request)
 
-    async def infer(self, request: Request, body: bytes) -> Response:
+    async def infer(self, request: Request, body: bytes, held: Held) -> Response:
         """Run a model on tensors."""
         model = self._model(request)
         length = request.headers.get(LENGTH_HEADER)
-        inference = await asyncio.to_thread(read_inference, body, length, model)
+        inference = await self._reading(read_inference, body, length, model, max_json=self.limits.max_json)
         count, outputs = len(inference.batch), tuple(inference.outputs)
-        with self.gate.hold(model.answer_size(inference.outputs, count), "the answer"):
-            work = self.engine.infer(model.name, inference.batch, outputs)
-            computed = await self._computed(model.name, work, count)
-            content, json_length = await asyncio.to_thread(write_inference, inference, computed.arrays, model)
+        held.grow(model.answer_size(inference.outputs, count), "the answer")
+        work = self.engine.infer(model.name, inference.batch, outputs)
+        computed = await self._computed(model.name, work, count)
+        content, json_length = await asyncio.to_thread(write_inference, inference, computed.arrays, model)
         if json_length is None:
             return Response(content, media_type="application/json")
         return Response(content, media_type="application/octet-stream", headers={LENGTH_HEADER: str(json_length)})
 
-    async def encode_file(self, request: Request, body: bytes) -> Response:
+    async def encode_file(self, request: Request, body: bytes, held: Held) -> Response:
         """The tokens of an image file."""
         if not body:
             raise Refusal(400, "image: got an empty body; expected an image file")
@@ -138,9 +140,9 @@ class Service:
         tokens = {"indices": indices.tolist(), "codebook_size": self.manifest.tokens.codebook_size}
         return JSONResponse(tokens | {"bundle": self.manifest.name, "bundle_sha256": self.bundle_sha256})
 
-    async def decode_file(self, request: Request, body: bytes) -> Response:
+    async def decode_file(self, request: Request, body: bytes, held: Held) -> Response:
         """The PNG of tokens."""
-        indices = await asyncio.to_thread(read_tokens, body, self.models["decode"])
+        indices = await self._reading(read_tokens, body, self.models["decode"])
         computed = await self._computed("decode", self.engine.infer("decode", indices, ("images",)), 1)
         return Response(await asyncio.to_thread(png, computed.arrays["images"][0]), media_type="image/png")
 
@@ -162,15 +164,21 @@ class Service:
         self.metrics.batch.labels(graph).observe(computed.batch)
         return computed
 
-    def _answering(self, route: str, work: Work) -> Callable[[Request], Awaitable[Response]]:
+    async def _reading(self, read: Callable[..., Read], *arguments: Any, **options: Any) -> Read:
+        """Parse JSON, one body after another: while one is parsed no other thread runs, and no answer is sent."""
+        async with self._parsing:
+            return await asyncio.to_thread(read, *arguments, **options)
+
+    def _answering(self, route: str, work: Work, *, is_json: bool) -> Callable[[Request], Awaitable[Response]]:
         """Let a request in, read its body, and answer whatever happens."""
 
         async def endpoint(request: Request) -> Response:
             started = time.perf_counter()
             try:
-                size = declared_size(request, self.limits)
-                with self.gate.admit(size):
-                    response = await work(request, await read_body(request, self.limits))
+                with self.gate.arriving() as held:
+                    body = await read_body(request, self.limits, held, is_json=is_json)
+                    with self.gate.admit():
+                        response = await work(request, body, held)
             except Refusal as refusal:
                 response = _refused(refusal)
             except Exception:

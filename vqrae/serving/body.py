@@ -6,45 +6,56 @@ import asyncio
 
 from starlette.requests import ClientDisconnect, Request
 
+from vqrae.serving.gate import Held
 from vqrae.serving.limits import Limits
 from vqrae.serving.refusal import Refusal
 
+LENGTH_HEADER = "inference-header-content-length"
+"""Says that tensors follow the JSON as binary data, and how long the JSON is."""
+_TOO_MUCH_JSON = (
+    "got {got} of JSON; expected at most {most} (--max-json); send tensors as binary data, as the extension "
+    "binary_tensor_data says (Inference-Header-Content-Length)"
+)
 
-def declared_size(request: Request, limits: Limits) -> int:
-    """Bytes that the body may have: as its header says, or the most where it does not say.
+
+async def read_body(request: Request, limits: Limits, held: Held, *, is_json: bool) -> bytes:
+    """The whole body, counted as it arrives.
+
+    Args:
+        request: whose.
+        limits: what it may be.
+        held: counts its bytes.
+        is_json: whether all of it is JSON, unless a header says how much is.
 
     Raises:
-        Refusal: 413, more than allowed; 415, compressed, which could hide more.
+        Refusal: 400, the client has gone; 408, it took too long; 413, more than allowed; 415, compressed, which could
+            hide more; 503, there is no room.
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", ""):
         raise Refusal(415, f"got content-encoding {encoding!r:.40}; expected an uncompressed body")
-    length = request.headers.get("content-length")
-    if length is None:
-        return limits.max_body
-    if not (length.isascii() and length.isdigit()):
+    all_json = is_json and LENGTH_HEADER not in request.headers
+    most = min(limits.max_json, limits.max_body) if all_json else limits.max_body
+    length = request.headers.get("content-length", "0")
+    if not (length.isascii() and length.isdigit() and len(length) < 20):
         raise Refusal(400, f"got content-length {length!r:.40}; expected a number")
-    if int(length) > limits.max_body:
-        raise Refusal(413, f"got a body of {length} bytes; expected at most {limits.max_body}")
-    return int(length)
-
-
-async def read_body(request: Request, limits: Limits) -> bytes:
-    """The whole body.
-
-    Raises:
-        Refusal: 400, the client has gone; 408, it took too long; 413, more than allowed.
-    """
-    chunks, size = [], 0
+    _check(int(length), most, f"{length} bytes", all_json=all_json)
+    chunks = []
     try:
         async with asyncio.timeout(limits.body_seconds):
             async for chunk in request.stream():
-                size += len(chunk)
-                if size > limits.max_body:
-                    raise Refusal(413, f"got a body of more than {limits.max_body} bytes, which is the most")
+                _check(held.bytes + len(chunk), most, f"more than {most} bytes", all_json=all_json)
+                held.grow(len(chunk), "the body")
                 chunks.append(chunk)
     except TimeoutError as error:
-        raise Refusal(408, f"got {size} bytes in {limits.body_seconds:g} s, and not all of the body") from error
+        got = f"got {held.bytes} bytes in {limits.body_seconds:g} s, and not all of the body"
+        raise Refusal(408, f"{got} (--body-timeout)") from error
     except ClientDisconnect as error:
         raise Refusal(400, "the client closed the connection before the end of the body") from error
     return b"".join(chunks)
+
+
+def _check(size: int, most: int, got: str, *, all_json: bool) -> None:
+    if size > most:
+        text = _TOO_MUCH_JSON if all_json else "got a body of {got}; expected at most {most} (--max-body)"
+        raise Refusal(413, text.format(got=got, most=most))

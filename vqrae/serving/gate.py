@@ -1,4 +1,8 @@
-"""The gate: how much may be in the server at once. What does not fit is refused at once, so no queue grows."""
+"""The gate: how much may be in the server at once. What does not fit is refused at once, so no queue grows.
+
+A request takes one of the places when its body is complete, so that slow clients take none. Bytes are counted as they
+arrive, whatever a header said beforehand.
+"""
 
 from __future__ import annotations
 
@@ -8,49 +12,69 @@ from contextlib import contextmanager
 from vqrae.serving.refusal import Refusal
 
 
+class Held:
+    """Bytes of one request that are in the server."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self.bytes = 0
+
+    def grow(self, size: int, what: str) -> None:
+        """Count `size` bytes more.
+
+        Raises:
+            Refusal: 503, there is no room; 413, there never is.
+        """
+        gate = self._gate
+        if self.bytes + size > gate.max_bytes:
+            wanted = self.bytes + size
+            raise Refusal(413, f"{what} would have {wanted} bytes; expected at most {gate.max_bytes} (--max-memory)")
+        if gate.bytes + size > gate.max_bytes:
+            got = f"{gate.bytes} bytes of bodies and answers, of at most {gate.max_bytes} (--max-memory)"
+            raise Refusal(503, f"the server is full: {got}; try again")
+        self.bytes += size
+        gate.bytes += size
+
+
 class Gate:
     """Counts requests, and the bytes of bodies and answers; belongs to one event loop."""
 
     def __init__(self, *, max_requests: int, max_bytes: int) -> None:
         self.max_requests, self.max_bytes = max_requests, max_bytes
         self.requests = 0
-        """Requests inside."""
+        """Requests inside, their bodies complete."""
         self.bytes = 0
-        """Bytes of their bodies, and of the answers that they will get."""
+        """Bytes of bodies, of those that are still arriving too, and of the answers that they will get."""
         self.closed = False
         """Whether the server stops: nothing is let in any more."""
 
     @contextmanager
-    def admit(self, size: int) -> Iterator[None]:
-        """Let a request with a body of `size` bytes in for the length of the block.
+    def arriving(self) -> Iterator[Held]:
+        """What a request holds for the length of the block; refused at once where its body would be in vain.
 
         Raises:
-            Refusal: 503, there is no room; 413, there never is.
+            Refusal: 503, the server stops, or there is no place.
         """
-        if self.closed:
-            raise Refusal(503, "the server stops")
-        if self.requests >= self.max_requests:
-            raise Refusal(503, f"the server is full: {self.requests} requests; try again")
-        with self.hold(size, "the body"):
-            self.requests += 1
-            try:
-                yield
-            finally:
-                self.requests -= 1
+        self._check()
+        held = Held(self)
+        try:
+            yield held
+        finally:
+            self.bytes -= held.bytes
 
     @contextmanager
-    def hold(self, size: int, what: str) -> Iterator[None]:
-        """Count `size` bytes more for the length of the block.
-
-        Raises:
-            Refusal: 503, there is no room; 413, there never is.
-        """
-        if size > self.max_bytes:
-            raise Refusal(413, f"{what} would have {size} bytes; expected at most {self.max_bytes}")
-        if self.requests and self.bytes + size > self.max_bytes:
-            raise Refusal(503, f"the server is full: requests of {self.bytes} bytes; try again")
-        self.bytes += size
+    def admit(self) -> Iterator[None]:
+        """Let a request whose body is complete in for the length of the block; errors as for `arriving`."""
+        self._check()
+        self.requests += 1
         try:
             yield
         finally:
-            self.bytes -= size
+            self.requests -= 1
+
+    def _check(self) -> None:
+        if self.closed:
+            raise Refusal(503, "the server stops")
+        if self.requests >= self.max_requests:
+            got = f"{self.requests} requests, of at most {self.max_requests} (--max-queue)"
+            raise Refusal(503, f"the server is full: {got}; try again")

@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
+from typing import ClassVar
 
 import h11
 import uvicorn
@@ -21,7 +22,7 @@ from vqrae.serving.limits import Limits
 MAX_HEAD_BYTES = 16_384
 KEEP_ALIVE_SECONDS = 30
 CONNECTIONS_PER_REQUEST = 4
-"""Connections, idle ones included, for each request that may be inside; those beyond are answered 503 by uvicorn."""
+"""Connections, idle ones included, for each request that may be inside."""
 SPARE_CONNECTIONS = 64
 
 
@@ -60,7 +61,6 @@ class HttpServer(uvicorn.Server):
                 log_level=logging.ERROR,  # a client's mistake is not worth a line
                 access_log=False,
                 server_header=False,
-                limit_concurrency=limits.max_queue * CONNECTIONS_PER_REQUEST + SPARE_CONNECTIONS,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=int(limits.body_seconds + limits.answer_seconds),
                 h11_max_incomplete_event_size=MAX_HEAD_BYTES,
@@ -91,16 +91,32 @@ async def serve_until_told(server: HttpServer, bound: socket.socket, started: Ca
 
 
 def _protocol(limits: Limits) -> type[H11Protocol]:
+    most = limits.max_queue * CONNECTIONS_PER_REQUEST + SPARE_CONNECTIONS
+
     class TimedProtocol(H11Protocol):
-        """Closes a connection whose request head does not arrive, or whose client does not take the answer."""
+        """Closes a connection whose request head does not arrive, or whose client does not take the answer.
+
+        When there are too many, the oldest of those that wait for their client makes room for a new one.
+        """
 
         _state = "none"
         _deadline: asyncio.TimerHandle | None = None
         _taking: asyncio.TimerHandle | None = None
+        _all: ClassVar[dict[TimedProtocol, None]] = {}
+        """Those of this server, the oldest first."""
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
             super().connection_made(transport)
             self._watch("partial")
+            self._all[self] = None
+            if len(self._all) > most:
+                min(self._all, key=TimedProtocol._rank).transport.abort()  # the oldest of the lowest rank
+
+        def _rank(self) -> int:
+            """Who is closed first: one without a request, then one whose body is still on its way."""
+            if self.cycle is None or self.cycle.response_complete:
+                return 0
+            return 1 if self.cycle.more_body else 2
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
@@ -146,6 +162,7 @@ def _protocol(limits: Limits) -> type[H11Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
+            self._all.pop(self, None)
             for timer in (self._deadline, self._taking):
                 if timer is not None:
                     timer.cancel()

@@ -13,19 +13,19 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from vqrae.runtimes.errors import unknown_name
 from vqrae.serving.json_body import parsed, whole_numbers
 from vqrae.serving.models import VERSION, Model
 from vqrae.serving.refusal import Refusal
 
-LENGTH_HEADER = "inference-header-content-length"
 _UNSUPPORTED = ("shared_memory_region", "classification", "sequence_id")
 """Parameters of Triton's other extensions: to pass them over would answer another question than was asked."""
 
 Axis = Annotated[int, Field(ge=0, lt=2**31)]
-Parameters = Annotated[dict[str, Any], Field(max_length=32)]
+Parameters = Annotated[dict[str, Any], Field(max_length=32), BeforeValidator(lambda value: value or {})]
+"""Like everything that the protocol does not require, it may be null: KServe's own client writes so."""
 
 
 class _Part(BaseModel):
@@ -46,10 +46,10 @@ class _Output(_Part):
 
 
 class _Request(_Part):
-    id: Annotated[str, Field(max_length=1024)] = ""
+    id: Annotated[str, Field(max_length=1024)] | None = None
     parameters: Parameters = {}
     inputs: Annotated[list[_Input], Field(min_length=1, max_length=8)]
-    outputs: Annotated[list[_Output], Field(max_length=8)] = []
+    outputs: Annotated[list[_Output], Field(max_length=8)] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,18 +63,23 @@ class Inference:
     """Name -> whether it is wanted as binary data; in the order asked for."""
 
 
-def read_inference(body: bytes, header_length: str | None, model: Model) -> Inference:
+def read_inference(body: bytes, header_length: str | None, model: Model, *, max_json: int = 2**62) -> Inference:
     """Parse and check a request.
 
     Args:
         body: the whole body.
         header_length: the header `Inference-Header-Content-Length`, if there is one.
         model: whose it is to be.
+        max_json: bytes of JSON that it may hold.
 
     Raises:
-        Refusal: 400, with what is wrong.
+        Refusal: 400, with what is wrong; 413, more JSON than allowed.
     """
     text, binary = _parted(body, header_length)
+    if len(text) > max_json:
+        raise Refusal(
+            413, f"got {len(text)} bytes of JSON before the binary data; expected at most {max_json} (--max-json)"
+        )
     request = parsed(_Request, text)
     outputs = _wanted(request, model)
     if len(request.inputs) != 1:
@@ -88,7 +93,7 @@ def read_inference(body: bytes, header_length: str | None, model: Model) -> Infe
     count = model.check_shape(tensor.shape)
     flat = _from_json(tensor, count, model) if binary is None else _from_binary(tensor, binary, count, model)
     model.check_values(flat)
-    return Inference(request.id, flat.reshape(tensor.shape), outputs)
+    return Inference(request.id or "", flat.reshape(tensor.shape), outputs)
 
 
 def write_inference(request: Inference, arrays: dict[str, NDArray[Any]], model: Model) -> tuple[bytes, int | None]:

@@ -17,6 +17,8 @@ class Limits:
     """Requests that are in the server at once, those that are computed included; one more is answered 503."""
     max_body: int = 32 * MEBIBYTE
     """Bytes of one request's body."""
+    max_json: int = 4 * MEBIBYTE
+    """Bytes of JSON in it: parsing takes many times as much memory, and nobody else gets a turn meanwhile."""
     max_bytes: int = 512 * MEBIBYTE
     """Bytes of bodies and answers that are in the server at once; what does not fit beside them is answered 503."""
     max_pixels: int = 2**25
