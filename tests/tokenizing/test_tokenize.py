@@ -145,7 +145,7 @@ def test_damaged_tokens(exported: Path, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "images").glob("part-*")] == []
 
 
-@pytest.mark.parametrize("key", ["../a.png", "/a.png", "a/../../b.png", "C:/a.png", ""])
+@pytest.mark.parametrize("key", ["../a.png", "/a.png", "a/../../b.png", "C:/a.png", "", ".", "..\\a", "\\a"])
 def test_a_key_cannot_leave_its_folder(exported: Path, tmp_path: Path, key: str) -> None:
     tokenize_here(exported, write_shards(tmp_path / "shards", 1, 1), tmp_path / "out")
     indices = np.zeros((1, *GRID), np.uint16)
@@ -153,3 +153,16 @@ def test_a_key_cannot_leave_its_folder(exported: Path, tmp_path: Path, key: str)
     write_tokens(path, Tokens([key], ["0" * 64], indices), layout="parquet", bundle_sha256="0" * 64)
     with pytest.raises(DataError, match="got a path that leaves its folder"):
         detokenize_here(exported, tmp_path / "out", tmp_path / "images")
+
+
+@pytest.mark.parametrize("key", ["a\0.png", "a\x1b[2J.png", "a/" + "n" * 252])
+def test_a_key_that_no_file_can_have_is_refused_with_what_can_keep_it(
+    exported: Path, tmp_path: Path, key: str
+) -> None:
+    tokenize_here(exported, write_shards(tmp_path / "shards", 1, 1), tmp_path / "out")
+    path = tmp_path / "out" / "part-000000.parquet"
+    indices = np.zeros((1, *GRID), np.uint16)
+    write_tokens(path, Tokens([key], ["0" * 64], indices), layout="parquet", bundle_sha256="0" * 64)
+    with pytest.raises(DataError, match="got no name for a file; expected .*; write tars with --format webdataset"):
+        detokenize_here(exported, tmp_path / "out", tmp_path / "images")
+    assert detokenize_here(exported, tmp_path / "out", tmp_path / "tars", layout="webdataset").images == 1

@@ -17,6 +17,7 @@ from vqrae.pinned import manifest_sha256, open_pinned
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import DataError, UsageError
 from vqrae.runtimes.manifest import Record
+from vqrae.runtimes.names import printable
 from vqrae.runtimes.session import SessionOptions
 from vqrae.runtimes.staging import staged_file, staged_folder
 from vqrae.runtimes.tokenizer import Tokenizer
@@ -26,6 +27,8 @@ from vqrae.tokenizing.workers import WorkerOptions, do_missing
 
 ImageLayout = Literal["folder", "webdataset"]
 RESULT_SUFFIXES: dict[str, str] = {"folder": "", "webdataset": ".tar"}
+MOST_KEY_BYTES = 255 - len(".png")
+"""Of each part of a key that becomes a file's name."""
 
 
 class TokenPart(Record):
@@ -150,10 +153,14 @@ def _parts(made: TokenJob, total: int) -> list[TokenPart]:
 
 
 def _safe(key: str) -> PurePosixPath:
-    """A key as a path that stays in its folder."""
-    path = PurePosixPath(key)
-    if path.is_absolute() or ".." in path.parts or not path.parts or PureWindowsPath(key).drive or "\0" in key:
-        raise DataError(f"key {key!r:.200}", got="a path that leaves its folder", expected="one below it")
+    """A key as a path that stays in its folder, whatever the system takes for one."""
+    path, windows = PurePosixPath(key), PureWindowsPath(key)
+    subject, remedy = f"key {ascii(key):.200}", "write tars with --format webdataset, which keep any key"
+    if path.is_absolute() or windows.anchor or ".." in (*path.parts, *windows.parts) or not path.parts:
+        raise DataError(subject, got="a path that leaves its folder", expected="one below it", remedy=remedy)
+    if not printable(key) or max(len(part.encode()) for part in path.parts) > MOST_KEY_BYTES:
+        expected = f"at most {MOST_KEY_BYTES} bytes in each part, and no control character"
+        raise DataError(subject, got="no name for a file", expected=expected, remedy=remedy)
     return path
 
 
