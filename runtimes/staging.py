@@ -49,7 +49,7 @@ def staged_file(
             or another run is writing it.
         StorageError: the disk has no room, or the operating system refused to write.
     """
-    target = check_new_file(path, overwrite=overwrite)
+    target = _new_file(path, overwrite=overwrite)
     with _staging_beside(target, str(path), lock=lock) as staging:
         if size is not None:
             check_room(target, size)
@@ -68,38 +68,14 @@ def write_output(path: Path, content: str | bytes, *, lock: bool = True) -> None
         staging.write_bytes(encoded)
 
 
-def check_new_file(path: Path | str, *, overwrite: bool = True) -> Path:
-    """Refuse what `staged_file` would refuse, before the work whose result it is for; returns the file behind links.
-
-    Raises:
-        UsageError: as for `staged_file`.
-        StorageError: the operating system refused to look.
-    """
-    kind = _kind(path)
-    if kind not in (None, "a file"):
-        raise UsageError(str(path), got=kind, expected="the name of a file")
-    if kind and not overwrite:
-        raise UsageError(str(path), got="a file that exists", expected="a new name")
-    return Path(path).resolve()
+def check_new_file(path: Path | str, *, overwrite: bool = True) -> None:
+    """Refuse what `staged_file` would refuse, before the work whose result it is for; errors as there."""
+    _check_free(_new_file(path, overwrite=overwrite), path)
 
 
-def check_new_folder(path: Path | str, *, overwrite: bool) -> Path:
-    """Refuse what `staged_folder` would refuse, before the work; returns the folder behind links.
-
-    Raises:
-        UsageError: `path` is a file or a device, the current folder or one above it, or a folder that exists and
-            `overwrite` is false.
-        StorageError: the operating system refused to look.
-    """
-    kind, target = _kind(path), Path(path).resolve()
-    if kind not in (None, "a folder"):
-        raise UsageError(str(path), got=kind, expected="the name of a folder")
-    if target in (Path.cwd(), *Path.cwd().parents):
-        expected = "a folder of its own, because it would be replaced as a whole"
-        raise UsageError(str(path), got="the folder that this runs in, or one above it", expected=expected)
-    if kind and not overwrite:
-        raise _exists(path)
-    return target
+def check_new_folder(path: Path | str, *, overwrite: bool) -> None:
+    """Refuse what `staged_folder` would refuse, before the work whose result it is for; errors as there."""
+    _check_free(_new_folder(path, overwrite=overwrite), path)
 
 
 @contextmanager
@@ -110,12 +86,13 @@ def staged_folder(path: Path | str, *, overwrite: bool = False, lock: bool = Tru
     runs make the same folder, the second is refused.
 
     Raises:
-        UsageError: as for `check_new_folder`; or another run is writing it.
+        UsageError: `path` is a file or a device, the current folder or one above it, or a folder that exists and
+            `overwrite` is false; or another run is writing it.
         StorageError: the operating system refused to write.
     """
-    target = check_new_folder(path, overwrite=overwrite)
+    target = _new_folder(path, overwrite=overwrite)
     with _staging_beside(target, str(path), lock=lock) as staging:
-        check_new_folder(path, overwrite=overwrite)  # another run may have ended before the lock was taken
+        _new_folder(path, overwrite=overwrite)  # another run may have ended before the lock was taken
         staging.mkdir()
         yield staging
         sync(staging)
@@ -153,6 +130,36 @@ def check_room(path: Path, needed: int) -> None:
         raise StorageError(str(path), got=f"{free:,} bytes free", expected=f"{needed:,}", remedy=missing)
 
 
+def _check_free(target: Path, path: Path | str) -> None:
+    """Refuse an output that another run is writing now."""
+    if target.parent.is_dir():
+        with _taken(_lock_of(target), str(path)):
+            pass
+
+
+def _new_file(path: Path | str, *, overwrite: bool) -> Path:
+    """The file behind links that an output is to become."""
+    kind = _kind(path)
+    if kind not in (None, "a file"):
+        raise UsageError(str(path), got=kind, expected="the name of a file")
+    if kind and not overwrite:
+        raise UsageError(str(path), got="a file that exists", expected="a new name")
+    return Path(path).resolve()
+
+
+def _new_folder(path: Path | str, *, overwrite: bool) -> Path:
+    """The folder behind links that an output is to become."""
+    kind, target = _kind(path), Path(path).resolve()
+    if kind not in (None, "a folder"):
+        raise UsageError(str(path), got=kind, expected="the name of a folder")
+    if target in (Path.cwd(), *Path.cwd().parents):
+        expected = "a folder of its own, because it would be replaced as a whole"
+        raise UsageError(str(path), got="the folder that this runs in, or one above it", expected=expected)
+    if kind and not overwrite:
+        raise _exists(path)
+    return target
+
+
 @contextmanager
 def _staging_beside(target: Path, shown: str, *, lock: bool) -> Iterator[Path]:
     """A free name beside `target`, which is locked; its parents exist inside the block; a failure leaves no trace."""
@@ -160,7 +167,7 @@ def _staging_beside(target: Path, shown: str, *, lock: bool) -> Iterator[Path]:
     with _parents_of(target), ExitStack() as holding:
         try:
             if lock:
-                holding.enter_context(_taken(target.with_name(f".{target.name}.lock"), shown))
+                holding.enter_context(_taken(_lock_of(target), shown))
                 _sweep(target.parent, target.name)
             yield staging
         except BaseException as error:
@@ -191,6 +198,10 @@ def _parents_of(target: Path) -> Iterator[None]:
         raise
 
 
+def _lock_of(target: Path) -> Path:
+    return target.with_name(f".{target.name}.lock")
+
+
 @contextmanager
 def _taken(lock: Path, shown: str) -> Iterator[None]:
     """The lock of an output that is called `shown`."""
@@ -215,7 +226,7 @@ def _sweep(folder: Path, output: str | None = None) -> None:
             continue
         with ExitStack() as holding:
             if output is None:
-                lock = Lock.try_to_take(folder / f".{match[2]}.lock")
+                lock = Lock.try_to_take(_lock_of(target))
                 if lock is None:
                     continue  # somebody writes it after all
                 holding.enter_context(lock)

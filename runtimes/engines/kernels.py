@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vqrae.runtimes.staging import staged_file
+from vqrae.runtimes.staging import write_output
 
 
 class KernelCache:
@@ -31,6 +31,5 @@ class KernelCache:
         """
         content = bytes(self._native.serialize())
         if content != self._content:
-            with staged_file(self._path) as staging:
-                staging.write_bytes(content)
+            write_output(self._path, content, lock=False)  # several processes share it, and the last one wins
             self._content = content

@@ -240,7 +240,7 @@ def odd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("refuse", [check_new_file, lambda path: check_new_folder(path, overwrite=True)])
-def test_a_target_that_is_no_file_or_folder_is_refused_and_stays(odd: Path, refuse: Callable[[Path], Path]) -> None:
+def test_a_target_that_is_no_file_or_folder_is_refused_and_stays(odd: Path, refuse: Callable[[Path], None]) -> None:
     before = odd.stat().st_mode
     with pytest.raises(UsageError, match=r"got a (pipe|socket|device); expected the name of a f"):
         refuse(odd)

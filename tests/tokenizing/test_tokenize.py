@@ -156,13 +156,11 @@ def test_a_key_cannot_leave_its_folder(exported: Path, tmp_path: Path, key: str)
 
 
 @pytest.mark.parametrize("key", ["a\0.png", "a\x1b[2J.png", "a/" + "n" * 252])
-def test_a_key_that_no_file_can_have_is_refused_with_what_can_keep_it(
-    exported: Path, tmp_path: Path, key: str
-) -> None:
+def test_a_key_that_no_file_can_have_is_refused_with_what_can_keep_it(exported: Path, tmp_path: Path, key: str) -> None:
     tokenize_here(exported, write_shards(tmp_path / "shards", 1, 1), tmp_path / "out")
     path = tmp_path / "out" / "part-000000.parquet"
     indices = np.zeros((1, *GRID), np.uint16)
     write_tokens(path, Tokens([key], ["0" * 64], indices), layout="parquet", bundle_sha256="0" * 64)
-    with pytest.raises(DataError, match="got no name for a file; expected .*; write tars with --format webdataset"):
+    with pytest.raises(DataError, match=r"got no name for a file; expected .*; write tars with --format webdataset"):
         detokenize_here(exported, tmp_path / "out", tmp_path / "images")
     assert detokenize_here(exported, tmp_path / "out", tmp_path / "tars", layout="webdataset").images == 1

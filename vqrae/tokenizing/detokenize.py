@@ -155,7 +155,7 @@ def _parts(made: TokenJob, total: int) -> list[TokenPart]:
 def _safe(key: str) -> PurePosixPath:
     """A key as a path that stays in its folder, whatever the system takes for one."""
     path, windows = PurePosixPath(key), PureWindowsPath(key)
-    subject, remedy = f"key {ascii(key):.200}", "write tars with --format webdataset, which keep any key"
+    subject, remedy = f"key {key!a:.200}", "write tars with --format webdataset, which keep any key"
     if path.is_absolute() or windows.anchor or ".." in (*path.parts, *windows.parts) or not path.parts:
         raise DataError(subject, got="a path that leaves its folder", expected="one below it", remedy=remedy)
     if not printable(key) or max(len(part.encode()) for part in path.parts) > MOST_KEY_BYTES:
