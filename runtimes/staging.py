@@ -22,7 +22,9 @@ from vqrae.runtimes.errors import GateFailure, InvalidInput, StorageError, Usage
 from vqrae.runtimes.lock import Lock
 from vqrae.runtimes.renames import exchange, rename_new, sync, sync_folder
 
-_LEFTOVER = re.compile(r"\.(staging|aside)-[0-9a-f]{8}-(.+)", re.DOTALL)
+RUN_LOCK = ".lock"
+"""In a folder that a run has claimed."""
+_LEFTOVER = re.compile(r"\.(staging|aside)-[0-9a-f]+-(.+)", re.DOTALL)
 _STREAMS = (Path("/proc"), Path("/dev/fd"))
 """Where the open files of a process have names."""
 _FULL = 2**16
@@ -61,7 +63,7 @@ def staged_file(
             _rename_new(staging, target, str(path))
 
 
-def write_output(path: Path, content: str | bytes, *, lock: bool = True) -> None:
+def write_output(path: Path | str, content: str | bytes, *, lock: bool = True) -> None:
     """Write a text, in UTF-8 and with its line ends as they are, or bytes, as a file; see `staged_file`."""
     encoded = content.encode() if isinstance(content, str) else content
     with staged_file(path, lock=lock, size=len(encoded)) as staging:
@@ -112,7 +114,7 @@ def claimed_folder(path: Path | str, *within: str) -> Iterator[Path]:
     kind, target = _kind(path), Path(path).resolve()
     if kind not in (None, "a folder"):
         raise UsageError(str(path), got=kind, expected="the name of a folder")
-    with _parents_of(target / "x"), _taken(target / ".lock", str(path)):
+    with _parents_of(target / "x"), _taken(target / RUN_LOCK, str(path)):
         for folder in (target, *(found for pattern in within for found in target.glob(pattern))):
             _sweep(folder)
         yield target

@@ -1,4 +1,4 @@
-"""What `-o` may be, in every verb that writes: apart from the inputs and each other, named for what it holds, a file."""
+"""What `-o` may be, in every verb: apart from the inputs and each other, named for what it holds, a plain file."""
 
 from __future__ import annotations
 
