@@ -16,6 +16,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 from vqrae.runtimes.errors import GateFailure, InvalidInput, StorageError, UsageError, VqraeError, storage_error
@@ -24,6 +25,8 @@ from vqrae.runtimes.renames import exchange, rename_new, sync, sync_folder
 
 RUN_LOCK = ".lock"
 """In a folder that a run has claimed."""
+_claimed: ContextVar[frozenset[Path]] = ContextVar("claimed", default=frozenset())
+"""Folders that this thread has claimed."""
 _LEFTOVER = re.compile(r"\.(staging|aside)-[0-9a-f]+-(.+)", re.DOTALL)
 _STREAMS = (Path("/proc"), Path("/dev/fd"))
 """Where the open files of a process have names."""
@@ -105,7 +108,8 @@ def staged_folder(path: Path | str, *, overwrite: bool = False, lock: bool = Tru
 def claimed_folder(path: Path | str, *within: str) -> Iterator[Path]:
     """A run's folder, new or to be gone on with, that this run alone writes into until the block ends.
 
-    What a killed run was writing, in it and in the folders that the patterns `within` name, is removed.
+    What a killed run was writing, in it and in the folders that the patterns `within` name, is removed. Within the
+    block the same call does nothing, so that a function may claim what its caller has claimed.
 
     Raises:
         UsageError: another run has claimed it, or `path` is no folder.
@@ -114,10 +118,27 @@ def claimed_folder(path: Path | str, *within: str) -> Iterator[Path]:
     kind, target = _kind(path), Path(path).resolve()
     if kind not in (None, "a folder"):
         raise UsageError(str(path), got=kind, expected="the name of a folder")
-    with _parents_of(target / "x"), _taken(target / RUN_LOCK, str(path)):
-        for folder in (target, *(found for pattern in within for found in target.glob(pattern))):
-            _sweep(folder)
+    if target in _claimed.get():
         yield target
+        return
+    with _parents_of(target / RUN_LOCK), _taken(target / RUN_LOCK, str(path)):
+        for folder in (target, *(found for pattern in within for found in target.glob(pattern) if found.is_dir())):
+            _sweep(folder)
+        outside = _claimed.set(_claimed.get() | {target})
+        try:
+            yield target
+        finally:
+            _claimed.reset(outside)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it where they are missing, so that they last.
+
+    Raises:
+        StorageError: the operating system refused.
+    """
+    with _parents_of(path / RUN_LOCK):
+        pass
 
 
 def check_room(path: Path, needed: int) -> None:
@@ -323,6 +344,8 @@ def _remove(path: Path) -> None:
 
 def _told(error: BaseException, staging: Path, target: Path) -> VqraeError | None:
     """What to raise in place of an error: the operating system's reason, which some libraries lose."""
+    if isinstance(error, StorageError):
+        error.subject = error.subject.replace(str(staging), str(target))
     ours = isinstance(error, StorageError | UsageError | InvalidInput | GateFailure)
     if isinstance(error, Exception) and not ours and _free_bytes(target) < _FULL:
         error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), getattr(error, "filename", None))
