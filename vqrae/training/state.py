@@ -85,6 +85,8 @@ def load_state(path: Path, learner: Learner) -> Position:
     if len(data) != share.count:
         expected = f"{len(data)} as when the state was saved"
         raise CheckpointError(f"{path} processes", got=str(share.count), expected=expected)
+    if not isinstance(data[share.rank], dict):
+        raise _damaged(path, "a position that is no dict")
     _check_tensors(path, tensors, learner)
     try:
         _restore_moments(learner, tensors)
