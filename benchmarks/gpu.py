@@ -34,7 +34,7 @@ from vqrae.resize import resized
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import DeviceMissing, GateFailure, run_as_program
 from vqrae.runtimes.session import SessionOptions
-from vqrae.runtimes.staging import staged_file
+from vqrae.runtimes.staging import write_output
 
 DEVICE = "cuda"
 ENGINES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -131,8 +131,7 @@ def main() -> None:
         (options.output.with_suffix(".json"), result.to_json()),
         (options.output, f"{title}{markdown_page(result)}\n## Parity on the GPU\n\n{parity_table(parity)}"),
     ):
-        with staged_file(path) as staging:
-            staging.write_text(text, encoding="utf-8")
+        write_output(path, text)
     for row in parity:
         if row.misses:
             raise GateFailure(row.bundle, got="; ".join(row.misses))

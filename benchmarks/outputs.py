@@ -10,9 +10,9 @@ from pathlib import Path
 from vqrae.benchmarks.reconstructions import Reconstructions
 from vqrae.benchmarks.rows import BenchResult, BenchRow
 from vqrae.benchmarks.table import markdown_table
-from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.manifest import Manifest
-from vqrae.runtimes.staging import staged_file
+from vqrae.runtimes.outputs import check_suffix
+from vqrae.runtimes.staging import write_output
 
 CIRCUMSTANCES = ("date", "machine", "contention")
 """Columns of the CSV besides a row's own, so that files of several runs can be joined."""
@@ -35,8 +35,7 @@ def write_result(
     """
     check_output_name(path)
     text = WRITERS[path.suffix.lower()](result, manifests, pictures)
-    with staged_file(path) as staging:
-        staging.write_text(text, encoding="utf-8", newline="")
+    write_output(path, text)
 
 
 def check_output_name(path: Path) -> None:
@@ -45,8 +44,7 @@ def check_output_name(path: Path) -> None:
     Raises:
         UsageError: its suffix is not in `WRITERS`.
     """
-    if path.suffix.lower() not in WRITERS:
-        raise UsageError(str(path), got=f"suffix {path.suffix!r}", expected=f"one of {', '.join(WRITERS)}")
+    check_suffix(path, WRITERS)
 
 
 def markdown_page(result: BenchResult) -> str:

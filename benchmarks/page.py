@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vqrae.benchmarks.bench import installed_versions
 from vqrae.runtimes.machine import this_machine
-from vqrae.runtimes.staging import staged_file
+from vqrae.runtimes.staging import write_output
 
 
 def write_page(path: Path, text: str, module: str | None = None) -> None:
@@ -25,5 +25,4 @@ def write_page(path: Path, text: str, module: str | None = None) -> None:
     versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
     program = ["vqrae"] if module is None else ["python", "-m", module]
     command = shlex.join([*program, *sys.argv[1:]])
-    with staged_file(path) as staging:
-        staging.write_text(f"{text}\n{this_machine()}.\n\n{versions}; `{command}`.\n", encoding="utf-8")
+    write_output(path, f"{text}\n{this_machine()}.\n\n{versions}; `{command}`.\n")

@@ -23,7 +23,7 @@ from vqrae.benchmarks.performance_plots import plot_frontier, plot_latencies, pl
 from vqrae.benchmarks.rows import BenchResult, BenchRow
 from vqrae.runtimes.errors import VqraeError, run_as_program
 from vqrae.runtimes.image_files import image_files
-from vqrae.runtimes.staging import staged_file
+from vqrae.runtimes.staging import write_output
 
 FORMAT_NAMES = ("onnx", "openvino")
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -182,8 +182,7 @@ def write_performance(path: Path, result: BenchResult) -> None:
     heading = f"# Performance of {result.rows[0].bundle}\n{introduction}"
     page = f"{heading}{targets(result)}{starts(result)}\n{images}{markdown_page(result)}"
     for name, text in ((folder / "result.json", result.to_json()), (path, page)):
-        with staged_file(name) as staging:
-            staging.write_text(text, encoding="utf-8")
+        write_output(name, text)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from vqrae.benchmarks.verdicts import headline, overall_gate, verdict
 from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.runtimes.manifest import Manifest
 from vqrae.runtimes.parity import psnr_db
-from vqrae.runtimes.staging import staged_file
+from vqrae.runtimes.staging import write_output
 
 try:
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -80,8 +80,7 @@ def write_report(
         StorageError: the file cannot be written.
     """
     html = render_report(result, manifests, title=title, pictures=pictures)
-    with staged_file(path) as staging:
-        staging.write_text(html, encoding="utf-8")
+    write_output(path, html)
 
 
 def render_report(

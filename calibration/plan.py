@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from vqrae.runtimes.errors import DataError, UsageError, unknown_name
 from vqrae.runtimes.manifest import KeptFloat, Record
-from vqrae.runtimes.staging import staged_file
+from vqrae.runtimes.staging import write_output
 
 if TYPE_CHECKING:
     from vqrae.calibration.layers import Product
@@ -105,8 +105,7 @@ class Plan(Record):
         Raises:
             StorageError: the operating system refused to write.
         """
-        with staged_file(path) as staging:
-            staging.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_output(path, self.model_dump_json(indent=2) + "\n")
 
     def check(self, products: Sequence[Product]) -> None:
         """Compare with the architecture that it is to be applied to.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 
 from vqrae.runtimes.errors import DataError
 from vqrae.runtimes.manifest import Record
+from vqrae.runtimes.staging import write_output
 
 GraphName = Literal["encode", "decode"]
 
@@ -57,13 +59,16 @@ class TrialLog:
         self._path = path
         self._trials: dict[tuple[str, tuple[str, ...]], Trial] = {}
         if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines()
+            text = path.read_text(encoding="utf-8", errors="replace")
+            lines = text.splitlines()
             self._check(lines[0] if lines else "", made_with)
             for trial in _read(path, lines[1:]):
                 self._trials[trial.graph, trial.int8] = trial
+            if not text.endswith("\n") or len(lines) - 1 > len(self._trials):  # what is appended begins a line
+                kept = [lines[0], *(trial.model_dump_json() for trial in self)]
+                write_output(path, "".join(f"{line}\n" for line in kept))
         else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(dict(made_with)) + "\n", encoding="utf-8")
+            write_output(path, json.dumps(dict(made_with)) + "\n")
 
     def __iter__(self) -> Iterator[Trial]:
         return iter(self._trials.values())
@@ -77,6 +82,8 @@ class TrialLog:
                 self._trials[key] = make(layers)
                 with self._path.open("a", encoding="utf-8") as file:
                     file.write(self._trials[key].model_dump_json() + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
             return self._trials[key]
 
         return trial

@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-import shutil
 import tarfile
 from pathlib import Path
 from typing import IO
 
 from vqrae.runtimes.bundle import Bundle
-from vqrae.runtimes.errors import BundleError, StorageError, UsageError, storage_error
+from vqrae.runtimes.errors import BundleError, UsageError, storage_error
 from vqrae.runtimes.manifest import (
     MANIFEST_FILE,
     MAX_MANIFEST_BYTES,
@@ -29,8 +28,9 @@ from vqrae.runtimes.manifest import (
     Manifest,
     parse_manifest,
 )
+from vqrae.runtimes.outputs import TARS, check_apart, check_suffix
 from vqrae.runtimes.signature import check_signature
-from vqrae.runtimes.staging import check_new_folder, staged_file, staged_folder
+from vqrae.runtimes.staging import check_new_file, check_new_folder, check_room, staged_file, staged_folder
 
 BLOCK = tarfile.BLOCKSIZE
 _PIECE = 2**20
@@ -60,12 +60,15 @@ def pack(bundle: Path | str, archive: Path | str) -> Path:
 
     Raises:
         BundleError: the bundle is incomplete or changed, or a path or file is too long for a tar (255 bytes, 8 GiB).
-        UsageError: `archive` is a folder, or lies inside the bundle.
+        UsageError: `archive` is a folder, or lies inside the bundle, or is called something else than `.tar`.
         StorageError: the operating system refused to read or write.
     """
-    opened, target = Bundle.open(bundle), Path(archive)
-    if target.resolve().is_relative_to(opened.path.resolve()):
+    target = Path(archive)
+    check_suffix(target, TARS)
+    if target.resolve().is_relative_to(Path(bundle).resolve()):
         raise UsageError(str(target), got="a file inside the bundle", expected="one elsewhere")
+    check_new_file(target)
+    opened = Bundle.open(bundle)
     with (
         staged_file(target) as staging,
         tarfile.open(staging, "w", format=tarfile.USTAR_FORMAT, encoding="utf-8") as tar,
@@ -113,11 +116,12 @@ def unpack(
         UsageError: `folder` exists and `overwrite` is false, or is a file.
         StorageError: the disk has no room for it, or the operating system refused to read or write.
     """
+    check_apart({"the folder": Path(folder)}, [archive])
     check_new_folder(folder, overwrite=overwrite)
     with _opened(archive) as file:
         text, manifest = _read_manifest(Path(archive), file, public_key)
         with staged_folder(folder, overwrite=overwrite) as staging:
-            _check_room(staging, manifest)
+            check_room(Path(folder), sum(entry.size for entry in manifest.files))
             (staging / MANIFEST_FILE).write_bytes(text)
             for entry in manifest.files:
                 _check_header(archive, file, entry)
@@ -175,13 +179,6 @@ def _check_length(archive: Path, file: IO[bytes], manifest_bytes: int, manifest:
     if found != expected:
         wanted = f"{expected} bytes, as its manifest says"
         raise BundleError(str(archive), got=f"{found} bytes", expected=wanted, remedy=_REMEDY)
-
-
-def _check_room(folder: Path, manifest: Manifest) -> None:
-    needed, free = sum(entry.size for entry in manifest.files), shutil.disk_usage(folder).free
-    if needed > free:
-        remedy = "free some space or choose another disk"
-        raise StorageError(str(folder.parent), got=f"{free} bytes free", expected=f"{needed}", remedy=remedy)
 
 
 def _next_header(archive: Path | str, file: IO[bytes]) -> tarfile.TarInfo:

@@ -59,7 +59,8 @@ class CompileCache:
         Raises:
             StorageError: the file cannot be written.
         """
-        with staged_file(self._folder / name) as staging, staging.open("wb") as file:
+        # Without a lock: several processes share the folder, and the last one wins.
+        with staged_file(self._folder / name, lock=False) as staging, staging.open("wb") as file:
             file.write(self._mac(name, content))
             file.write(content)
 

@@ -13,8 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from vqrae.runtimes.errors import RuntimeUnavailable, SignatureError, UsageError, storage_error
-from vqrae.runtimes.staging import staged_file
+from vqrae.runtimes.errors import RuntimeUnavailable, SignatureError, storage_error
+from vqrae.runtimes.staging import staged_file, write_output
 
 SIGNATURE_SUFFIX = ".sig"
 SIGNATURE_BYTES = 64
@@ -42,11 +42,11 @@ def make_keys(path: Path | str) -> tuple[Path, Path]:
         StorageError: the operating system refused to write.
     """
     private, public = (Path(f"{path}{ending}") for ending in (".key", ".pub"))
-    for file in (private, public):
-        if file.exists():
-            raise UsageError(str(file), got="a file that exists", expected="a new name")
     private_pem, public_pem = _ed25519().new_pair()
-    with staged_file(private) as private_staging, staged_file(public) as public_staging:
+    with (
+        staged_file(private, overwrite=False) as private_staging,
+        staged_file(public, overwrite=False) as public_staging,
+    ):
         with os.fdopen(os.open(private_staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as owners:
             owners.write(private_pem)
         public_staging.write_bytes(public_pem)
@@ -75,8 +75,7 @@ def write_signature(signed: Path | str, manifest: bytes, private_key: Path | str
     except ValueError as error:
         raise _no_key(private_key, "private", error) from error
     target = signature_path(signed)
-    with staged_file(target) as staging:
-        staging.write_bytes(signature)
+    write_output(target, signature)
     return target
 
 

@@ -106,7 +106,8 @@ def read_config(path: Path) -> VQRAEConfig:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise CheckpointError(f"{path} field {field}", got=first["msg"], expected="a valid configuration") from error
+        got = first["msg"].removeprefix("Value error, ")
+        raise CheckpointError(f"{path} field {field}", got=got, expected="a valid configuration") from error
 
 
 def _config_text(config: VQRAEConfig) -> str:

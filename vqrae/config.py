@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from vqrae.runtimes.errors import UsageError
+from vqrae.runtimes.names import file_name
 
 EncoderFamily = Literal["siglip_vision_model", "dinov2", "internvl_vision"]
 
@@ -79,8 +80,8 @@ class DecoderConfig(StrictConfig):
 class VQRAEConfig(StrictConfig):
     """A whole tokenizer."""
 
-    name: str
-    """Short name; bundles are named after it."""
+    name: Annotated[str, AfterValidator(file_name)]
+    """Short name; bundles are named after it, so that it has to be one that files can have."""
     image_size: int = Field(gt=0)
     """Side of the square input and output, in pixels."""
     encoder: EncoderConfig

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,14 +13,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vqrae.runtimes.errors import StorageError
+from vqrae.runtimes.staging import check_room
 
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn what safetensors raises when a file cannot be written, an error of its own, into a StorageError."""
+    """Turn what safetensors raises when a file cannot be written, an error of its own, into a StorageError.
+
+    Raises:
+        OSError: the disk is full; whoever stages the output says how much was missing.
+    """
     try:
         yield
     except SafetensorError as error:
+        if f"os error {errno.ENOSPC}" in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise StorageError(str(path), got=str(error), remedy="free some space or choose another disk") from error
 
 
@@ -26,7 +35,8 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
     """Write tensors, detached, on the CPU and contiguous, and string metadata; tied ones are written under each name.
 
     Raises:
-        StorageError: the file cannot be written.
+        StorageError: the disk has no room for the file, or it cannot be written.
+        OSError: the disk is full all the same.
     """
     plain: dict[str, Tensor] = {}
     places: set[int] = set()
@@ -34,5 +44,6 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
         made = tensor.detach().cpu().contiguous()
         plain[name] = made.clone() if made.data_ptr() in places else made  # the format has no tied tensors
         places.add(made.data_ptr())
+    check_room(path, sum(tensor.numel() * tensor.element_size() for tensor in plain.values()))
     with storage_errors(path):
         save_file(plain, path, metadata=dict(metadata))

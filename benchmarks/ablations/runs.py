@@ -28,7 +28,7 @@ from vqrae.runtimes.errors import DataError
 from vqrae.runtimes.image_files import image_files
 from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.preprocess import open_image
-from vqrae.runtimes.staging import staged_file
+from vqrae.runtimes.staging import write_output
 from vqrae.training.codebook import place_codes
 from vqrae.training.data.photographs import write_photographs
 from vqrae.training.evaluation.evaluate import evaluate, exp_entropy
@@ -127,8 +127,7 @@ def perform(run: AblationRun, folder: Path) -> RunResult:
         made_on=machine_and_versions(),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    with staged_file(place.result_path(run)) as staging:
-        staging.write_text(result.model_dump_json(indent=2) + "\n")
+    write_output(place.result_path(run), result.model_dump_json(indent=2) + "\n")
     if run.encoder_run is not None:
         shutil.rmtree(place.training(run))
     return result

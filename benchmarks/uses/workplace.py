@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vqrae.benchmarks.uses.scale import UsesScale
 from vqrae.runtimes.errors import DataError, UsageError
-from vqrae.runtimes.staging import staged_file
+from vqrae.runtimes.staging import write_output
 
 SCALE_FILE = "scale.json"
 
@@ -69,8 +69,7 @@ class Workplace:
                     str(self.folder), got="another scale's work", expected=f"that of {path.name}", remedy=remedy
                 )
             return
-        with staged_file(path) as staging:
-            staging.write_text(text)
+        write_output(path, text)
 
     def result(self, name: str) -> StepResult | None:
         """What a step gave; None if it is not finished.
@@ -100,8 +99,7 @@ class Workplace:
 
     def keep(self, result: StepResult) -> None:
         """Write a result."""
-        with staged_file(self._result_path(result.name)) as staging:
-            staging.write_text(result.model_dump_json(indent=2) + "\n")
+        write_output(self._result_path(result.name), result.model_dump_json(indent=2) + "\n")
 
     def _result_path(self, name: str) -> Path:
         return self.folder / "results" / f"{name}.json"

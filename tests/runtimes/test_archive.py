@@ -211,8 +211,8 @@ def test_a_manifest_that_promises_more_than_the_disk_holds_is_refused(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr("vqrae.runtimes.archive.shutil.disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(StorageError, match=r"got 1000 bytes free; expected .*; free some space"):
+    monkeypatch.setattr("vqrae.runtimes.staging.shutil.disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(StorageError, match=r"again: got 1,000 bytes free; expected .*; free [\d,]+ more, or choose"):
         unpack(archive, tmp_path / "again")
     assert left_in(tmp_path) == {"color", "color.tar"}
 

@@ -11,33 +11,48 @@ import pytest
 from vqrae.runtimes.session import SessionOptions
 from vqrae.tokenizing import detokenize as detokenize_module
 from vqrae.tokenizing import tokenize as tokenize_module
-from vqrae.tokenizing.job import JobFolder, Outcome
-from vqrae.tokenizing.workers import Numbered, Work, WorkerOptions
+from vqrae.tokenizing.job import Outcome, SomePart
+from vqrae.tokenizing.workers import Work, WorkerOptions
 
 
-def _do_missing(
-    folder: JobFolder[Any],
+def _do_parts(
     work: type[Work],
     arguments: Mapping[str, Any],
-    parts: Sequence[Numbered],
+    parts: Sequence[SomePart],
     _: WorkerOptions,
-    progress: Callable[[int, int], None],
+    progress: Callable[[int], None],
 ) -> None:
     worker = work(**arguments)
     for part in parts:
-        if not folder.result(part.name).exists():
-            worker.part(part.model_dump_json())
+        worker.part(part.model_dump_json())
 
 
 def tokenize_here(bundle: Path, data: Path | str, output: Path, **options: Any) -> Outcome:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenize_module, "do_missing", _do_missing)
+        patch.setattr(tokenize_module, "do_parts", _do_parts)
         one = SessionOptions(threads=1)
         return tokenize_module.tokenize(bundle, str(data), output, WorkerOptions(), one, **options)
 
 
+def interrupted(folder: Path, lost: Sequence[str] = ()) -> Path:
+    """A finished run's folder as a kill leaves it when all parts but the lost ones are done."""
+    (folder / "reports").mkdir()
+    for path, line in zip(parts_of(folder), (folder / "parts.jsonl").read_text().splitlines(), strict=True):
+        name = path.name.partition(".")[0]
+        (folder / "reports" / f"{name}.json").write_text(line)
+        if name in lost:
+            path.unlink()
+    for name in ("parts.jsonl", "dead-letters.jsonl", "complete.json"):
+        (folder / name).unlink()
+    return folder
+
+
+def parts_of(folder: Path) -> list[Path]:
+    return sorted(folder.glob("part-*"))
+
+
 def detokenize_here(bundle: Path, tokens: Path, output: Path, **options: Any) -> Outcome:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(detokenize_module, "do_missing", _do_missing)
+        patch.setattr(detokenize_module, "do_parts", _do_parts)
         one = SessionOptions(threads=1)
         return detokenize_module.detokenize(bundle, tokens, output, WorkerOptions(), one, **options)

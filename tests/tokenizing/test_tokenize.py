@@ -12,7 +12,7 @@ import pytest
 from image_shards import encoded, write_parquet, write_shards, write_tar
 from PIL import Image
 from pyarrow import parquet
-from tokenize_here import detokenize_here, tokenize_here
+from tokenize_here import detokenize_here, interrupted, tokenize_here
 
 import vqrae
 from vqrae.runtimes.errors import BundleError, DataError, UsageError
@@ -73,15 +73,7 @@ def test_a_part_without_a_good_image(exported: Path, tmp_path: Path) -> None:
 def test_what_is_done_is_not_done_again_and_the_bytes_are_the_same(exported: Path, tmp_path: Path) -> None:
     data, out = write_shards(tmp_path / "shards", 2, 6), tmp_path / "out"
     tokenize_here(exported, data, tmp_path / "whole", part_images=4)
-    shutil.copytree(tmp_path / "whole", out)
-    (out / "complete.json").unlink()
-    (out / "dead-letters.jsonl").unlink()
-    (out / "reports").mkdir()
-    for number in (0, 1, 3):  # as a kill after three of four parts leaves it
-        (out / "reports" / f"part-{number:06d}.json").write_text('{"images": 4, "dead": []}')
-    for number in (1, 3):
-        (out / "reports" / f"part-{number:06d}.json").write_text('{"images": 2, "dead": []}')
-    (out / "part-000002.parquet").unlink()
+    interrupted(Path(shutil.copytree(tmp_path / "whole", out)), lost=["part-000002"])
     (out / ".staging-1234-part-000002.parquet").write_bytes(b"half")
     before = (out / "part-000000.parquet").stat().st_mtime_ns
     outcome = tokenize_here(exported, data, out, part_images=4)
@@ -145,7 +137,7 @@ def test_damaged_tokens(exported: Path, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "images").glob("part-*")] == []
 
 
-@pytest.mark.parametrize("key", ["../a.png", "/a.png", "a/../../b.png", "C:/a.png", ""])
+@pytest.mark.parametrize("key", ["../a.png", "/a.png", "a/../../b.png", "C:/a.png", "", ".", "..\\a", "\\a"])
 def test_a_key_cannot_leave_its_folder(exported: Path, tmp_path: Path, key: str) -> None:
     tokenize_here(exported, write_shards(tmp_path / "shards", 1, 1), tmp_path / "out")
     indices = np.zeros((1, *GRID), np.uint16)
@@ -153,3 +145,14 @@ def test_a_key_cannot_leave_its_folder(exported: Path, tmp_path: Path, key: str)
     write_tokens(path, Tokens([key], ["0" * 64], indices), layout="parquet", bundle_sha256="0" * 64)
     with pytest.raises(DataError, match="got a path that leaves its folder"):
         detokenize_here(exported, tmp_path / "out", tmp_path / "images")
+
+
+@pytest.mark.parametrize("key", ["a\0.png", "a\x1b[2J.png", "a/" + "n" * 252])
+def test_a_key_that_no_file_can_have_is_refused_with_what_can_keep_it(exported: Path, tmp_path: Path, key: str) -> None:
+    tokenize_here(exported, write_shards(tmp_path / "shards", 1, 1), tmp_path / "out")
+    path = tmp_path / "out" / "part-000000.parquet"
+    indices = np.zeros((1, *GRID), np.uint16)
+    write_tokens(path, Tokens([key], ["0" * 64], indices), layout="parquet", bundle_sha256="0" * 64)
+    with pytest.raises(DataError, match=r"got no name for a file; expected .*; write tars with --format webdataset"):
+        detokenize_here(exported, tmp_path / "out", tmp_path / "images")
+    assert detokenize_here(exported, tmp_path / "out", tmp_path / "tars", layout="webdataset").images == 1

@@ -14,6 +14,7 @@ from torch import Tensor
 from vqrae import checkpoint as module
 from vqrae.checkpoint import CONFIG_FILE, WEIGHTS_FILE, from_pretrained, open_checkpoint, save_pretrained
 from vqrae.runtimes.errors import CheckpointError, StorageError, UsageError
+from vqrae.training.config import recipe
 
 
 @pytest.fixture
@@ -65,6 +66,14 @@ def test_the_same_model_is_written_as_the_same_bytes(folder: Path, tmp_path: Pat
 
 def test_two_files_and_nothing_that_executes(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [CONFIG_FILE, WEIGHTS_FILE]
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "/abs", "", ".", "a\0b", "\x1b[2J", "CON", "n" * 300])
+def test_a_name_that_would_leave_the_output_is_refused_by_its_field(folder: Path, name: str) -> None:
+    edit_config(folder, lambda config: config.update(name=name))
+    check_refused(folder, "field name: got .*; a name becomes that of files; expected a valid configuration")
+    with pytest.raises(UsageError, match=r"setting model\.name"):
+        recipe("tiny").changed({"model.name": json.dumps(name)})
 
 
 def test_the_codebook_is_saved(folder: Path) -> None:

@@ -58,9 +58,14 @@ def bench(
     from vqrae.cli.output import console, print_json, progress_console
     from vqrae.runtimes.bundle import Bundle
     from vqrae.runtimes.image_files import image_files
+    from vqrae.runtimes.outputs import check_apart
+    from vqrae.runtimes.staging import check_new_file
 
     for path in output or ():
         check_output_name(path)
+        check_new_file(path)
+    read = [*bundles, *(foreign or ()), *([reference] if reference else [])]
+    check_apart({f"output {number}": path for number, path in enumerate(output or (), start=1)}, read)
     checkpoint = None if bundles_only else _checkpoint(bundles, reference)
     with progress_console.status("") as status:
         result = run_benchmark(

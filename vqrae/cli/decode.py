@@ -41,6 +41,7 @@ def decode(
     from vqrae.cli.output import console
     from vqrae.runtimes.errors import IndicesError
     from vqrae.runtimes.golden import load_npy
+    from vqrae.runtimes.outputs import check_apart
     from vqrae.runtimes.staging import staged_folder
     from vqrae.runtimes.tokenizer import load
 
@@ -48,20 +49,21 @@ def decode(
         indices = load_npy(tokens)
     except (ValueError, EOFError, FileNotFoundError, IsADirectoryError) as error:
         raise IndicesError(str(tokens), got=str(error), expected="a .npy file of integers") from error
-    loaded = load(
-        bundle,
-        device=device,
-        threads=threads,
-        streams=streams,
-        cache=cache,
-        sealing=sealing,
-        rebuild=rebuild,
-        trusted=trusted,
-        public_key=public_key,
-    )
-    with loaded as tokenizer:
-        images = tokenizer.decode(indices)
+    check_apart({"--output": output}, (bundle, tokens))
     with staged_folder(output, overwrite=overwrite) as staging:
+        loaded = load(
+            bundle,
+            device=device,
+            threads=threads,
+            streams=streams,
+            cache=cache,
+            sealing=sealing,
+            rebuild=rebuild,
+            trusted=trusted,
+            public_key=public_key,
+        )
+        with loaded as tokenizer:
+            images = tokenizer.decode(indices)
         for number, image in enumerate(images):
             Image.fromarray(image).save(staging / f"{number:03d}.png")
     console.print(f"{output}: {len(images)} images of {images.shape[2]}×{images.shape[1]}")

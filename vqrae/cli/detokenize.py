@@ -38,7 +38,7 @@ def detokenize(
 ) -> None:
     """Decode TOKENS with a BUNDLE of the checkpoint that made them; the same command goes on after a kill."""
     from vqrae.cli.needs import needing
-    from vqrae.cli.workers import counting, print_outcome, worker_options, worker_session
+    from vqrae.cli.workers import counting, print_note, print_outcome, worker_options, worker_session
 
     with needing("scale"):
         from vqrae.tokenizing.detokenize import detokenize as run
@@ -54,5 +54,6 @@ def detokenize(
             batch=batch,
             public_key=public_key,
             progress=progress,
+            note=print_note,
         )
     print_outcome(output, outcome, as_json=as_json)

@@ -42,26 +42,32 @@ def encode(
     import numpy as np
 
     from vqrae.cli.output import console
-    from vqrae.runtimes.staging import staged_file
+    from vqrae.runtimes.outputs import ARRAYS, check_apart, check_suffix
+    from vqrae.runtimes.staging import check_room, staged_file
     from vqrae.runtimes.tokenizer import load
 
-    loaded = load(
-        bundle,
-        device=device,
-        threads=threads,
-        streams=streams,
-        cache=cache,
-        sealing=sealing,
-        rebuild=rebuild,
-        trusted=trusted,
-        public_key=public_key,
-    )
-    with loaded as tokenizer:
-        encoding = tokenizer.encode(images)
-    written = {path: array for path, array in ((output, encoding.indices), (features, encoding.features)) if path}
-    with ExitStack() as stack:  # both or none
-        for path, array in written.items():
-            with stack.enter_context(staged_file(path)).open("wb") as file:
+    outputs = [path for path in (output, features) if path]
+    for path in outputs:
+        check_suffix(path, ARRAYS)
+    check_apart({"--output": output, "--features": features}, (bundle, *images))
+    with ExitStack() as stack:  # both or none, and nobody else's meanwhile
+        staged = [stack.enter_context(staged_file(path)) for path in outputs]
+        loaded = load(
+            bundle,
+            device=device,
+            threads=threads,
+            streams=streams,
+            cache=cache,
+            sealing=sealing,
+            rebuild=rebuild,
+            trusted=trusted,
+            public_key=public_key,
+        )
+        with loaded as tokenizer:
+            arrays = tokenizer.encode(images)
+        for path, staging, array in zip(outputs, staged, arrays, strict=False):
+            check_room(path, array.nbytes)
+            with staging.open("wb") as file:
                 np.save(file, array, allow_pickle=False)
-    for path, array in written.items():
+    for path, array in zip(outputs, arrays, strict=False):
         console.print(f"{path}: {array.dtype} {array.shape}")

@@ -86,8 +86,12 @@ def evaluate(
         raise UsageError("--data", got="none", expected="a folder of photographs, or --task")
     if picture is not None:
         from vqrae.benchmarks.picture import check_picture_name
+        from vqrae.runtimes.outputs import check_apart
+        from vqrae.runtimes.staging import check_new_file
 
         check_picture_name(picture)
+        check_new_file(picture)
+        check_apart({"--picture": picture}, (source, data))
     with needing("train"):
         from vqrae.training.evaluation.feature_space import open_teacher
         from vqrae.training.evaluation.image_stream import ImageStream

@@ -87,6 +87,7 @@ def export(
     from vqrae.cli.needs import needing
     from vqrae.cli.output import print_json, progress_console
     from vqrae.cli.verify import print_rows
+    from vqrae.runtimes.outputs import check_apart
     from vqrae.runtimes.staging import check_new_folder
 
     # Everything that can be refused without a model is refused first.
@@ -103,9 +104,12 @@ def export(
         from vqrae.resize import open_at_size
 
     config = open_config(checkpoint)
-    for target in targets:
+    paths = [output / bundle_name(config, size, target) for target in targets]
+    read = [path for path in (checkpoint, data, calibration, plan) if path is not None]
+    check_apart({f"bundle {path.name}": path for path in paths}, read)
+    for target, path in zip(targets, paths, strict=True):
         check_target(target)
-        check_new_folder(output / bundle_name(config, size, target), overwrite=overwrite)
+        check_new_folder(path, overwrite=overwrite)
     opened = open_at_size(checkpoint, size)
     photographs = parity_images(data, opened.model.size, images)
     observed = None

@@ -43,11 +43,18 @@ def generate(
     from vqrae.cli.needs import needing
     from vqrae.cli.output import console
     from vqrae.runtimes.errors import UsageError
+    from vqrae.runtimes.image_files import IMAGE_SUFFIXES
+    from vqrae.runtimes.outputs import ARRAYS, check_apart
     from vqrae.runtimes.session import SessionOptions
-    from vqrae.runtimes.staging import check_new_folder, staged_file, staged_folder
+    from vqrae.runtimes.staging import check_new_file, check_new_folder, staged_file, staged_folder
 
-    only_tokens = output.suffix == ".npy"
-    if not only_tokens:
+    only_tokens = output.suffix.lower() in ARRAYS
+    check_apart({"--output": output}, (source, model))
+    if only_tokens:
+        check_new_file(output)
+    elif output.suffix.lower() in (".npz", *IMAGE_SUFFIXES):
+        raise UsageError(str(output), got=f"suffix {output.suffix!r}", expected="a folder's name, or one in .npy")
+    else:
         check_new_folder(output, overwrite=overwrite)
     with needing("train"):
         from vqrae.uses.painter import Painter, Sampling

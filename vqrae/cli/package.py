@@ -30,9 +30,11 @@ def package(
     """Write a BUNDLE as a model repository: encode, decode, and for Triton the ensemble reconstruct."""
     from vqrae.cli.output import console
     from vqrae.runtimes.errors import UsageError
+    from vqrae.runtimes.outputs import check_apart
     from vqrae.runtimes.ovms_repository import write_ovms_repository
     from vqrae.runtimes.triton_repository import write_triton_repository
 
+    check_apart({"--output": output}, [bundle])
     if server is ModelServer.TRITON:
         write_triton_repository(bundle, output, max_batch=max_batch, overwrite=overwrite)
         start = f"tritonserver --model-repository {output}"

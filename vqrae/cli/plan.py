@@ -55,33 +55,37 @@ def plan(
     from vqrae.cli.verify import print_rows
     from vqrae.export.formats import target
     from vqrae.runtimes.errors import unknown_name
+    from vqrae.runtimes.outputs import check_apart
+    from vqrae.runtimes.staging import claimed_folder
 
+    check_apart({"--output": output}, [path for path in (checkpoint, calibration, data) if path is not None])
     budget = budget_of(max_excess_distortion, min_agreement, max_psnr_drop)
     wanted = target(format_, "int8", plan=None if start is None else Plan.read(start), budget=budget)
     if wanted.format_name not in MEASURED:
         raise unknown_name("--format of a plan", format_, MEASURED)
     check_asked_for(calibration, [wanted.precision])
-    with needing("plan"):
-        from vqrae.benchmarks.plan_page import write_plan_pages
-        from vqrae.benchmarks.titles import runtime_title
-    with needing("export"):
-        from vqrae.checkpoint import open_checkpoint
-        from vqrae.export.build import BundleBuilder, check_target
-        from vqrae.export.parity_images import parity_images
-        from vqrae.export.planning import search_plan
-    check_target(wanted)
-    title = runtime_title(wanted.format.runtime)
-    opened = open_checkpoint(checkpoint)
-    proof = parity_images(data, opened.model.size, images)
-    count = calibration_images + measured
-    assert calibration is not None, "checked above"  # noqa: S101
-    drawn = calibration_of(calibration, opened.model.size, count, calibration_seed, proof)
-    observed, others = drawn.parted(calibration_images)
-    with progress_console.status("") as status, BundleBuilder(opened, proof, status.update, observed) as builder:
-        found, graphs = search_plan(builder, wanted, others.images, output)
-        found.write(output / PLAN_FILE)
-        written = write_plan_pages(graphs, output, f"The plan of {opened.identity.name} for {title}")
-        row = builder.build(replace(wanted, plan=found), output, overwrite=True)
+    with claimed_folder(output):
+        with needing("plan"):
+            from vqrae.benchmarks.plan_page import write_plan_pages
+            from vqrae.benchmarks.titles import runtime_title
+        with needing("export"):
+            from vqrae.checkpoint import open_checkpoint
+            from vqrae.export.build import BundleBuilder, check_target
+            from vqrae.export.parity_images import parity_images
+            from vqrae.export.planning import search_plan
+        check_target(wanted)
+        title = runtime_title(wanted.format.runtime)
+        opened = open_checkpoint(checkpoint)
+        proof = parity_images(data, opened.model.size, images)
+        count = calibration_images + measured
+        assert calibration is not None, "checked above"  # noqa: S101
+        drawn = calibration_of(calibration, opened.model.size, count, calibration_seed, proof)
+        observed, others = drawn.parted(calibration_images)
+        with progress_console.status("") as status, BundleBuilder(opened, proof, status.update, observed) as builder:
+            found, graphs = search_plan(builder, wanted, others.images, output)
+            found.write(output / PLAN_FILE)
+            written = write_plan_pages(graphs, output, f"The plan of {opened.identity.name} for {title}")
+            row = builder.build(replace(wanted, plan=found), output, overwrite=True)
     warn_of_coverage(row)
     if as_json:
         print_json({"plan": found, "verify": row, "files": [str(path) for path in (output / PLAN_FILE, *written)]})

@@ -39,26 +39,28 @@ def reconstruct(
 
     from vqrae.benchmarks.picture import check_picture_name, reconstruction_picture
     from vqrae.cli.output import console
+    from vqrae.runtimes.outputs import check_apart
     from vqrae.runtimes.preprocess import prepare
     from vqrae.runtimes.staging import staged_file
     from vqrae.runtimes.tokenizer import load
 
     check_picture_name(output)
-    loaded = load(
-        bundle,
-        device=device,
-        threads=threads,
-        streams=streams,
-        cache=cache,
-        sealing=sealing,
-        rebuild=rebuild,
-        trusted=trusted,
-        public_key=public_key,
-    )
-    with loaded as tokenizer:
-        originals = np.stack([prepare(path, *tokenizer.image_size) for path in images])
-        results = tokenizer.reconstruct(originals)
-    picture = reconstruction_picture(originals, results, [path.stem for path in images])
+    check_apart({"--output": output}, (bundle, *images))
     with staged_file(output) as staging:
+        loaded = load(
+            bundle,
+            device=device,
+            threads=threads,
+            streams=streams,
+            cache=cache,
+            sealing=sealing,
+            rebuild=rebuild,
+            trusted=trusted,
+            public_key=public_key,
+        )
+        with loaded as tokenizer:
+            originals = np.stack([prepare(path, *tokenizer.image_size) for path in images])
+            results = tokenizer.reconstruct(originals)
+        picture = reconstruction_picture(originals, results, [path.stem for path in images])
         picture.save(staging)
     console.print(f"{output}: {len(images)} reconstructions")

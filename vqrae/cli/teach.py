@@ -49,6 +49,7 @@ def teach(
     from vqrae.cli.options import settings
     from vqrae.cli.output import console
     from vqrae.runtimes.errors import UsageError, unknown_name
+    from vqrae.runtimes.staging import claimed_folder
 
     if (data is None) != (images is None):
         raise UsageError("--data and --images", got="one without the other", expected="both, or none")
@@ -69,18 +70,19 @@ def teach(
     if recipe is not None and recipe not in recipes:
         raise unknown_name(f"recipe of {lesson}", recipe, recipes)
     chosen = changed(recipes[recipe or "world"](), settings(setting or []))
-    spoken = None if language is None else open_language(language)
-    if lesson == "answers":
-        encoder = open_encoder(source)
-        said = _conversations(data, images, image_size(encoder), chosen.images, seed)
-        result = teach_reader(output, chosen, encoder, said, language=spoken, start=start, seed=seed)
-    else:
-        if start is not None:
-            raise UsageError("--start", got=lesson, expected="answers")
-        codes = CheckpointCodes(Path(source))
-        said = _conversations(data, images, codes.size, chosen.images, seed)
-        painted = codes.painted(said, output / CODES_FILE)
-        result = teach_painter(output, chosen, painted, codes, language=spoken, seed=seed)
+    with claimed_folder(output, "state"):
+        spoken = None if language is None else open_language(language)
+        if lesson == "answers":
+            encoder = open_encoder(source)
+            said = _conversations(data, images, image_size(encoder), chosen.images, seed)
+            result = teach_reader(output, chosen, encoder, said, language=spoken, start=start, seed=seed)
+        else:
+            if start is not None:
+                raise UsageError("--start", got=lesson, expected="answers")
+            codes = CheckpointCodes(Path(source))
+            said = _conversations(data, images, codes.size, chosen.images, seed)
+            painted = codes.painted(said, output / CODES_FILE)
+            result = teach_painter(output, chosen, painted, codes, language=spoken, seed=seed)
     console.print(f"{lesson}: {result}")
 
 

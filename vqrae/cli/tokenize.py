@@ -43,7 +43,7 @@ def tokenize(
 ) -> None:
     """Tokenize DATA with a BUNDLE; the same command goes on after a kill, here or on a cluster."""
     from vqrae.cli.needs import needing
-    from vqrae.cli.workers import counting, print_outcome, worker_options, worker_session
+    from vqrae.cli.workers import counting, print_note, print_outcome, worker_options, worker_session
 
     with needing("scale"):
         from vqrae.tokenizing.tokenize import tokenize as run
@@ -60,5 +60,6 @@ def tokenize(
             part_images=part_images,
             public_key=public_key,
             progress=progress,
+            note=print_note,
         )
     print_outcome(output, outcome, as_json=as_json)

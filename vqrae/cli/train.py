@@ -56,7 +56,7 @@ def train(
 
         from vqrae.training.config import recipe
         from vqrae.training.processes import Processes
-        from vqrae.training.run import TrainingRun
+        from vqrae.training.run import TrainingRun, claimed_run
 
     chosen = recipe(preset).changed(settings(setting or []))
     if plan:
@@ -68,8 +68,9 @@ def train(
     if encoder is None:
         disable_progress_bar()  # type: ignore[no-untyped-call]  # nothing to download: bars of small local files
     processes = Processes(strategy)
-    run = TrainingRun(chosen, data, output, encoder=encoder, seed=seed, processes=processes)
-    for name in run.phases() if phase is None else [phase]:
-        result = run.run(name)
-        if processes.first:
-            console.print(f"{name}: {result}")
+    with claimed_run(output, processes):
+        run = TrainingRun(chosen, data, output, encoder=encoder, seed=seed, processes=processes)
+        for name in run.phases() if phase is None else [phase]:
+            result = run.run(name)
+            if processes.first:
+                console.print(f"{name}: {result}")

@@ -83,6 +83,13 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
         yield count
 
 
+def print_note(text: str) -> None:
+    """Tell on standard error what a run that goes on has found."""
+    from vqrae.cli.output import progress_console
+
+    progress_console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
 def print_outcome(output: Path, outcome: Outcome, *, as_json: bool) -> None:
     """Say what a run has come to."""
     from vqrae.cli.output import console, print_json

@@ -16,15 +16,28 @@ from PIL import Image
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import DataError, UsageError
 from vqrae.runtimes.manifest import Record
+from vqrae.runtimes.names import printable
 from vqrae.runtimes.session import SessionOptions
-from vqrae.runtimes.staging import staged_file, staged_folder
+from vqrae.runtimes.staging import claimed_folder, staged_file, staged_folder
 from vqrae.runtimes.tokenizer import Tokenizer
-from vqrae.tokenizing.job import COMPLETE_FILE, JOB_FILE, ImageJob, JobFolder, Outcome, Report, TokenJob, read_json
+from vqrae.tokenizing.job import (
+    COMPLETE_FILE,
+    JOB_FILE,
+    REPORTS,
+    ImageJob,
+    JobFolder,
+    Outcome,
+    TokenJob,
+    content_of,
+    read_json,
+)
 from vqrae.tokenizing.token_files import SUFFIXES, Tokens, add_member, read_tokens
-from vqrae.tokenizing.workers import WorkerOptions, do_missing
+from vqrae.tokenizing.workers import WorkerOptions, do_parts
 
 ImageLayout = Literal["folder", "webdataset"]
 RESULT_SUFFIXES: dict[str, str] = {"folder": "", "webdataset": ".tar"}
+MOST_KEY_BYTES = 255 - len(".png")
+"""Of each part of a key that becomes a file's name."""
 
 
 class TokenPart(Record):
@@ -33,6 +46,11 @@ class TokenPart(Record):
     name: str
     file: str
     images: int
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What it is made of."""
+        return (self.file,)
 
 
 class DetokenizeWork:
@@ -46,15 +64,14 @@ class DetokenizeWork:
     def part(self, text: str) -> int:
         """See `Work`."""
         part = TokenPart.model_validate_json(text)
+        made_of = content_of(self._tokens / part.file)[1]
         tokens = read_tokens(self._tokens / part.file, self._tokenizer.grid)
         target = self._folder.result(part.name)
-        self._folder.write_report(part.name, Report(images=len(tokens.keys)))
-        if self._job.layout == "folder":
-            with staged_folder(target) as staging:
-                self._write_folder(staging, tokens)
-        else:
-            with staged_file(target) as staging:
-                self._write_tar(staging, tokens)
+        in_folder = self._job.layout == "folder"
+        staged = staged_folder(target, overwrite=True, lock=False) if in_folder else staged_file(target, lock=False)
+        with staged as staging:
+            (self._write_folder if in_folder else self._write_tar)(staging, tokens)
+            self._folder.seal(part.name, staging, images=len(tokens.keys), source_sha256=made_of)
         return len(tokens.keys)
 
     def _write_folder(self, folder: Path, tokens: Tokens) -> None:
@@ -91,6 +108,7 @@ def detokenize(
     batch: int = 32,
     public_key: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Outcome:
     """Decode a data set of tokens, or go on where a run was stopped.
 
@@ -104,38 +122,44 @@ def detokenize(
         batch: images that are computed together.
         public_key: file of the key that must have signed the bundle.
         progress: called with the images that are done, those of earlier runs included, and how many there are.
+        note: see `tokenize`.
 
     Raises:
         BundleError: the bundle is invalid.
         DataError: there are no complete tokens, or they are damaged, or a key leaves the folder.
         RuntimeUnavailable: the bundle's runtime, or Ray, is not there or failed.
-        UsageError: the tokens are of another checkpoint, or `output` holds something else.
+        UsageError: the tokens are of another checkpoint, or changed since the run began; or `output` holds something
+            else, or another run is writing it.
         StorageError: the operating system refused to read or write.
     """
-    bundle, root = Bundle.open(bundle_path.resolve(), public_key=public_key), tokens.resolve()
-    made = read_json(root / JOB_FILE, TokenJob)
-    total = read_json(root / COMPLETE_FILE, Outcome).images
-    weights = bundle.manifest.checkpoint.weights_sha256
-    if made.weights_sha256 != weights:
-        got, expected = f"tokens of {made.bundle}, {made.weights_sha256[:12]}…", f"those of {weights[:12]}…"
-        raise UsageError(str(tokens), got=got, expected=expected, remedy="use a bundle of the same checkpoint")
-    job = ImageJob(
-        bundle=bundle.manifest.name,
-        bundle_sha256=bundle.sha256,
-        tokens_parts_sha256=made.parts_sha256,
-        tokens_bundle_sha256=made.bundle_sha256,
-        layout=layout,
-        batch=batch,
-        parts=made.parts,
-    )
-    folder = JobFolder.open(output, job, RESULT_SUFFIXES[layout])
-    if (outcome := folder.outcome) is not None:
-        progress(total, total)
-        return outcome
-    parts = _parts(made, total)
-    arguments = {"bundle": bundle.path, "session": session, "tokens": root, "folder": folder.path, "job": job}
-    do_missing(folder, DetokenizeWork, arguments, parts, options, progress)
-    return folder.finish([part.name for part in parts])
+    with claimed_folder(output, REPORTS) as path:
+        bundle, root = Bundle.open(bundle_path.resolve(), public_key=public_key), tokens.resolve()
+        made = read_json(root / JOB_FILE, TokenJob)
+        total = read_json(root / COMPLETE_FILE, Outcome).images
+        weights = bundle.manifest.checkpoint.weights_sha256
+        if made.weights_sha256 != weights:
+            got, expected = f"tokens of {made.bundle}, {made.weights_sha256[:12]}…", f"those of {weights[:12]}…"
+            raise UsageError(str(tokens), got=got, expected=expected, remedy="use a bundle of the same checkpoint")
+        job = ImageJob(
+            bundle=bundle.manifest.name,
+            bundle_sha256=bundle.sha256,
+            tokens_parts_sha256=made.parts_sha256,
+            tokens_bundle_sha256=made.bundle_sha256,
+            layout=layout,
+            batch=batch,
+            parts=made.parts,
+        )
+        folder, parts = JobFolder.open(path, job, RESULT_SUFFIXES[layout]), _parts(made, total)
+        names = [part.name for part in parts]
+        if (outcome := folder.settled(names, note)) is not None:
+            progress(total, total)
+            return outcome
+        missing = folder.missing(root, parts, lambda part: content_of(root / part.file)[1], note)
+        before = total - sum(part.images for part in missing)
+        progress(before, total)
+        arguments = {"bundle": bundle.path, "session": session, "tokens": root, "folder": path, "job": job}
+        do_parts(DetokenizeWork, arguments, missing, options, lambda done: progress(before + done, total))
+        return folder.finish(names)
 
 
 def _parts(made: TokenJob, total: int) -> list[TokenPart]:
@@ -149,10 +173,14 @@ def _parts(made: TokenJob, total: int) -> list[TokenPart]:
 
 
 def _safe(key: str) -> PurePosixPath:
-    """A key as a path that stays in its folder."""
-    path = PurePosixPath(key)
-    if path.is_absolute() or ".." in path.parts or not path.parts or PureWindowsPath(key).drive or "\0" in key:
-        raise DataError(f"key {key!r:.200}", got="a path that leaves its folder", expected="one below it")
+    """A key as a path that stays in its folder, whatever the system takes for one."""
+    path, windows = PurePosixPath(key), PureWindowsPath(key)
+    subject, remedy = f"key {key!a:.200}", "write tars with --format webdataset, which keep any key"
+    if path.is_absolute() or windows.anchor or ".." in (*path.parts, *windows.parts) or not path.parts:
+        raise DataError(subject, got="a path that leaves its folder", expected="one below it", remedy=remedy)
+    if not printable(key) or max(len(part.encode()) for part in path.parts) > MOST_KEY_BYTES:
+        expected = f"at most {MOST_KEY_BYTES} bytes in each part, and no control character"
+        raise DataError(subject, got="no name for a file", expected=expected, remedy=remedy)
     return path
 
 

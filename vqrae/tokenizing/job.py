@@ -1,26 +1,32 @@
 """A run's folder: what it is to become, and how far it is.
 
-`dataset.json` is written first and says what every later run has to agree with. A part is done when its file is there;
-its report is written before. When all are done, the reports become `dead-letters.jsonl` and `complete.json`.
+`dataset.json` is written first and says what every later run has to agree with. A part is done when its file has the
+bytes that its report, written before, says. When all are done, the reports become `dead-letters.jsonl`, `parts.jsonl`
+and `complete.json`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
+from vqrae.runtimes.bundle import sha256_file
 from vqrae.runtimes.errors import DataError, UsageError, storage_error
-from vqrae.runtimes.manifest import Record
-from vqrae.runtimes.staging import staged_file
+from vqrae.runtimes.manifest import Record, Sha256
+from vqrae.runtimes.staging import RUN_LOCK, write_output
 from vqrae.tokenizing.token_files import Layout
 
 JOB_FILE, COMPLETE_FILE, DEAD_LETTERS_FILE = "dataset.json", "complete.json", "dead-letters.jsonl"
+PARTS_FILE, SOURCES_FILE = "parts.jsonl", "sources.json"
 REPORTS = "reports"
+MOST_PARTS = 10**7
 Shape = TypeVar("Shape", bound=BaseModel)
 
 
@@ -37,6 +43,19 @@ class Report(Record):
     images: int
     """In the result."""
     dead: tuple[DeadLetter, ...] = ()
+    size: int
+    """Of the result, in bytes."""
+    sha256: Sha256
+    """Of the result; see `content_of`."""
+    source_sha256: Sha256
+    """Of what was read for it."""
+
+
+class Sources(Record):
+    """The files that a data set is made of, as they were when a run was started."""
+
+    files: dict[str, tuple[int, int]]
+    """Name -> bytes, and time of the last change."""
 
 
 class Outcome(Record):
@@ -62,7 +81,7 @@ class TokenJob(Record):
     layout: Layout
     batch: int
     part_images: int
-    parts: int
+    parts: int = Field(ge=1, le=MOST_PARTS)
     parts_sha256: str
     """Of the list of parts: which image is in which."""
 
@@ -78,14 +97,36 @@ class ImageJob(Record):
     tokens_bundle_sha256: str
     layout: Literal["folder", "webdataset"]
     batch: int
-    parts: int
+    parts: int = Field(ge=1, le=MOST_PARTS)
 
 
 Job = TypeVar("Job", TokenJob, ImageJob)
 
 
+class SomePart(Protocol):
+    """A part, of images or of tokens."""
+
+    @property
+    def name(self) -> str:
+        """What its files are called, without suffix."""
+
+    @property
+    def images(self) -> int:
+        """How many there are."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What it is made of."""
+
+    def model_dump_json(self) -> str:
+        """As `Work.part` takes it."""
+
+
+Part = TypeVar("Part", bound=SomePart)
+
+
 class JobFolder(Generic[Job]):
-    """The folder of a run, new or to be gone on with."""
+    """The folder of a run, new or to be gone on with; whoever writes into it has claimed it (`claimed_folder`)."""
 
     def __init__(self, path: Path, job: Job, suffix: str) -> None:
         self.path, self._suffix = path, suffix
@@ -99,19 +140,17 @@ class JobFolder(Generic[Job]):
             UsageError: the folder holds another run, or something else.
             StorageError: the operating system refused to write.
         """
-        folder = cls(path.resolve(), job, suffix)
+        folder = cls(path, job, suffix)
         if (path / JOB_FILE).is_file():
             folder._check_same(read_json(path / JOB_FILE, type(job)))
-            folder._sweep()
-            return folder
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        elif any(entry.name != RUN_LOCK for entry in path.iterdir()):
             expected = f"a new or empty folder, or one with the {JOB_FILE} of a run to go on with"
             raise UsageError(str(path), got="something else", expected=expected)
         try:
-            (folder.path / REPORTS).mkdir(parents=True, exist_ok=True)
+            (path / REPORTS).mkdir(exist_ok=True)
         except OSError as error:
             raise storage_error(path, error) from error
-        _write_json(folder.path / JOB_FILE, job.model_dump(mode="json"))
+        _write_json(path / JOB_FILE, job.model_dump(mode="json"))
         return folder
 
     def result(self, name: str) -> Path:
@@ -122,29 +161,124 @@ class JobFolder(Generic[Job]):
         """What became of a part that is done."""
         return read_json(self._report(name), Report)
 
-    def write_report(self, name: str, report: Report) -> None:
-        """Say what became of a part; its file is to appear right after."""
-        _write_json(self._report(name), report.model_dump(mode="json"))
+    def seal(
+        self, name: str, staging: Path, *, images: int, source_sha256: str, dead: Iterable[DeadLetter] = ()
+    ) -> None:
+        """Say what became of a part, whose file or folder is whole and is to be moved into place right after."""
+        size, sha256 = content_of(staging)
+        made = Report(images=images, dead=tuple(dead), size=size, sha256=sha256, source_sha256=source_sha256)
+        _write_json(self._report(name), made.model_dump(mode="json"))
 
-    @property
-    def outcome(self) -> Outcome | None:
-        """The whole, if the run is over."""
+    def whole(self, name: str) -> Report | None:
+        """The report of a part that is done and has the bytes that were written; None where it is to be done."""
+        try:
+            report = self.report(name)
+            return report if content_of(self.result(name)) == (report.size, report.sha256) else None
+        except (DataError, FileNotFoundError, NotADirectoryError):
+            return None  # it was not done, or by an earlier version, or is damaged
+
+    def missing(
+        self, root: Path, parts: Sequence[Part], source_sha256: Callable[[Part], str], note: Callable[[str], None]
+    ) -> list[Part]:
+        """The parts to be done: those without a whole result.
+
+        Args:
+            root: the folder that the parts' source files are in.
+            parts: all of them.
+            source_sha256: the hash of what a part is made of, as its files are now.
+            note: told what is done again, and what was not compared.
+
+        Raises:
+            UsageError: a source that a result was made of, or will be, is another one by now; names it.
+        """
+        reports = {part.name: report for part in parts if (report := self.whole(part.name)) is not None}
+        again = sum(part.name not in reports and os.path.lexists(self.result(part.name)) for part in parts)
+        if again:
+            note(f"{again} parts are not what was written, or lack the hash of later versions: done again")
+        self._check_sources(root, parts, reports, source_sha256, note)
+        return [part for part in parts if part.name not in reports]
+
+    def settled(self, names: Sequence[str], note: Callable[[str], None]) -> Outcome | None:
+        """The whole, if the run is over and every part has the bytes that were written.
+
+        Where one has not, the run is open again, and only such parts are to be done.
+        """
         path = self.path / COMPLETE_FILE
-        return read_json(path, Outcome) if path.is_file() else None
+        if not path.is_file():
+            return None
+        known = self.path / PARTS_FILE
+        if not known.is_file() and all(map(self._is_something, names)):
+            return read_json(path, Outcome)  # an earlier version wrote no hashes
+        lines = known.read_bytes().splitlines() if known.is_file() else []
+        for name, line in zip(names, lines, strict=False):
+            write_output(self._report(name), line, lock=False)
+        damaged = [name for name in names if self.whole(name) is None]
+        if not damaged:
+            shutil.rmtree(self.path / REPORTS, ignore_errors=True)
+            return read_json(path, Outcome)
+        note(f"the run was over, but {len(damaged)} parts are not what was written, such as {damaged[0]}")
+        path.unlink()
+        return None
 
-    def finish(self, names: list[str]) -> Outcome:
+    def finish(self, names: Sequence[str]) -> Outcome:
         """Join the reports of all parts."""
-        images = dead = 0
-        with staged_file(self.path / DEAD_LETTERS_FILE) as staging, staging.open("w", encoding="utf-8") as file:
-            for name in names:
-                report = self.report(name)
-                images, dead = images + report.images, dead + len(report.dead)
-                for letter in report.dead:
-                    file.write(json.dumps(letter.model_dump(), ensure_ascii=False) + "\n")
-        outcome = Outcome(images=images, dead_letters=dead)
+        reports = [self.report(name) for name in names]
+        letters = [letter.model_dump() for report in reports for letter in report.dead]
+        for file, records in ((DEAD_LETTERS_FILE, letters), (PARTS_FILE, [report.model_dump() for report in reports])):
+            text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            write_output(self.path / file, text, lock=False)
+        outcome = Outcome(images=sum(report.images for report in reports), dead_letters=len(letters))
         _write_json(self.path / COMPLETE_FILE, outcome.model_dump(mode="json"))
         shutil.rmtree(self.path / REPORTS, ignore_errors=True)
         return outcome
+
+    def _check_sources(
+        self,
+        root: Path,
+        parts: Sequence[Part],
+        reports: Mapping[str, Report],
+        source_sha256: Callable[[Part], str],
+        note: Callable[[str], None],
+    ) -> None:
+        """Compare size and time of the sources with those at the run's start, and where they differ, the content.
+
+        Of parts that are not done yet no content is known: there another size is a change, and another time is told.
+        """
+        kept = self.path / REPORTS / SOURCES_FILE
+        try:
+            before = read_json(kept, Sources).files
+        except DataError:  # the run is new, or the file damaged: then the content is compared
+            before = {}
+        files = dict.fromkeys(file for part in parts for file in part.files)
+        now = {file: _size_and_time(root / file) for file in files}
+        changed: dict[str, None] = {}
+        moved = 0
+        for part in parts:
+            others = [file for file in part.files if before.get(file) != now[file]]
+            report = reports.get(part.name)
+            if report is not None:
+                if others and source_sha256(part) != report.source_sha256:
+                    changed |= dict.fromkeys(others)
+            else:
+                resized = [file for file in others if file in before and before[file][0] != now[file][0]]
+                changed |= dict.fromkeys(resized)
+                moved += len([file for file in others if file in before]) - len(resized)
+        if changed:
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            raise UsageError(
+                str(root),
+                got=f"other content than when the run began in {', '.join(list(changed)[:3])}{more}",
+                expected="the same data until a run is over",
+                remedy="put it back, or choose a new output folder",
+            )
+        if moved:
+            note(f"{moved} files of parts not done yet have another time than at the start: read as they are")
+        if now != before:
+            _write_json(kept, Sources(files=now).model_dump(mode="json"))
+
+    def _is_something(self, name: str) -> bool:
+        result = self.result(name)
+        return result.is_dir() or (result.is_file() and result.stat().st_size > 0)
 
     def _report(self, name: str) -> Path:
         return self.path / REPORTS / f"{name}.json"
@@ -157,17 +291,32 @@ class JobFolder(Generic[Job]):
                 subject = f"{self.path / JOB_FILE} field {field}"
                 raise UsageError(subject, got=repr(got), expected=repr(expected), remedy=remedy)
 
-    def _sweep(self) -> None:
-        """Remove what a killed run was writing."""
-        for staging in self._stagings():
-            if staging.is_dir():
-                shutil.rmtree(staging, ignore_errors=True)
-            else:
-                staging.unlink(missing_ok=True)
 
-    def _stagings(self) -> Iterator[Path]:
-        yield from self.path.glob(".staging-*")
-        yield from (self.path / REPORTS).glob(".staging-*")
+def content_of(path: Path) -> tuple[int, str]:
+    """Bytes and SHA-256 of a file; of a folder, those of all its files with their names.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    if not path.is_dir():
+        return path.stat().st_size, sha256_file(path)
+    size, digest = 0, hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            size += file.stat().st_size
+            digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_file(file)}\n".encode())
+    return size, digest.hexdigest()
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Bytes, and the time of the last change in nanoseconds; -1 of what is not there."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, PermissionError):
+        return -1, -1
+    except OSError as error:
+        raise storage_error(path, error) from error
+    return found.st_size, found.st_mtime_ns
 
 
 def read_json(path: Path, shape: type[Shape]) -> Shape:
@@ -187,5 +336,4 @@ def read_json(path: Path, shape: type[Shape]) -> Shape:
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
-    with staged_file(path) as staging:
-        staging.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_output(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n", lock=False)

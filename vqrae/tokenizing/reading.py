@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tarfile
 from collections.abc import Iterator
 from itertools import islice
@@ -33,6 +34,33 @@ def encoded_images(root: Path, part: Part) -> Iterator[EncodedImage]:
         StorageError: the operating system refused to read.
     """
     return {"images": _files, "tar": _tar, "parquet": _parquet}[part.kind](root, part)
+
+
+def source_sha256(root: Path, part: Part) -> str:
+    """The hash of what a part is made of: every image's key and bytes, or why there are none."""
+    digest = SourceDigest()
+    for encoded in encoded_images(root, part):
+        digest.add(encoded)
+    return digest.hexdigest
+
+
+class SourceDigest:
+    """`source_sha256`, image by image."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, encoded: EncodedImage) -> str:
+        """Add the next image; returns the hash of its bytes."""
+        image = hashlib.sha256(encoded.content or b"").hexdigest()
+        what = f"{encoded.key}\0{image if encoded.content is not None else encoded.problem}\n"
+        self._digest.update(what.encode(errors="surrogatepass"))
+        return image
+
+    @property
+    def hexdigest(self) -> str:
+        """Of the images so far."""
+        return self._digest.hexdigest()
 
 
 def _files(root: Path, part: Part) -> Iterator[EncodedImage]:

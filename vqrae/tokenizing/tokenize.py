@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -14,13 +15,13 @@ from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import ImageError, UsageError
 from vqrae.runtimes.preprocess import prepare, read_image
 from vqrae.runtimes.session import SessionOptions
-from vqrae.runtimes.staging import staged_file
+from vqrae.runtimes.staging import claimed_folder, staged_file
 from vqrae.runtimes.tokenizer import Tokenizer
-from vqrae.tokenizing.job import DeadLetter, JobFolder, Outcome, Report, TokenJob
+from vqrae.tokenizing.job import REPORTS, DeadLetter, JobFolder, Outcome, TokenJob
 from vqrae.tokenizing.parts import Part, Source, source_of
-from vqrae.tokenizing.reading import EncodedImage, encoded_images
+from vqrae.tokenizing.reading import EncodedImage, SourceDigest, encoded_images, source_sha256
 from vqrae.tokenizing.token_files import SUFFIXES, Layout, Tokens, joined, write_tokens
-from vqrae.tokenizing.workers import WorkerOptions, do_missing
+from vqrae.tokenizing.workers import WorkerOptions, do_parts
 
 MOST_CODES = 2**16
 
@@ -41,13 +42,15 @@ class TokenizeWork:
         digests: list[str] = []
         batches: list[NDArray[np.int32]] = []
         images: list[NDArray[np.uint8]] = []
+        source = SourceDigest()
         for encoded in encoded_images(self._root, part):
+            image_sha256 = source.add(encoded)
             image = self._prepared(encoded)
             if isinstance(image, DeadLetter):
                 dead.append(image)
                 continue
             keys.append(encoded.key)
-            digests.append(hashlib.sha256(encoded.content or b"").hexdigest())
+            digests.append(image_sha256)
             images.append(image)
             if len(images) == self._job.batch:
                 batches.append(self._indices(images))
@@ -55,9 +58,10 @@ class TokenizeWork:
         if images:
             batches.append(self._indices(images))
         tokens = Tokens(keys, digests, joined(batches, self._job.grid))
-        self._folder.write_report(part.name, Report(images=len(keys), dead=tuple(dead)))
-        with staged_file(self._folder.result(part.name)) as staging:
+        with staged_file(self._folder.result(part.name), lock=False) as staging:
             write_tokens(staging, tokens, layout=self._job.layout, bundle_sha256=self._job.bundle_sha256)
+            images_made, source_made = len(keys), source.hexdigest
+            self._folder.seal(part.name, staging, images=images_made, dead=dead, source_sha256=source_made)
         return len(keys) + len(dead)
 
     def _prepared(self, encoded: EncodedImage) -> NDArray[np.uint8] | DeadLetter:
@@ -90,6 +94,7 @@ def tokenize(
     part_images: int = 1024,
     public_key: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Outcome:
     """Tokenize a data set, or go on where a run was stopped.
 
@@ -104,30 +109,31 @@ def tokenize(
         part_images: images in a part, which is what a killed run loses at most for each worker.
         public_key: file of the key that must have signed the bundle.
         progress: called with the images that are done, those of earlier runs included, and how many there are.
+        note: called with what a run that goes on has found: parts that are damaged, sources that were touched.
 
     Raises:
         BundleError: the bundle is invalid.
         DataError: there is no data.
         RuntimeUnavailable: the bundle's runtime, or Ray, is not there or failed.
-        UsageError: `output` holds something else, or the codebook has more codes than fit 16 bits.
+        UsageError: `output` holds something else, or another run is writing it; the data changed since the run began;
+            or the codebook has more codes than fit 16 bits.
         StorageError: the operating system refused to read or write.
     """
-    bundle = Bundle.open(bundle_path.resolve(), public_key=public_key)
-    source = source_of(data, size=part_images)
-    job = _job(bundle, source, layout, batch, part_images)
-    folder = JobFolder.open(output, job, SUFFIXES[layout])
-    if (outcome := folder.outcome) is not None:
-        progress(source.images, source.images)
-        return outcome
-    arguments = {
-        "bundle": bundle.path,
-        "session": session,
-        "root": Path(source.root),
-        "folder": folder.path,
-        "job": job,
-    }
-    do_missing(folder, TokenizeWork, arguments, source.parts, options, progress)
-    return folder.finish([part.name for part in source.parts])
+    with claimed_folder(output, REPORTS) as path:
+        bundle = Bundle.open(bundle_path.resolve(), public_key=public_key)
+        source = source_of(data, size=part_images)
+        root, names = Path(source.root), [part.name for part in source.parts]
+        job = _job(bundle, source, layout, batch, part_images)
+        folder = JobFolder.open(path, job, SUFFIXES[layout])
+        if (outcome := folder.settled(names, note)) is not None:
+            progress(source.images, source.images)
+            return outcome
+        missing = folder.missing(root, source.parts, partial(source_sha256, root), note)
+        before = source.images - sum(part.images for part in missing)
+        progress(before, source.images)
+        arguments = {"bundle": bundle.path, "session": session, "root": root, "folder": path, "job": job}
+        do_parts(TokenizeWork, arguments, missing, options, lambda done: progress(before + done, source.images))
+        return folder.finish(names)
 
 
 def _job(bundle: Bundle, source: Source, layout: Layout, batch: int, part_images: int) -> TokenJob:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import ray.data
 from ray.data import ActorPoolStrategy
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 
 from vqrae.cluster import cluster
-from vqrae.runtimes.errors import RuntimeUnavailable, VqraeError
+from vqrae.runtimes import errors
+from vqrae.runtimes.errors import RuntimeUnavailable, VqraeError, storage_error
 from vqrae.runtimes.manifest import Record
-from vqrae.tokenizing.job import JobFolder
+from vqrae.tokenizing.job import SomePart
 
 MOST_BLOCKS = 4096
 """Ray Data keeps books on each block; a part is a block of its own up to so many."""
@@ -38,59 +41,48 @@ class WorkerOptions(Record):
     """Of a Ray cluster; None is this machine."""
 
 
-class Numbered(Protocol):
-    """A part, of images or of tokens."""
-
-    @property
-    def name(self) -> str:
-        """What its files are called, without suffix."""
-
-    @property
-    def images(self) -> int:
-        """How many there are."""
-
-    def model_dump_json(self) -> str:
-        """As `Work.part` takes it."""
-
-
 class _Calls:
-    """What Ray Data calls with a batch of one row."""
+    """What Ray Data calls with a batch of one row. Our own errors are results: Ray would lose what an error is."""
 
     def __init__(self, work: type[Work], arguments: Mapping[str, Any]) -> None:
-        self._work = work(**arguments)
+        self._make = partial(work, **arguments)
+        self._work: Work | None = None
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[int]]:
-        return {"images": [self._work.part(str(text)) for text in batch["part"]]}
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        try:
+            self._work = self._work or self._make()
+            return {"images": [self._work.part(str(text)) for text in batch["part"]], "error": [""]}
+        except VqraeError as error:
+            told = error
+        except OSError as error:
+            told = storage_error(error.filename or "input or output", error)
+        return {"images": [0], "error": [_text_of(told)]}
 
 
-def do_missing(
-    folder: JobFolder[Any],
+def do_parts(
     work: type[Work],
     arguments: Mapping[str, Any],
-    parts: Sequence[Numbered],
+    parts: Sequence[SomePart],
     options: WorkerOptions,
-    progress: Callable[[int, int], None],
+    progress: Callable[[int], None],
 ) -> None:
-    """Do the parts whose result is not there yet; `progress` is told the images that are done, and all there are.
+    """Do parts; `progress` is told the images that are done.
 
     Raises:
         VqraeError: what a worker raised.
         RuntimeUnavailable: Ray does not start, or failed.
     """
-    total = sum(part.images for part in parts)
-    missing = [part for part in parts if not folder.result(part.name).exists()]
-    done = total - sum(part.images for part in missing)
-    progress(done, total)
-    if not missing:
+    if not parts:
         return
+    done = 0
     with cluster(options.address, cpus=options.workers * options.cpus):
-        for images in _done_by_workers(work, arguments, missing, options):
+        for images in _done_by_workers(work, arguments, parts, options):
             done += images
-            progress(done, total)
+            progress(done)
 
 
 def _done_by_workers(
-    work: type[Work], arguments: Mapping[str, Any], parts: Sequence[Numbered], options: WorkerOptions
+    work: type[Work], arguments: Mapping[str, Any], parts: Sequence[SomePart], options: WorkerOptions
 ) -> Iterator[int]:
     """The images of each part as it is done, in any order."""
     _be_quiet()
@@ -107,18 +99,21 @@ def _done_by_workers(
     )
     try:
         for row in done.iter_rows():
+            if row["error"]:
+                raise _error_of(row["error"])
             yield int(row["images"])
     except RayError as error:
-        raise _known(error) or RuntimeUnavailable("ray", got=str(error).splitlines()[-1]) from error
+        raise RuntimeUnavailable("ray", got=str(error).splitlines()[-1]) from error
 
 
-def _known(error: BaseException | None) -> VqraeError | None:
-    """Our own error, however deep Ray has wrapped it."""
-    while error is not None:
-        if isinstance(error, VqraeError) and not isinstance(error, RayTaskError):
-            return error
-        error = error.cause if isinstance(error, RayTaskError) else error.__cause__
-    return None
+def _text_of(error: VqraeError) -> str:
+    return json.dumps([type(error).__name__, error.subject, error.got, error.expected, error.remedy])
+
+
+def _error_of(text: str) -> VqraeError:
+    kind, subject, got, expected, remedy = json.loads(text)
+    made: VqraeError = getattr(errors, kind)(subject, got=got, expected=expected, remedy=remedy)
+    return made
 
 
 def _be_quiet() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +11,8 @@ from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
 
-from vqrae.runtimes.staging import staged_file
+from vqrae.runtimes.errors import storage_error
+from vqrae.runtimes.staging import write_output
 
 LOG_FILE, SKIPPED_FILE, TENSORBOARD_FOLDER = "log.jsonl", "skipped.txt", "tensorboard"
 
@@ -22,27 +24,34 @@ class RunLog:
         """Go on after step `start`; what an earlier run logged beyond it was not saved, and is dropped."""
         path = folder / LOG_FILE
         if path.exists():
-            kept = [line for line in path.read_text().splitlines(keepends=True) if _logged_step(line) <= start]
-            with staged_file(path) as staging:
-                staging.write_text("".join(kept))
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+            write_output(path, "".join(line for line in lines if _logged_step(line) <= start), lock=False)
         self._skipped = folder / SKIPPED_FILE
-        self._lines = path.open("a")
+        self._lines = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(folder / TENSORBOARD_FOLDER, purge_step=start + 1)
 
     def write(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
         """Log the values of one step."""
-        self._lines.write(json.dumps({"step": step, "seconds": seconds, **values}) + "\n")
-        self._lines.flush()
+        try:
+            self._lines.write(json.dumps({"step": step, "seconds": seconds, **values}) + "\n")
+            self._lines.flush()
+        except OSError as error:
+            raise storage_error(self._lines.name, error) from error
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
 
+    def keep(self) -> None:
+        """Have the disk hold what was logged; TensorBoard's events can be made again from it."""
+        os.fsync(self._lines.fileno())
+
     def skip(self, images: Mapping[str, str]) -> None:
         """Name the images that could not be read, each once: name -> reason."""
-        known = set(self._skipped.read_text().splitlines()) if self._skipped.exists() else set()
+        text = self._skipped.read_text(encoding="utf-8", errors="replace") if self._skipped.exists() else ""
+        known = set(text.splitlines())
         lines = {" ".join(f"{name}: {reason}".split()) for name, reason in images.items()}
         if lines - known:
-            with staged_file(self._skipped) as staging:
-                staging.write_text("".join(f"{line}\n" for line in sorted(lines | known)))
+            text = "".join(f"{line}\n" for line in sorted(lines | known))
+            write_output(self._skipped, text.encode(errors="replace"), lock=False)
 
     def __enter__(self) -> Self:
         return self
@@ -55,8 +64,8 @@ class RunLog:
 
 
 def _logged_step(line: str) -> int:
-    """The step of a line; one that a kill cut off counts as beyond any."""
+    """The step of a line; one that a kill cut off, or that is damaged, counts as beyond any."""
     try:
         return int(json.loads(line)["step"])
-    except ValueError:
+    except (ValueError, TypeError, KeyError):
         return 2**63

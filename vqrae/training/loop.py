@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from vqrae.runtimes.staging import make_folder
 from vqrae.training.learner import Learner
 from vqrae.training.log import RunLog
 from vqrae.training.phase import Phase
@@ -29,11 +30,11 @@ def train(phase: Phase, folder: Path, title: str, processes: Processes | None = 
 
     Raises:
         VqraeError: a term of the loss is not finite; the last saved state stays.
-        CheckpointError: the saved state is of another configuration, or unreadable.
+        CheckpointError: the saved state is of another configuration, or damaged.
         Terminated: SIGTERM came, and the state is saved.
     """
     processes = processes or Processes()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     learner = Learner(phase, processes)
     start = load_state(folder / STATE_FILE, learner)
     began = time.monotonic() - start.seconds
@@ -52,6 +53,8 @@ def train(phase: Phase, folder: Path, title: str, processes: Processes | None = 
             report(terms)
             stopping = processes.any(stop.made)
             if stopping or position.step % phase.config.save_every == 0 or position.step == phase.config.steps:
+                if log is not None:
+                    log.keep()  # before the state that says how far it is
                 save_state(folder / STATE_FILE, learner, position)
             if stopping:
                 raise Terminated(

@@ -7,8 +7,10 @@ and below `state/` each phase's log and the state it resumes from; `run.json` sa
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -18,8 +20,8 @@ from vqrae.checkpoint import from_pretrained, save_pretrained
 from vqrae.config import VQRAEConfig
 from vqrae.encoder import Encoder
 from vqrae.model import VQRAE
-from vqrae.runtimes.errors import UsageError
-from vqrae.runtimes.staging import staged_file
+from vqrae.runtimes.errors import CheckpointError, UsageError
+from vqrae.runtimes.staging import claimed_folder, write_output
 from vqrae.training.codebook import place_codes
 from vqrae.training.config import PhaseConfig, Recipe
 from vqrae.training.cost.weightless import meta_model
@@ -95,21 +97,23 @@ class TrainingRun:
 
         Raises:
             UsageError: the phase's input, an encoder or a stage-1 checkpoint, is not there; or the folder holds a run
-                of another model, seed, encoder or data.
+                of another model, seed, encoder or data, or others are training in it.
+            CheckpointError: what the folder holds of the run is damaged.
         """
-        self._claim_folder()
-        self.processes.wait()
-        runners = {"pretrain": self._pretrain, "stage1": self._stage1, "stage2": self._stage2}
-        result = self.folder / ("encoder" if phase == "pretrain" else phase)
-        if not result.exists():
-            runners[phase](result)
+        with claimed_run(self.folder, self.processes):
+            self._check_folder()
             self.processes.wait()
+            runners = {"pretrain": self._pretrain, "stage1": self._stage1, "stage2": self._stage2}
+            result = self.folder / ("encoder" if phase == "pretrain" else phase)
+            if not result.exists():
+                runners[phase](result)
+                self.processes.wait()
             if self.processes.first:
-                (self._state(phase) / STATE_FILE).unlink()
-        self.processes.wait()
+                (self._state(phase) / STATE_FILE).unlink(missing_ok=True)  # that of a run killed right here, too
+            self.processes.wait()
         return result
 
-    def _claim_folder(self) -> None:
+    def _check_folder(self) -> None:
         """Write down whose folder it is, or compare with what is written there."""
         described = {
             "model": self.recipe.model.model_dump(mode="json"),
@@ -120,10 +124,9 @@ class TrainingRun:
         path = self.folder / RUN_FILE
         if not path.exists():
             if self.processes.first:
-                with staged_file(path) as staging:
-                    staging.write_text(json.dumps(described, indent=2) + "\n")
+                write_output(path, json.dumps(described, indent=2) + "\n", lock=False)
             return
-        written = json.loads(path.read_text())
+        written = _written(path)
         differing = [name for name in described if described[name] != written.get(name)]
         if differing:
             remedy = "give what the run began with, or another output folder"
@@ -188,6 +191,34 @@ class TrainingRun:
 
     def _state(self, phase: PhaseName) -> Path:
         return self.folder / "state" / phase
+
+
+@contextmanager
+def claimed_run(folder: Path, processes: Processes) -> Iterator[None]:
+    """A run's folder, for these processes alone until the block ends; the first of them holds its lock.
+
+    Raises:
+        UsageError: another run holds it.
+        StorageError: the operating system refused to write.
+    """
+    with claimed_folder(folder, "state/*") if processes.first else nullcontext():
+        yield
+
+
+def _written(path: Path) -> dict[str, Any]:
+    """What `run.json` holds."""
+    try:
+        written = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise _no_run(path, str(error)) from error
+    if not isinstance(written, dict):
+        raise _no_run(path, type(written).__name__)
+    return written
+
+
+def _no_run(path: Path, got: str) -> CheckpointError:
+    remedy = "put it back, or choose another output folder"
+    return CheckpointError(str(path), got=got, expected="what the run began with", remedy=remedy)
 
 
 def _check_model(config: VQRAEConfig) -> None:

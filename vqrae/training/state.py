@@ -7,9 +7,10 @@ its position in the data. Rates and batches of an indexed source are functions o
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,6 +23,7 @@ from vqrae.training.learner import Learner
 from vqrae.training.processes import copy_whole, whole
 
 STATE_FILE = "training_state.safetensors"
+_Kind = TypeVar("_Kind", dict[str, Any], list[Any])
 
 
 class Position(NamedTuple):
@@ -57,7 +59,7 @@ def save_state(path: Path, learner: Learner, position: Position) -> None:
             "config": learner.phase.config.model_dump_json(),
             "data": json.dumps(data),
         }
-        with staged_file(path) as staging:
+        with staged_file(path, lock=False) as staging:  # the run's folder is claimed
             save_tensors(tensors, staging, metadata)
     processes.wait()
 
@@ -66,31 +68,84 @@ def load_state(path: Path, learner: Learner) -> Position:
     """Restore what `save_state` wrote and return the position to go on from; the start if there is no such file.
 
     Raises:
-        CheckpointError: the file is unreadable, or of another configuration or number of processes.
+        CheckpointError: the file is damaged, or of another configuration, model or number of processes.
     """
     if not path.exists():
         return Position(0, 0.0)
     try:
         with safe_open(path, framework="pt") as saved:
-            metadata = saved.metadata()
+            metadata = saved.metadata() or {}
             tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118 (not a mapping)
     except (OSError, SafetensorError) as error:
-        remedy = "delete it to begin the phase again"
-        raise CheckpointError(str(path), got=str(error), expected="a whole saved state", remedy=remedy) from error
+        raise _damaged(path, str(error)) from error
     phase, share = learner.phase, learner.processes.share
-    _check_same_config(path, json.loads(metadata["config"]), phase.config.model_dump(mode="json"))
-    data = json.loads(metadata["data"])
+    config, data = _json_of(path, metadata, "config", dict), _json_of(path, metadata, "data", list)
+    _check_same_config(path, config, phase.config.model_dump(mode="json"))
+    position = _position(path, metadata, phase.config.steps)
     if len(data) != share.count:
         expected = f"{len(data)} as when the state was saved"
         raise CheckpointError(f"{path} processes", got=str(share.count), expected=expected)
-    _restore_moments(learner, tensors)
-    for name, tensor in _tensors(learner).items():
-        if not name.startswith("moments/"):
-            copy_whole(tensor, tensors[name])
-    phase.load_data_state(data[share.rank])
-    for device, state in _below(f"generator/{share.rank}/", tensors).items():
-        _set_generator(device, state)
-    return Position(int(metadata["step"]), float(metadata["seconds"]))
+    if not isinstance(data[share.rank], dict):
+        raise _damaged(path, "a position that is no dict")
+    _check_tensors(path, tensors, learner)
+    try:
+        _restore_moments(learner, tensors)
+        for name, tensor in _tensors(learner).items():
+            if not name.startswith("moments/"):
+                copy_whole(tensor, tensors[name])
+        phase.load_data_state(data[share.rank])
+        for device, state in _below(f"generator/{share.rank}/", tensors).items():
+            _set_generator(device, state)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:  # of what it holds
+        raise _damaged(path, f"{type(error).__name__} {error}") from error
+    return position
+
+
+def _json_of(path: Path, metadata: Mapping[str, str], name: str, kind: type[_Kind]) -> _Kind:
+    try:
+        value = json.loads(metadata[name])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise _damaged(path, f"no {name}, or one that is no JSON") from error
+    if not isinstance(value, kind):
+        raise _damaged(path, f"a {name} that is no {kind.__name__}")
+    return value
+
+
+def _position(path: Path, metadata: Mapping[str, str], steps: int) -> Position:
+    step, seconds = metadata.get("step", ""), metadata.get("seconds", "")
+    try:
+        position = Position(int(step), float(seconds))
+    except ValueError as error:
+        raise _damaged(path, f"step {step!r} after {seconds!r} seconds") from error
+    if not (0 <= position.step <= steps and 0 <= position.seconds < math.inf):
+        raise _damaged(path, f"step {step} of {steps} after {seconds} seconds")
+    return position
+
+
+def _check_tensors(path: Path, tensors: Mapping[str, Tensor], learner: Learner) -> None:
+    """Refuse a state that lacks a tensor, or has one too many, or one of another shape or type."""
+    wanted = {name: tensor for name, tensor in _tensors(learner).items() if not name.startswith("moments/")}
+    for title, optimizer in learner.optimizers.items():
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for index, parameter in enumerate(parameters):
+            if any(name.startswith(f"moments/{title}/{index}/") for name in tensors):
+                made = {"step": torch.zeros(()), "exp_avg": parameter, "exp_avg_sq": parameter}
+                wanted |= {f"moments/{title}/{index}/{name}": tensor for name, tensor in made.items()}
+    found = {name for name in tensors if not name.startswith("generator/")}
+    for got, names in (("no tensor", wanted.keys() - found), ("an unknown tensor", found - wanted.keys())):
+        if names:
+            raise _damaged(path, f"{got} {min(names)}")
+    for name, tensor in wanted.items():
+        given = (tensors[name].dtype, tuple(tensors[name].shape))
+        if given != (tensor.dtype, tuple(tensor.shape)):
+            expected = f"{tensor.dtype} {tuple(tensor.shape)}"
+            raise _damaged(path, f"{given[0]} {given[1]} for {name}", expected)
+    if f"generator/{learner.processes.share.rank}/cpu" not in tensors:
+        raise _damaged(path, "no state of the random generators")
+
+
+def _damaged(path: Path, got: str, expected: str = "a whole saved state") -> CheckpointError:
+    return CheckpointError(str(path), got=got, expected=expected, remedy="delete it to begin the phase again")
 
 
 def _tensors(learner: Learner) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ class CheckpointCodes:
         """The codes of all images, kept in a file so that they are computed once, and the captions."""
         if not path.exists():
             codes = self._codes(data)
-            with staged_file(path) as staging, staging.open("wb") as file:
+            with staged_file(path, size=codes.nbytes) as staging, staging.open("wb") as file:
                 np.save(file, codes, allow_pickle=False)
         return PaintedData(np.load(path, allow_pickle=False), [data.caption(number) for number in range(len(data))])
 

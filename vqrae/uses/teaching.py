@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 from vqrae.config import StrictConfig
 from vqrae.encoder import Encoder
 from vqrae.runtimes.errors import UsageError, unknown_name
+from vqrae.runtimes.staging import claimed_folder
 from vqrae.training.config import PhaseConfig
 from vqrae.training.loop import train
 from vqrae.training.processes import Processes
@@ -163,20 +164,22 @@ def teach_reader(
         start: a reader to go on from, with its language model unless another one is given.
         seed: names new weights and every batch.
     """
-    result = folder / "reader"
-    if result.exists():
+    with claimed_folder(folder, "state"):
+        result = folder / "reader"
+        if not result.exists():
+            if start is not None:
+                reader = Reader.open(start, language)
+            else:
+                spoken = language or new_language(recipe.language, seed)
+                torch.manual_seed(seed)
+                reader = Reader(ReaderFields(tokens=_tokens(encoder, data), feature_width=_width(encoder)), spoken)
+            lesson = ReadingLesson(
+                reader, recipe.phase, FrozenFeatures(encoder, data), seed, adapter_only=recipe.adapter_only
+            )
+            reader.load_state_dict(train(lesson, folder / "state", "reader", Processes()))
+            reader.save(result)
+        (folder / "state" / STATE_FILE).unlink(missing_ok=True)  # that of a run killed right here, too
         return result
-    if start is not None:
-        reader = Reader.open(start, language)
-    else:
-        spoken = language or new_language(recipe.language, seed)
-        torch.manual_seed(seed)
-        reader = Reader(ReaderFields(tokens=_tokens(encoder, data), feature_width=_width(encoder)), spoken)
-    lesson = ReadingLesson(reader, recipe.phase, FrozenFeatures(encoder, data), seed, adapter_only=recipe.adapter_only)
-    reader.load_state_dict(train(lesson, folder / "state", "reader", Processes()))
-    reader.save(result)
-    (folder / "state" / STATE_FILE).unlink()
-    return result
 
 
 def teach_painter(
@@ -189,16 +192,16 @@ def teach_painter(
     seed: int = 0,
 ) -> Path:
     """Train a painter of a tokenizer's codes, or go on; arguments as for `teach_reader`."""
-    result = folder / "painter"
-    if result.exists():
+    with claimed_folder(folder, "state"):
+        result = folder / "painter"
+        if not result.exists():
+            spoken = language or new_language(recipe.language, seed)
+            painter = Painter.extend(spoken, codes.grid, codes.codes_KE, codes.weights_sha256, seed)
+            lesson = PaintingLesson(painter, recipe.phase, data, seed, recipe.dropped)
+            painter.load_state_dict(train(lesson, folder / "state", "painter", Processes()))
+            painter.save(result)
+        (folder / "state" / STATE_FILE).unlink(missing_ok=True)  # that of a run killed right here, too
         return result
-    spoken = language or new_language(recipe.language, seed)
-    painter = Painter.extend(spoken, codes.grid, codes.codes_KE, codes.weights_sha256, seed)
-    lesson = PaintingLesson(painter, recipe.phase, data, seed, recipe.dropped)
-    painter.load_state_dict(train(lesson, folder / "state", "painter", Processes()))
-    painter.save(result)
-    (folder / "state" / STATE_FILE).unlink()
-    return result
 
 
 def image_size(encoder: Encoder) -> tuple[int, int]:
