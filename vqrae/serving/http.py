@@ -114,7 +114,7 @@ def _protocol(limits: Limits) -> type[H11Protocol]:
 
         def _rank(self) -> int:
             """Who is closed first: one without a request, then one whose body is still on its way."""
-            if self.cycle is None or self.cycle.response_complete:
+            if not (bool(self.cycle) and not self.cycle.response_complete):
                 return 0
             return 1 if self.cycle.more_body else 2
 
