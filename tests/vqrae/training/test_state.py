@@ -80,7 +80,7 @@ METADATA: dict[str, tuple[dict[str, str | None], str]] = {
     "no position": ({"data": None}, "got no data, or one that is no JSON"),
     "a number for a position": ({"data": "3"}, "got a data that is no list"),
     "a position that the data has not": ({"data": "[3]"}, "got a position that is no dict"),
-    "none at all": ({name: None for name in ("step", "seconds", "config", "data")}, "got no config"),
+    "none at all": (dict.fromkeys(("step", "seconds", "config", "data")), "got no config"),
 }
 
 
