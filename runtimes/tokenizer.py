@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,11 @@ BATCH_SIZE = 32
 MOST_PREPARERS = 16
 """Images that are decoded and resized at once; each may take as much memory as `preprocess.MAX_PIXELS` allow."""
 
+_SURVIVES_FORK = {"onnxruntime"}
+"""Runtimes that a forked process can load anew; others wait for threads that the fork left behind."""
+_first_users: dict[str, int] = {}
+"""Runtime -> the process that used it first."""
+
 Images = ImageLike | Sequence[ImageLike]
 """One image, a list of them, or a batch uint8 (B, H, W, 3)."""
 
@@ -48,6 +54,9 @@ class Encoding(NamedTuple):
 class Tokenizer(Closing):
     """A deployed tokenizer. Load one with `vqrae.load`; use it from any thread, and close it, or use it in a `with`.
 
+    A process that was forked has to load its own, and of runtimes other than ONNX Runtime nothing may have been used
+    before the fork; both is refused. Threads may share one: each call that goes on at once has buffers of its own.
+
     A graph is loaded when it is first needed.
     """
 
@@ -58,6 +67,7 @@ class Tokenizer(Closing):
         self._sessions: dict[str, Session] = {}
         self._sealed = ExitStack()
         self._lock = threading.Lock()
+        self._process = os.getpid()
         self._closed = False
 
     @classmethod
@@ -222,8 +232,13 @@ class Tokenizer(Closing):
 
         Raises:
             BundleError: the bundle has no such graph, or the runtime refuses it.
-            UsageError: the tokenizer is closed.
+            UsageError: the tokenizer is closed, or loaded before this process was forked.
         """
+        runtime, process = self.manifest.runtime.name, os.getpid()
+        used_by = process if runtime in _SURVIVES_FORK else _first_users.setdefault(runtime, process)
+        for other in {self._process, used_by} - {process}:
+            got, remedy = f"{runtime} loaded by process {other}", "load it in children only, or start them by spawn"
+            raise UsageError(f"{self._bundle.path} in a forked process", got=got, remedy=remedy)
         with self._lock:
             if self._closed:
                 raise UsageError(str(self._bundle.path), got="a closed tokenizer", expected="an open one")
@@ -232,7 +247,9 @@ class Tokenizer(Closing):
             return self._sessions[graph]
 
     def close(self) -> None:
-        """Release the runtime's memory; a second call does nothing."""
+        """Release the runtime's memory; a second call does nothing, and neither does one in a forked process."""
+        if self._process != os.getpid():
+            return
         with self._lock:
             self._closed = True
             with self._sealed, ExitStack() as closing:  # closes them all, whichever fails
