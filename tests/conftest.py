@@ -10,6 +10,12 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+from not_run import (  # noqa: F401 - hooks
+    pytest_deselected,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+    pytest_testnodedown,
+)
 from threadpoolctl import threadpool_limits
 from tiny_models import tiny_model
 
