@@ -1,4 +1,4 @@
-"""`make test` and `make docs` do what they say on any machine: a run ends whatever a test does, and says what it left out.
+"""`make test` and `make docs` do what they say on any machine: a run ends whatever a test does, and says what it left.
 
 Toys are run under the settings of `make test`, with shorter limits.
 """
@@ -57,7 +57,16 @@ def run_of_toys(folder: Path, *options: str, **toys: str) -> subprocess.Complete
     command = [sys.executable, "-m", "pytest", *given, "-c", ROOT / "pyproject.toml", "--rootdir", folder, folder]
     command += ["-p", "no:cacheprovider", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "support")}
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=folder, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, env=environment)
+
+
+def test_repeated_runs_go_on_from_their_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("tests/a.py\t1\tpassed\t1.0\n# 1 runs, 0 failed\ntests/a.py\t2\tfailed\t1.0\n")
+    command = [sys.executable, ROOT / ".ci" / "repeat", log, "--times", "2", "tests/a.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "# 2 runs, 1 failed\n"), "nothing was left to do"
+    assert log.read_text().endswith(done.stdout)
 
 
 @pytest.mark.slow

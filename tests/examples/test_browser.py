@@ -71,8 +71,8 @@ def driven(node: str, site: Path, address: str, bundle: Path, photographs: list[
     shots = SHOTS / bundle.name
     shots.mkdir(parents=True, exist_ok=True)
     packed = pack(bundle, site.parent / "packed.tar")
-    command = [node, site / DRIVER.name, BROWSER, json.dumps(OPTIONS), f"{address}?device=wasm", packed, shots, *photographs]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=170)
+    command = [node, site / DRIVER.name, BROWSER, json.dumps(OPTIONS), f"{address}?device=wasm", packed, shots]
+    done = subprocess.run([*command, *photographs], capture_output=True, text=True, check=False, timeout=170)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
