@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo figures test check setup clean
+.PHONY: demo figures test test-slow docs check setup clean
 
 setup: $(STAMP)
 
@@ -20,14 +20,18 @@ figures: demo
 	cp demo/reconstruction.png docs/
 	sed -i -e '/<!-- figures/,/<!-- end of figures/{//!d}' -e '/<!-- figures/r demo/benchmark.md' README.md
 
-# The variable silences an advertisement for the successor of the theme.
-.PHONY: docs
-docs: $(NESTED)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+# A file's tests stay together, since they share what was built for them; the files come in the order of conftest.py. A
+# process that dies ends the run, which names its test: one that takes its place may wait for ever.
+PYTEST := $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
-# A file's tests stay together, since they share what was built for them; the files come in the order of conftest.py.
 test: $(STAMP)
-	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m 'not slow'
+
+# The browser is given the demo's bundles too.
+test-slow: $(STAMP)
+	.ci/chromium
+	test -d demo || $(MAKE) demo
+	$(PYTEST) -m slow --timeout 900 --override-ini faulthandler_timeout=930
 
 # The floors lie side by side in the tree and nest inside `vqrae` when imported (pyproject.toml, package-dir). mypy and
 # import-linter read paths, not import hooks, so they are given the nested view, made of links.
@@ -37,6 +41,11 @@ $(NESTED): $(STAMP)
 	ln -s $(CURDIR)/vqrae/* $(foreach floor,runtimes calibration export benchmarks,$(CURDIR)/$(floor)) $@/vqrae/
 
 .PHONY: $(NESTED)
+
+# The variable silences an advertisement for the successor of the theme.
+docs: $(NESTED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
 check: $(NESTED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

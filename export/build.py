@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from vqrae import __version__
 from vqrae.calibration.images import CalibrationImages
 from vqrae.checkpoint import Checkpoint
 from vqrae.config import VQRAEConfig
@@ -200,7 +200,7 @@ class BundleBuilder(Closing):
         return Manifest(
             name=name,
             created=creation_time(),
-            created_with={"vqrae": version("vqrae"), **written.runtime.built_with},
+            created_with={"vqrae": __version__, **written.runtime.built_with},
             checkpoint=self.checkpoint.identity,
             graphs=written.graphs,
             preprocessing=Preprocessing(height=height, width=width),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import uuid
-from importlib.metadata import version
 from pathlib import Path
 
+from vqrae import __version__
 from vqrae.export.formats import CoreMLOptions
 from vqrae.export.graphs import GraphPlan
 from vqrae.model import VQRAE
@@ -23,7 +23,7 @@ def write_metadata(path: Path, plan: GraphPlan, model: VQRAE, options: CoreMLOpt
     metadata = spec.description.metadata
     metadata.author, metadata.license = options.author, options.license
     metadata.shortDescription = f"{plan.name} of the image tokenizer {model.config.name}"
-    metadata.versionString = version("vqrae")
+    metadata.versionString = __version__
     metadata.userDefined.update(_facts(model))
     texts = {tensor.name: _description(tensor, model) for tensor in (plan.input, *plan.outputs)}
     for feature in (*spec.description.input, *spec.description.output):

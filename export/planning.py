@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vqrae import __version__
 from vqrae.calibration.plan import Plan
 from vqrae.calibration.search import Found, kept, search
 from vqrae.calibration.sensitivity import Sensitivity, group_sensitivities, layer_sensitivities
@@ -99,7 +99,7 @@ def _made_with(builder: BundleBuilder, reference: Reference, runtime: str, plan:
     """What trials depend on: those of one log have it in common."""
     provenance, model = builder.calibrated.provenance(), builder.checkpoint.model
     return {
-        "vqrae": version("vqrae"),
+        "vqrae": __version__,
         "checkpoint": builder.checkpoint.identity.weights_sha256,
         "image size": "x".join(map(str, model.size)),
         "runtime": f"{runtime} {runtime_version(runtime)}",

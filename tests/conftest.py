@@ -1,22 +1,28 @@
-"""A small real checkpoint and its bundle, made once for the tests that need one."""
+"""A small real checkpoint and its bundle, made once for the tests that need one.
+
+What takes seconds to import is imported where it is used: most files do without, and often one file is run alone.
+"""
 
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import huggingface_hub
 import pytest
-import torch
+from not_run import (  # noqa: F401 - hooks
+    pytest_deselected,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+    pytest_testnodedown,
+)
 from threadpoolctl import threadpool_limits
-from tiny_models import tiny_model
 
-from vqrae.checkpoint import open_checkpoint, save_pretrained
-from vqrae.export.build import BundleBuilder
-from vqrae.export.formats import target
-from vqrae.export.parity_images import parity_images
+if TYPE_CHECKING:
+    from vqrae.export.build import BundleBuilder
 
 ENGINES = ["runtimes/test_engines_*.py", "runtimes/test_rebuild.py", "export/test_tensorrt_*.py"]
 collect_ignore_glob = [] if find_spec("tensorrt_rtx") else ENGINES
@@ -40,14 +46,14 @@ def _small_and_offline() -> Iterator[None]:
 
     NumPy's linear algebra takes ten times as long on two threads where the tests beside it keep both cores busy.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
     with threadpool_limits(1, "blas"), pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENBLAS_NUM_THREADS", "1")
-        patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
         patch.setenv("HF_HUB_OFFLINE", "1")
+        if "huggingface_hub" in sys.modules:  # which has read it
+            patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -60,6 +66,12 @@ def _what_was_imported_is_no_garbage() -> None:
 @pytest.fixture(scope="session")
 def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint on disk."""
+    import torch
+    from tiny_models import tiny_model
+
+    from vqrae.checkpoint import save_pretrained
+
+    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("checkpoint") / "model"
     save_pretrained(tiny_model(), folder)
     return folder
@@ -68,6 +80,10 @@ def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def builder(checkpoint_folder: Path) -> Iterator[BundleBuilder]:
     """Builds its bundles, with the reference run on eight photographs."""
+    from vqrae.checkpoint import open_checkpoint
+    from vqrae.export.build import BundleBuilder
+    from vqrae.export.parity_images import parity_images
+
     opened = open_checkpoint(str(checkpoint_folder))
     with BundleBuilder(opened, parity_images(None, (32, 32), 8), lambda _: None) as builder:
         yield builder
@@ -76,5 +92,7 @@ def builder(checkpoint_folder: Path) -> Iterator[BundleBuilder]:
 @pytest.fixture(scope="session")
 def exported(builder: BundleBuilder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its ONNX FP32 bundle; not to be changed."""
+    from vqrae.export.formats import target
+
     folder = tmp_path_factory.mktemp("bundles")
     return Path(builder.build(target("onnx"), folder).bundle)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when Ray is imported, and by the processes that it starts
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray would let every other program of the machine go first
@@ -32,6 +35,7 @@ def cluster(address: str | None, *, cpus: int) -> Iterator[None]:
     Raises:
         RuntimeUnavailable: it does not start, or there is none at the address.
     """
+    handler = signal.getsignal(signal.SIGTERM)
     logging.getLogger("ray").setLevel(logging.WARNING)
     logging.getLogger(_TOKENS).setLevel(logging.ERROR)
     try:
@@ -43,10 +47,23 @@ def cluster(address: str | None, *, cpus: int) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.WARNING,
         )
+    except SystemExit as error:  # Ray's own handler ends with 15
+        raise SystemExit(128 + signal.SIGTERM) from error
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
         where = f"a cluster at {address}" if address else "Ray on this machine"
         raise RuntimeUnavailable("ray", got=str(error), expected=where) from error
     try:
+        _handle_sigterm(handler)
         yield
     finally:
         ray.shutdown()
+        _handle_sigterm(handler)
+
+
+def _handle_sigterm(handler: Any) -> None:
+    """Put it back: `ray.init` installs its own, and `ray.shutdown` the system's, which ends a process as it stands.
+
+    Of the latter Python does not know: it still shows the handler that no longer is one.
+    """
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)

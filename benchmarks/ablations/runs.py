@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from vqrae import __version__
 from vqrae.benchmarks.ablations.grid import AblationRun
 from vqrae.checkpoint import from_pretrained, save_pretrained
 from vqrae.config import QuantizerConfig
@@ -59,7 +60,7 @@ class RunResult(BaseModel):
 
 def machine_and_versions() -> str:
     """What a result may depend on besides its run."""
-    return f"{this_machine()}, vqrae {version('vqrae')}, torch {version('torch')}"
+    return f"{this_machine()}, vqrae {__version__}, torch {version('torch')}"
 
 
 class Workplace:

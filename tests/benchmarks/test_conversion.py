@@ -21,6 +21,7 @@ def test_a_row_is_measured_in_a_fresh_process(checkpoint: Path) -> None:
     assert cells[6] == "pass"
 
 
+@pytest.mark.slow
 def test_a_failed_export_ends_with_its_last_words(tmp_path: Path) -> None:
     with pytest.raises(VqraeError, match=r"vqrae export .*nowhere.*: got vqrae: .*got no such folder or preset"):
         conversion_row(str(tmp_path / "nowhere"), "onnx", "fp32", images=2)

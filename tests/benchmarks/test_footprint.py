@@ -11,6 +11,7 @@ from vqrae.benchmarks.pytorch import PyTorchCandidate
 from vqrae.runtimes.errors import RuntimeUnavailable
 
 
+@pytest.mark.slow
 def test_a_bundle_starts_in_less_memory_than_its_checkpoint(checkpoint, bundle):
     with PyTorchCandidate(checkpoint, threads=1) as candidate:
         pytorch = measure_footprint(candidate.launch("encode"), "encode", threads=1, starts=1)
@@ -21,6 +22,7 @@ def test_a_bundle_starts_in_less_memory_than_its_checkpoint(checkpoint, bundle):
     assert 20 < onnx.peak_rss_mb < pytorch.peak_rss_mb / 2  # torch would not fit in half of itself
 
 
+@pytest.mark.slow
 def test_the_naive_export_starts_too(checkpoint):
     with NaiveCandidate(checkpoint, threads=1) as candidate:
         for graph in GRAPHS:

@@ -8,6 +8,7 @@ import pytest
 from vqrae.benchmarks import fp16_compression
 
 
+@pytest.mark.slow
 def test_three_ways_of_the_same_tokenizer(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "fp16.md"
     monkeypatch.setattr(sys, "argv", ["fp16_compression", str(checkpoint), "--images", "2", "-o", str(page)])

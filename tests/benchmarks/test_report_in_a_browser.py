@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from chromium import BROWSER, OPTIONS, needs_browser
 
 from vqrae.benchmarks.limit import Limit
 from vqrae.benchmarks.report import write_report
 from vqrae.benchmarks.rows import BenchResult
 from vqrae.runtimes.manifest import Manifest
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="the report is not opened: chromium is not installed")
+pytestmark = [pytest.mark.slow, needs_browser]
 SIZES = {"phone": (500, 900), "desktop": (1280, 900)}
 """Headless windows are no narrower than 500 pixels."""
 
@@ -25,10 +24,7 @@ def opened(page: Path, size: tuple[int, int] = SIZES["desktop"]) -> tuple[str, l
     log = page.with_suffix(".net.json")
     options = (
         "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--disable-component-update",
+        *OPTIONS,
         "--enable-logging=stderr",
         f"--user-data-dir={page.parent / 'profile'}",
         f"--log-net-log={log}",

@@ -50,6 +50,7 @@ def test_the_forms_agree_on_the_gpu() -> None:
     assert [row.search for row in rows] == ["matrix", "chunked", "fused"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read as Linux has it")
 def test_the_chunked_search_takes_less_memory_than_its_matrix() -> None:
     """A fresh process each: a peak never falls."""

@@ -8,11 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -188,18 +186,36 @@ def test_ctrl_c(vqrae: Command, exported: Path, monkeypatch: pytest.MonkeyPatch)
     assert "interrupted; nothing half-written" in vqrae.refused(130, "inspect", exported)
 
 
-def test_sigterm_deletes_temporary_files(
-    vqrae: Command, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def terminate(*_: object, **__: object) -> None:
-        with TemporaryDirectory(dir=tmp_path):
-            signal.raise_signal(signal.SIGTERM)  # to this very thread
+WAITING = """
+import sys, time
+from tempfile import TemporaryDirectory
+from vqrae.cli.app import main
+from vqrae.runtimes.bundle import Bundle
 
-    monkeypatch.setattr(Bundle, "open", terminate)
-    assert threading.current_thread() is threading.main_thread(), "else the signal ends this process"
-    before = signal.getsignal(signal.SIGTERM)
-    assert vqrae.refused(143, "inspect", exported) == "vqrae: terminated; nothing half-written was left"
+def wait(*_, **__):
+    with TemporaryDirectory(dir=sys.argv[2]):
+        print("ready", flush=True)
+        time.sleep(60)
+
+Bundle.open = wait
+main(["inspect", sys.argv[1]])
+"""
+
+
+def test_sigterm_deletes_temporary_files(exported: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WAITING, exported, tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        child.terminate()
+        _, said = child.communicate(timeout=60)
+    assert (child.returncode, said) == (143, "vqrae: terminated; nothing half-written was left\n")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_command_gives_the_handler_of_sigterm_back(vqrae: Command) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    vqrae.done("formats")
     assert signal.getsignal(signal.SIGTERM) is before
 
 

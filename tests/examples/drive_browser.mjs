@@ -1,18 +1,11 @@
 // Uses the page as a person would, and prints what came of it as JSON. Copied beside the page, whose packages it uses.
-// node drive_browser.mjs CHROMIUM URL PACKED SCREENSHOTS PHOTOGRAPH...
+// node drive_browser.mjs CHROMIUM OPTIONS URL PACKED SCREENSHOTS PHOTOGRAPH...
 
 import { readFileSync } from "node:fs";
 import { chromium } from "playwright-core";
 
-const [executablePath, url, packed, screenshots, ...photographs] = process.argv.slice(2);
-const args = [
-  "--no-sandbox",
-  "--disable-gpu",
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-sync",
-];
-const browser = await chromium.launch({ executablePath, args });
+const [executablePath, options, url, packed, screenshots, ...photographs] = process.argv.slice(2);
+const browser = await chromium.launch({ executablePath, args: JSON.parse(options) });
 const page = await browser.newPage({ viewport: { width: 1280, height: 900 } });
 page.setDefaultTimeout(60_000);
 const found = { console: [], elsewhere: [], photographs: [] };

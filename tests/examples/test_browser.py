@@ -14,19 +14,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chromium import BROWSER, OPTIONS, needs_browser
 from PIL import Image
 
 from vqrae.runtimes.archive import pack
 from vqrae.runtimes.tokenizer import Tokenizer, load
 
 ROOT = Path(__file__).parents[2]
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = Path(__file__).with_name("drive_browser.mjs")
 SHOTS = ROOT / "build" / "browser"
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="the page is not opened: chromium is not installed"),
-]
+pytestmark = [pytest.mark.slow, needs_browser]
 DEMO = {name: ROOT / "demo" / f"vqrae-tiny-onnx-{name}" for name in ("fp32", "int8")}
 
 
@@ -74,8 +71,8 @@ def driven(node: str, site: Path, address: str, bundle: Path, photographs: list[
     shots = SHOTS / bundle.name
     shots.mkdir(parents=True, exist_ok=True)
     packed = pack(bundle, site.parent / "packed.tar")
-    command = [node, site / DRIVER.name, BROWSER, f"{address}?device=wasm", packed, shots, *photographs]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=170)
+    command = [node, site / DRIVER.name, BROWSER, json.dumps(OPTIONS), f"{address}?device=wasm", packed, shots]
+    done = subprocess.run([*command, *photographs], capture_output=True, text=True, check=False, timeout=170)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
@@ -159,7 +156,7 @@ def test_a_bundle_that_breaks_its_promise_is_refused(node: str, site: Path, addr
         change(values)
         (bundle / "manifest.json").write_text(json.dumps(values))
         addresses.append(f"{address}?device=wasm&bundle={bundle.name}/")
-    command = [node, "--input-type=module", "-e", SHOW_STATUS, str(BROWSER), *addresses]
+    command = [node, "--input-type=module", "-e", SHOW_STATUS, str(BROWSER), json.dumps(OPTIONS), *addresses]
     done = subprocess.run(command, cwd=site, capture_output=True, text=True, check=True, timeout=120)
     said = done.stdout.splitlines()
     assert len(said) == len(BROKEN)
@@ -168,8 +165,8 @@ def test_a_bundle_that_breaks_its_promise_is_refused(node: str, site: Path, addr
 
 SHOW_STATUS = """
 import { chromium } from "playwright-core";
-const [executablePath, ...addresses] = process.argv.slice(1);
-const browser = await chromium.launch({ executablePath, args: ["--no-sandbox", "--disable-gpu"] });
+const [executablePath, options, ...addresses] = process.argv.slice(1);
+const browser = await chromium.launch({ executablePath, args: JSON.parse(options) });
 for (const address of addresses) {
   const page = await browser.newPage();
   await page.goto(address);

@@ -86,10 +86,3 @@ def test_cpp(compiled_client: Path, builder: BundleBuilder, tmp_path: Path) -> N
     )
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "got another size than the bundle's" in refused.stderr
-
-
-@pytest.mark.parametrize("client", ["Client.swift", "cpp/client.cpp"])
-def test_a_client_that_is_text_says_on_top_what_was_compiled(client: str) -> None:
-    head = "".join((EXAMPLES / client).read_text().splitlines()[:9])
-    assert "compiled" in head.lower()
-    assert "was compiled or run" in head or "Compiled and run:" in head

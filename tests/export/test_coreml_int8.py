@@ -29,6 +29,7 @@ from vqrae.runtimes.parity import GATES
 from vqrae.runtimes.selftest import selftest
 
 PRECISIONS = ("int8", "int8-weights")
+pytestmark = pytest.mark.slow  # each graph is run operation by operation
 
 
 class Built(NamedTuple):

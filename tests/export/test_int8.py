@@ -308,11 +308,13 @@ def test_int8_without_calibration_images(builder: BundleBuilder, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_target_that_int8_cannot_be() -> None:
-    with pytest.raises(UsageError, match="batch of onnx at int8: got fixed at 4; expected dynamic"):
-        target("onnx", "int8", batch=Batch.parse("4"))
-    with pytest.raises(UsageError, match="--split of openvino at int8: got the parts; expected the whole graphs only"):
-        target("openvino", "int8", split=True)
+@pytest.mark.parametrize("precision", ["int8", "int8-weights"])
+def test_a_target_that_int8_cannot_be(precision: str) -> None:
+    with pytest.raises(UsageError, match=f"batch of onnx at {precision}: got fixed at 4; expected dynamic"):
+        target("onnx", precision, batch=Batch.parse("4"))
+    for name in ("openvino", "tensorrt"):
+        with pytest.raises(UsageError, match=f"--split of {name} at {precision}: got the parts; expected the whole"):
+            target(name, precision, split=True)
 
 
 def test_plans_and_budgets_are_for_int8() -> None:

@@ -14,7 +14,7 @@ import pytest
 from vqrae.calibration.plan import Plan
 from vqrae.calibration.weights import store_constants
 from vqrae.export.build import BundleBuilder
-from vqrae.export.formats import Batch, target
+from vqrae.export.formats import target
 from vqrae.export.speed import GraphSpeed
 from vqrae.export.verify import VerifyRow
 from vqrae.runtimes.backends.onnxruntime import OnnxRuntimeSession
@@ -187,13 +187,6 @@ def test_a_layer_without_weights_cannot_be_stored(builder: BundleBuilder, tmp_pa
     with pytest.raises(UsageError, match=message):
         builder.build(target("onnx", "int8-weights", plan=plan), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_what_it_cannot_be() -> None:
-    with pytest.raises(UsageError, match="batch of onnx at int8-weights: got fixed at 4; expected dynamic"):
-        target("onnx", "int8-weights", batch=Batch.parse("4"))
-    with pytest.raises(UsageError, match="--split of tensorrt at int8-weights: got the parts"):
-        target("tensorrt", "int8-weights", split=True)
 
 
 def test_a_plan_is_for_int8_products_or_for_weights() -> None:

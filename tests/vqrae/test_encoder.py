@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 import torch
 import transformers
@@ -125,10 +124,6 @@ def edit_config(folder: Path, **fields: Any) -> None:
 
 def random_pixels(seed: int = 0) -> Tensor:
     return torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-
-
-def test_the_hub_is_out_of_reach() -> None:
-    assert huggingface_hub.constants.HF_HUB_OFFLINE
 
 
 @pytest.mark.parametrize("hub_kind", sorted(HUB_LAYOUT))

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import Any, TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -17,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from vqrae import __version__
 from vqrae.runtimes.manifest import Manifest
 from vqrae.serving.body import LENGTH_HEADER, read_body
 from vqrae.serving.engine import Computed, Engine
@@ -96,7 +96,7 @@ class Service:
             "codebook_size": tokens.codebook_size,
         }
         return JSONResponse(
-            {"name": "vqrae", "version": version("vqrae"), "extensions": ["binary_tensor_data"], "vqrae": bundle}
+            {"name": "vqrae", "version": __version__, "extensions": ["binary_tensor_data"], "vqrae": bundle}
         )
 
     async def figures(self, request: Request) -> Response:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from vqrae import __version__
 from vqrae.checkpoint import from_pretrained
 from vqrae.layers import uint8_from_pixels
 from vqrae.reference import ReferenceTokenizer
@@ -80,7 +81,8 @@ def write_model_card(run: Path, photographs: Path, preset: str, output: Path) ->
         "photographs": len(image_files(train)),
         "machine": str(this_machine()),
         "versions": {
-            name: version(name) for name in ("vqrae", "torch", "transformers", "scikit-image", "scikit-learn")
+            "vqrae": __version__,
+            **{name: version(name) for name in ("torch", "transformers", "scikit-image", "scikit-learn")},
         },
         "minutes": training_minutes(run),
         **{stage: measure_stage(run / stage, held_out, train, images) for stage in ("stage1", "stage2")},
