@@ -75,7 +75,9 @@ def _look_at_tokens(folder: Path) -> str:
 
 
 def _look_at_training(folder: Path) -> str:
-    found = [stage for stage in ("stage1", "stage2") if (folder / stage).exists() and from_pretrained(folder / stage)]
+    found = [stage for stage in ("stage1", "stage2") if (folder / stage).exists()]
+    for stage in found:
+        from_pretrained(folder / stage)
     for path in folder.glob(f"state/*/{STATE_FILE}"):
         with safe_open(path, framework="pt") as state:
             found.append(f"{path.parent.name} at step {state.metadata()['step']}")

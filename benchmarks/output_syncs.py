@@ -94,7 +94,7 @@ def trace(command: Command, place: Path) -> dict[str, object]:
     return {"renames": len(renamed), "missing": missing_syncs(found, folder)}
 
 
-def cost(command: Command, place: Path, rounds: int) -> dict[str, object]:
+def cost(command: Command, place: Path, rounds: int) -> dict[str, float]:
     """Seconds of a command with `fsync` and without, in turns; one of each before that does not count."""
     (place / "without").mkdir()
     (place / "without" / "sitecustomize.py").write_text(WITHOUT)  # which every interpreter reads, Ray's workers too
