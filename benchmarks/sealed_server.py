@@ -19,7 +19,7 @@ from vqrae.benchmarks.serving_soak import served
 from vqrae.runtimes.tokenizer import load
 
 MOMENTS = ("while it serves", "when a replica died")
-ATTACK_S = 0.4
+ATTACK_S = 1.5
 """How long requests meet an attack while all replicas live."""
 RESTART_S = 12.0
 """How long a replica that was killed meets it; one that can start has started by then."""
@@ -118,17 +118,20 @@ def _attacked(stage: Stage, kind: str, moment: str, server: psutil.Process, clie
     """What clients saw of one attack, and after it until something was answered."""
     graph = stage.chance.choice(list(stage.manifest.graphs.values()))
     file, before = stage.chance.choice(stage.files_of(graph)), _replicas(server)
-    seen = clients.seen()
+    clients.seen()
+    seen: list[str] = []
     with attacking(stage, kind, file):
         if moment == MOMENTS[0]:
             time.sleep(ATTACK_S)
+            seen += clients.seen()
         else:
             for replica in before:
                 replica.kill()  # a descendant of the process that we started
             end = time.monotonic() + RESTART_S
             while not _replicas(server) - before and time.monotonic() < end:
                 time.sleep(0.05)
-            seen += [*clients.seen(), *clients.wait(RESTART_S)]
+            clients.seen()  # answered before the replica ended
+            seen += clients.wait(RESTART_S) or [ERROR]  # while no replica can start, requests wait for one
     if moment == MOMENTS[0] and _replicas(server) != before:
         seen.append(DIED)
     stage.reset()
