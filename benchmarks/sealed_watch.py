@@ -39,10 +39,10 @@ class FolderWatch:
 
     def _run(self) -> None:
         while not self._ended.wait(PERIOD_S):
-            for path in self._root.rglob("*"):
-                try:
+            try:
+                for path in self._root.rglob("*"):
                     if path.is_file():
-                        self._seen.add(path.parent)
                         self._modes.add(path.parent.stat().st_mode & 0o777)
-                except FileNotFoundError:  # it was deleted meanwhile, as it should be
-                    continue
+                        self._seen.add(path.parent)
+            except FileNotFoundError:  # it was deleted meanwhile, as it should be; the next look begins anew
+                continue
