@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -27,6 +28,9 @@ from vqrae.benchmarks.sealed_stage import Stage
 from vqrae.benchmarks.sealed_trials import MOMENTS, Trials
 from vqrae.benchmarks.sealed_watch import FolderWatch
 from vqrae.runtimes.errors import GateFailure, UsageError, run_as_program
+
+PROGRESS = 50
+"""Trials between two words on how it goes."""
 
 
 def attack(stage: Stage, trials: int, *, key: bool | None, sealing: str | None, private: Path) -> bool:
@@ -45,6 +49,8 @@ def attack(stage: Stage, trials: int, *, key: bool | None, sealing: str | None, 
             outcome, met = attacked.run(kind, moment, with_key)
             outcomes.add(kind, moment.name, outcome)
             errors.update(met)
+            if not outcomes.total.total() % PROGRESS:
+                print(dict(outcomes.total), file=sys.stderr, flush=True)
     for line in outcomes.table([moment.name for moment in MOMENTS]):
         print(line)
     print(f"errors: {dict(errors)}; {watch}; {time.monotonic() - started:.0f} s")
