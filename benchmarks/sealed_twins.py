@@ -43,13 +43,7 @@ def make_twins(recipe: str, folder: Path, report: Callable[[str], None]) -> tupl
     if recipe not in RECIPES:
         raise unknown_name("--make", recipe, RECIPES)
     source, format_name = RECIPES[recipe]
-    return twins_of(open_checkpoint(source), format_name, folder, report)
-
-
-def twins_of(
-    checkpoint: Checkpoint, format_name: str, folder: Path, report: Callable[[str], None]
-) -> tuple[Path, Path]:
-    """The same of any checkpoint, whose weights are changed meanwhile."""
+    checkpoint = open_checkpoint(source)
     good = _exported(checkpoint, format_name, folder / GOOD, report)
     with tempfile.TemporaryDirectory(prefix="vqrae-evil-") as written:
         save_pretrained(_perturbed(checkpoint).model, Path(written) / EVIL)
