@@ -22,8 +22,7 @@ from pathlib import Path
 from statistics import median, quantiles
 
 from vqrae.benchmarks.bench import installed_versions
-from vqrae.benchmarks.contention import Contention
-from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable, run_as_program
+from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable, UsageError, run_as_program
 from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.manifest import MANIFEST_FILE, read_manifest
 
@@ -32,6 +31,7 @@ LIMITS = {"disk": (1.15, 1.05, 1.05), "memory": (1.3, 2.1, 2.1)}
 """Sealing -> most that a start, the peak and the private memory may be in times of the other checkout's."""
 TITLES = ("start", "peak RSS", "anonymous + shared")
 UNITS = ("s", "MB", "MB")
+MIN_ROUNDS = 3
 # Nothing of this file is imported by the processes: the other checkout does not have it.
 START = """
 import json, sys
@@ -135,22 +135,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--against", type=Path, required=True, help="a checkout from before")
     parser.add_argument("--rounds", type=int, default=9)
     given = parser.parse_args(arguments)
+    if given.rounds < MIN_ROUNDS:
+        raise UsageError("--rounds", got=str(given.rounds), expected=f"at least {MIN_ROUNDS}")
     here = Path(__file__).resolve().parents[1]
     ways = [Way("disk", here, {}), Way("memory", here, {"sealing": "memory"}), Way("before", given.against, {})]
-    over, contention = [], Contention()
+    over, load = [], os.getloadavg()[0]
     print("| " + " | ".join(["bundle", "sealing", *(f"{title} | in times of before" for title in TITLES)]) + " |")
     print("|-" * (2 + 2 * len(TITLES)) + "|", flush=True)
     with tempfile.TemporaryDirectory(prefix="vqrae-cost-") as folder:
         views = [nested_view(way.checkout, Path(folder) / way.name) for way in ways]
         for bundle in given.bundles:
             name = read_manifest(bundle / MANIFEST_FILE).name
-            with contention.watch():
-                found = compared(bundle.resolve(), ways, views, given.rounds)
+            found = compared(bundle.resolve(), ways, views, given.rounds)
             print("\n".join(rows(name, ways, found)), flush=True)
             over += misses(name, ways, found)
     versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
-    # Our own children's time counts as other programs', so the share of the idle run is the measure.
-    print(f"\n{given.rounds} rounds; {this_machine()}. {versions}.")
+    print(f"\n{given.rounds} rounds; load average {load:.1f} before them. {this_machine()}.\n\n{versions}.")
     if over:
         raise GateFailure("sealed bytes", got="; ".join(over), expected="starts within their limits")
 
