@@ -72,10 +72,10 @@ class Tally:
 
 
 @contextmanager
-def served(bundle: Path, threads: int, queue: int) -> Iterator[tuple[psutil.Process, str]]:
-    """`vqrae serve` in a process of its own, and its host and port."""
+def served(bundle: Path, threads: int, queue: int, *options: str) -> Iterator[tuple[psutil.Process, str]]:
+    """`vqrae serve` in a process of its own, with more of its options, and its host and port."""
     command = [sys.executable, "-m", "vqrae", "serve", str(bundle), "--port", "0", "--threads", str(threads)]
-    command += ["--max-queue", str(queue), "--body-timeout", str(BODY_TIMEOUT_S)]
+    command += ["--max-queue", str(queue), "--body-timeout", str(BODY_TIMEOUT_S), *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
     assert process.stdout is not None  # noqa: S101
     with process.stdout:
