@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import cycle, product
 from pathlib import Path
 
-from vqrae.benchmarks.sealed_kinds import (
+from vqrae.benchmarks.attacks.kinds import (
     CACHE_OF_ANOTHER,
     ON_A_FILE,
     ON_ALL,
@@ -16,9 +16,9 @@ from vqrae.benchmarks.sealed_kinds import (
     THERE_AND_BACK,
     attacking,
 )
-from vqrae.benchmarks.sealed_outcomes import ERROR, RIGHT, WRONG
-from vqrae.benchmarks.sealed_stage import Stage
-from vqrae.benchmarks.sealed_worker import LOADED, SKIPPED, Worker, WorkerDied
+from vqrae.benchmarks.attacks.outcomes import ERROR, RIGHT, WRONG
+from vqrae.benchmarks.attacks.stage import Stage
+from vqrae.benchmarks.attacks.worker import LOADED, SKIPPED, Worker, WorkerDied
 from vqrae.runtimes.errors import GateFailure
 
 STEPS = ("load", "encode", "encode", "decode", "decode")

@@ -33,7 +33,7 @@ class Worker:
     """The process, seen from outside."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        command = [sys.executable, "-m", "vqrae.benchmarks.sealed_worker"]
+        command = [sys.executable, "-m", "vqrae.benchmarks.attacks.worker"]
         self._process = subprocess.Popen(  # noqa: S603 - our own module
             command,
             stdin=subprocess.PIPE,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vqrae.benchmarks.sealed_stage import TIME, Stage, exchange, files_below
+from vqrae.benchmarks.attacks.stage import TIME, Stage, exchange, files_below
 from vqrae.runtimes.manifest import MANIFEST_FILE
 
 GROWTH = 2**26

@@ -1,7 +1,7 @@
 """What sealed bytes cost: fresh starts of this checkout, of this one in memory, and of another checkout, in turns.
 
     git worktree add /tmp/before dfac1bf
-    python -m vqrae.benchmarks.sealed_cost /tmp/base-onnx/good /tmp/base-openvino/good --against /tmp/before
+    python -m vqrae.benchmarks.attacks.cost /tmp/base-onnx/good /tmp/base-openvino/good --against /tmp/before
 
 Each start is a process: import, load, and the answer to one image. Linux only. Files are as warm in the disk cache as
 the start before left them.
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if given.rounds < MIN_ROUNDS:
         raise UsageError("--rounds", got=str(given.rounds), expected=f"at least {MIN_ROUNDS}")
-    here = Path(__file__).resolve().parents[1]
+    here = Path(__file__).resolve().parents[2]
     ways = [Way("disk", here, {}), Way("memory", here, {"sealing": "memory"}), Way("before", given.against, {})]
     over, load = [], os.getloadavg()[0]
     print("| " + " | ".join(["bundle", "sealing", *(f"{title} | in times of before" for title in TITLES)]) + " |")

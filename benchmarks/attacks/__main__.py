@@ -1,8 +1,8 @@
 """Are the bytes that were hashed the bytes that run? A bundle is attacked before, while and after it is loaded.
 
-    python -m vqrae.benchmarks.sealed_attacks --make onnx /tmp/twins
-    python -m vqrae.benchmarks.sealed_attacks /tmp/twins/good --trials 500
-    python -m vqrae.benchmarks.sealed_attacks /tmp/twins/good --trials 50 --server
+    python -m vqrae.benchmarks.attacks --make onnx /tmp/twins
+    python -m vqrae.benchmarks.attacks /tmp/twins/good --trials 500
+    python -m vqrae.benchmarks.attacks /tmp/twins/good --trials 50 --server
 
 A right outcome is the bundle's answers, bit for bit, or an error of ours. Without a key, a bundle that was exchanged as
 a whole before its manifest was read is simply another one; then all of its answers are right, or none. Ends with exit
@@ -23,10 +23,10 @@ from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
-from vqrae.benchmarks.sealed_outcomes import Outcomes
-from vqrae.benchmarks.sealed_stage import Stage
-from vqrae.benchmarks.sealed_trials import MOMENTS, Trials
-from vqrae.benchmarks.sealed_watch import FolderWatch
+from vqrae.benchmarks.attacks.outcomes import Outcomes
+from vqrae.benchmarks.attacks.stage import Stage
+from vqrae.benchmarks.attacks.trials import MOMENTS, Trials
+from vqrae.benchmarks.attacks.watch import FolderWatch
 from vqrae.runtimes.errors import GateFailure, UsageError, run_as_program
 
 PROGRESS = 50
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--server", action="store_true", help="attack what `vqrae serve` serves")
     given = parser.parse_args(arguments)
     if given.make:
-        from vqrae.benchmarks.sealed_twins import make_twins  # needs torch, which attacks do not
+        from vqrae.benchmarks.attacks.twins import make_twins  # needs torch, which attacks do not
 
         make_twins(given.make, given.bundle, print)
         return
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="vqrae-attacks-") as folder:
         stage = Stage(given.bundle.resolve(), evil.resolve(), Path(folder), random.Random(given.seed))  # noqa: S311
         if given.server:
-            from vqrae.benchmarks.sealed_server import attack_server  # brings psutil
+            from vqrae.benchmarks.attacks.server import attack_server  # brings psutil
 
             more = [] if given.sealing is None else ["--sealing", given.sealing]
             right = attack_server(stage, given.trials, key=bool(given.key), options=more)

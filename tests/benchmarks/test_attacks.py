@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vqrae.benchmarks.sealed_attacks import main
-from vqrae.benchmarks.sealed_kinds import ON_A_FILE, ON_ALL, THERE_AND_BACK, attacking
-from vqrae.benchmarks.sealed_outcomes import RIGHT, WRONG, Outcomes
-from vqrae.benchmarks.sealed_stage import TIME, Stage, files_below
-from vqrae.benchmarks.sealed_trials import MOMENTS, Trials
-from vqrae.benchmarks.sealed_twins import make_twins
-from vqrae.benchmarks.sealed_worker import Worker, WorkerDied
+from vqrae.benchmarks.attacks.__main__ import main
+from vqrae.benchmarks.attacks.kinds import ON_A_FILE, ON_ALL, THERE_AND_BACK, attacking
+from vqrae.benchmarks.attacks.outcomes import RIGHT, WRONG, Outcomes
+from vqrae.benchmarks.attacks.stage import TIME, Stage, files_below
+from vqrae.benchmarks.attacks.trials import MOMENTS, Trials
+from vqrae.benchmarks.attacks.twins import make_twins
+from vqrae.benchmarks.attacks.worker import Worker, WorkerDied
 from vqrae.benchmarks.tokenize_kills import content_hash
 from vqrae.runtimes.bundle import listed_files, write_manifest
 from vqrae.runtimes.errors import UsageError

@@ -11,9 +11,9 @@ from itertools import cycle, islice
 
 import psutil
 
-from vqrae.benchmarks.sealed_kinds import ON_A_FILE, ON_ALL, THERE_AND_BACK, attacking
-from vqrae.benchmarks.sealed_outcomes import ERROR, RIGHT, WRONG, Outcomes
-from vqrae.benchmarks.sealed_stage import Stage
+from vqrae.benchmarks.attacks.kinds import ON_A_FILE, ON_ALL, THERE_AND_BACK, attacking
+from vqrae.benchmarks.attacks.outcomes import ERROR, RIGHT, WRONG, Outcomes
+from vqrae.benchmarks.attacks.stage import Stage
 from vqrae.benchmarks.serving_requests import Sample, samples
 from vqrae.benchmarks.serving_soak import served
 from vqrae.runtimes.tokenizer import load
