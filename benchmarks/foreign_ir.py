@@ -12,6 +12,7 @@ from vqrae.runtimes.backends.openvino import VERSION, native_properties
 from vqrae.runtimes.backends.openvino_library import openvino
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.session import SessionOptions, failed_run, refused_graph
+from vqrae.runtimes.signal_stack import kept_signal_stack
 
 DTYPES = {"f32": "float32", "f16": "float16", "u8": "uint8"}
 
@@ -21,6 +22,7 @@ class ForeignIr(ForeignCandidate):
 
     runtime = "openvino"
 
+    @kept_signal_stack()
     def load(self) -> tuple[str, str, Axes]:  # noqa: D102 - documented by ForeignCandidate
         properties = native_properties(SessionOptions(threads=self.threads))
         try:

@@ -17,6 +17,7 @@ import numpy as np
 from vqrae.benchmarks.candidates import SEED
 from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.runtimes.session import SessionOptions
+from vqrae.runtimes.signal_stack import kept_signal_stack
 
 SIDE = 1024
 """Of the square matrices: large enough for every library's best, and 2 GFLOP small."""
@@ -114,7 +115,8 @@ def _of_openvino(threads: int) -> Iterator[Probe]:
     }
     for resource, product in products.items():
         properties = native_properties(SessionOptions(threads=threads))
-        compiled = openvino.Core().compile_model(openvino.Model([product], [a], "gemm"), "CPU", properties)
+        with kept_signal_stack():
+            compiled = openvino.Core().compile_model(openvino.Model([product], [a], "gemm"), "CPU", properties)
         request = compiled.create_infer_request()
         run = lambda request=request: request.infer({0: values}, share_inputs=True)  # noqa: E731 - binds this turn's
         if resource == "fp32" or _computes_in_int8(compiled):

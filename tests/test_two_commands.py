@@ -47,6 +47,24 @@ def test_make_docs_makes_the_environment_and_the_nested_view_first(tmp_path: Pat
     assert 0 < made.index("pip install") < made.index("build/nested/vqrae") < made.index("mkdocs build")
 
 
+@needs_make
+def test_a_browser_is_there_before_the_slow_tests_which_ci_runs_too() -> None:
+    made = recipe("test-slow")
+    assert 0 < made.index(".ci/chromium") < made.index("bin/pytest")
+    assert {"make check", "make test", "make test-slow"} <= set((ROOT / ".ci" / "run").read_text().splitlines())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
+@pytest.mark.parametrize(("there", "code"), [("chromium", 0), ("google-chrome", 0), ("nothing", 1)])
+def test_a_browser_is_installed_only_where_there_is_none(tmp_path: Path, there: str, code: int) -> None:
+    for name in ("bash", "id"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    (tmp_path / there).symlink_to("/bin/true")
+    command = [str(shutil.which("bash")), ROOT / ".ci" / "chromium"]
+    done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (code, code), done.stderr
+
+
 def run_of_toys(folder: Path, *options: str, **toys: str) -> subprocess.CompletedProcess[str]:
     """Run toy files on two processes, with the options of `make test` and the settings of pyproject.toml."""
     for name, text in toys.items():

@@ -31,6 +31,7 @@ from vqrae.runtimes.session import (
     failed_run,
     refused_graph,
 )
+from vqrae.runtimes.signal_stack import kept_signal_stack
 
 VERSION = version("openvino")
 DEFAULT_DEVICE = "cpu"
@@ -56,6 +57,7 @@ class OpenVinoSession(Session):
         self._requests = Pool("openvino", (compiled.create_infer_request() for _ in range(count)))
 
     @classmethod
+    @kept_signal_stack()
     def open(cls, sealed: Sealed, graph: GraphSpec, options: SessionOptions, runtime: RuntimeInfo) -> Self:  # noqa: D102 - documented by Session
         core = openvino.Core()
         device, path = options.device or DEFAULT_DEVICE, sealed.subject(graph.file)
@@ -73,6 +75,7 @@ class OpenVinoSession(Session):
         return cls(compiled, device)
 
     @classmethod
+    @kept_signal_stack()
     def probe(cls) -> str:  # noqa: D102 - documented by Session
         x = ops.parameter([2], np.float32, name="x")
         try:

@@ -42,6 +42,7 @@ def twice(
     return first, second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "precision"), TARGETS)
 def test_two_builds_differ_in_one_field(twice: tuple[Path, Path], name: str, precision: str) -> None:
     first, second = (folder / f"test-siglip-{name}-{precision}" for folder in twice)

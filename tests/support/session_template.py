@@ -142,6 +142,7 @@ class SessionTemplate:
         np.testing.assert_array_equal(first.indices, kept[0])
         np.testing.assert_array_equal(first.features, kept[1])
 
+    @pytest.mark.slow
     def test_loading_and_closing_a_hundred_times_leaves_no_memory_behind(
         self, tokenizer: Tokenizer, bundle: Path
     ) -> None:

@@ -75,7 +75,7 @@ def test_it_learns_to_tell_noise_from_flat_images() -> None:
             -1, -1, 32, 32
         )
 
-    for _ in range(30):
+    for _ in range(60):
         real, fake = (model(images) for images in pair())
         optimizer.zero_grad()
         (F.relu(1 - real).mean() + F.relu(1 + fake).mean()).backward()
