@@ -16,7 +16,7 @@ from small_disk import small_disk
 from tokenize_here import detokenize_here, interrupted, parts_of, tokenize_here
 
 from vqrae.runtimes.errors import UsageError
-from vqrae.runtimes.staging import claimed_folder
+from vqrae.runtimes.lock import Lock
 
 MADE = {"part_images": 2}
 
@@ -156,7 +156,8 @@ def test_a_run_that_is_over_is_opened_again_where_a_part_was_lost(
 
 
 def test_a_second_run_is_refused_with_the_first_s_process(exported: Path, pictures: Path, tmp_path: Path) -> None:
-    with claimed_folder(tmp_path / "out"):
+    (tmp_path / "out").mkdir()
+    with Lock.take(tmp_path / "out" / ".lock", subject="", expected=""):
         with pytest.raises(UsageError, match=f"out: got in use by another run, process {os.getpid()};"):
             tokenize_here(exported, pictures, tmp_path / "out")
         with pytest.raises(UsageError, match=f"out: got in use by another run, process {os.getpid()};"):

@@ -141,7 +141,8 @@ class JobFolder(Generic[Job]):
             StorageError: the operating system refused to write.
         """
         folder = cls(path, job, suffix)
-        if (path / JOB_FILE).is_file():
+        started = (path / JOB_FILE).is_file()
+        if started:
             folder._check_same(read_json(path / JOB_FILE, type(job)))
         elif any(entry.name != RUN_LOCK for entry in path.iterdir()):
             expected = f"a new or empty folder, or one with the {JOB_FILE} of a run to go on with"
@@ -150,7 +151,8 @@ class JobFolder(Generic[Job]):
             (path / REPORTS).mkdir(exist_ok=True)
         except OSError as error:
             raise storage_error(path, error) from error
-        _write_json(path / JOB_FILE, job.model_dump(mode="json"))
+        if not started:
+            _write_json(path / JOB_FILE, job.model_dump(mode="json"))
         return folder
 
     def result(self, name: str) -> Path:
@@ -173,9 +175,9 @@ class JobFolder(Generic[Job]):
         """The report of a part that is done and has the bytes that were written; None where it is to be done."""
         try:
             report = self.report(name)
-            return report if content_of(self.result(name)) == (report.size, report.sha256) else None
-        except (DataError, FileNotFoundError, NotADirectoryError):
-            return None  # it was not done, or by an earlier version, or is damaged
+        except DataError:
+            return None  # it was not done, or by an earlier version, or the report is damaged
+        return report if self._has_written(name, report) else None
 
     def missing(
         self, root: Path, parts: Sequence[Part], source_sha256: Callable[[Part], str], note: Callable[[str], None]
@@ -209,14 +211,15 @@ class JobFolder(Generic[Job]):
         known = self.path / PARTS_FILE
         if not known.is_file() and all(map(self._is_something, names)):
             return read_json(path, Outcome)  # an earlier version wrote no hashes
-        lines = known.read_bytes().splitlines() if known.is_file() else []
-        for name, line in zip(names, lines, strict=False):
-            write_output(self._report(name), line, lock=False)
-        damaged = [name for name in names if self.whole(name) is None]
+        reports = _reports(known) if known.is_file() else []
+        whole = {name: it for name, it in zip(names, reports, strict=False) if it and self._has_written(name, it)}
+        damaged = [name for name in names if name not in whole]
         if not damaged:
             shutil.rmtree(self.path / REPORTS, ignore_errors=True)
             return read_json(path, Outcome)
         note(f"the run was over, but {len(damaged)} parts are not what was written, such as {damaged[0]}")
+        for name, report in whole.items():
+            _write_json(self._report(name), report.model_dump(mode="json"))
         path.unlink()
         return None
 
@@ -276,6 +279,12 @@ class JobFolder(Generic[Job]):
         if now != before:
             _write_json(kept, Sources(files=now).model_dump(mode="json"))
 
+    def _has_written(self, name: str, report: Report) -> bool:
+        try:
+            return content_of(self.result(name)) == (report.size, report.sha256)
+        except FileNotFoundError:
+            return False
+
     def _is_something(self, name: str) -> bool:
         result = self.result(name)
         return result.is_dir() or (result.is_file() and result.stat().st_size > 0)
@@ -306,6 +315,17 @@ def content_of(path: Path) -> tuple[int, str]:
             size += file.stat().st_size
             digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_file(file)}\n".encode())
     return size, digest.hexdigest()
+
+
+def _reports(path: Path) -> list[Report | None]:
+    """The lines of `parts.jsonl`; None of one that is damaged."""
+    found: list[Report | None] = []
+    for line in path.read_bytes().splitlines():
+        try:
+            found.append(Report.model_validate_json(line))
+        except ValidationError:
+            found.append(None)
+    return found
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
