@@ -61,10 +61,12 @@ def contents(folder: Path) -> dict[str, bytes | None]:
         ("generate bundle x --model here.npy -o x.npz", "x.npz: got suffix '.npz'; expected a folder's name, or one"),
         ("generate bundle x --model here.npy -o x.PNG", "x.PNG: got suffix '.PNG'"),
         ("generate bundle x --model here.npy -o bundle --overwrite", "got what the command reads"),
+        ("eval bundle --data . --picture a.png", "--picture a.png: got what the command reads"),
         ("eval bundle --data here.npy --picture bundle/x.png", "got what the command reads"),
         ("pack bundle -o bundle.tar.gz", "bundle.tar.gz: got suffix '.gz'; expected .tar"),
         ("pack bundle -o bundle/b.tar", "got a file inside the bundle"),
         ("unpack here.npy/b.tar -o here.npy --overwrite", "got what the command reads"),
+        ("tokenize bundle here.npy -o bundle/tokens", "got what the command reads"),
         ("package bundle --for triton -o bundle --overwrite", "got what the command reads"),
     ],
 )
