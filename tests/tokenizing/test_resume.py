@@ -121,7 +121,9 @@ def test_an_image_of_the_same_size_that_changed_is_refused(killed: Killed) -> No
 def test_an_image_that_is_gone_is_refused(killed: Killed) -> None:
     (killed.data / "0.png").unlink()
     (killed.data / "00.png").write_bytes(encoded(0))
-    with pytest.raises(UsageError, match="choose a new folder"):
+    with pytest.raises(
+        UsageError, match=r"got 1 files more, such as 00\.png and 1 files fewer, such as 0\.png; expected"
+    ):
         killed.resume()
 
 

@@ -27,6 +27,7 @@ JOB_FILE, COMPLETE_FILE, DEAD_LETTERS_FILE = "dataset.json", "complete.json", "d
 PARTS_FILE, SOURCES_FILE = "parts.jsonl", "sources.json"
 REPORTS = "reports"
 MOST_PARTS = 10**7
+_SAME_DATA, _PUT_BACK = "the same data until a run is over", "put it back, or choose a new output folder"
 Shape = TypeVar("Shape", bound=BaseModel)
 
 
@@ -133,7 +134,7 @@ class JobFolder(Generic[Job]):
         self.job: Job = job
 
     @classmethod
-    def open(cls, path: Path, job: Job, suffix: str) -> Self:
+    def open(cls, path: Path, job: Job, suffix: str, parts: Sequence[SomePart]) -> Self:
         """Start a run, or find the one that was started; `suffix` is that of the parts' files.
 
         Raises:
@@ -143,6 +144,7 @@ class JobFolder(Generic[Job]):
         folder = cls(path, job, suffix)
         started = (path / JOB_FILE).is_file()
         if started:
+            folder._check_listed({file for part in parts for file in part.files})
             folder._check_same(read_json(path / JOB_FILE, type(job)))
         elif any(entry.name != RUN_LOCK for entry in path.iterdir()):
             expected = f"a new or empty folder, or one with the {JOB_FILE} of a run to go on with"
@@ -247,11 +249,7 @@ class JobFolder(Generic[Job]):
 
         Of parts that are not done yet no content is known: there another size is a change, and another time is told.
         """
-        kept = self.path / REPORTS / SOURCES_FILE
-        try:
-            before = read_json(kept, Sources).files
-        except DataError:  # the run is new, or the file damaged: then the content is compared
-            before = {}
+        before = self._sources()
         files = dict.fromkeys(file for part in parts for file in part.files)
         now = {file: _size_and_time(root / file) for file in files}
         changed: dict[str, None] = {}
@@ -268,16 +266,26 @@ class JobFolder(Generic[Job]):
                 moved += len([file for file in others if file in before]) - len(resized)
         if changed:
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-            raise UsageError(
-                str(root),
-                got=f"other content than when the run began in {', '.join(list(changed)[:3])}{more}",
-                expected="the same data until a run is over",
-                remedy="put it back, or choose a new output folder",
-            )
+            got = f"other content than when the run began in {', '.join(list(changed)[:3])}{more}"
+            raise UsageError(str(root), got=got, expected=_SAME_DATA, remedy=_PUT_BACK)
         if moved:
             note(f"{moved} files of parts not done yet have another time than at the start: read as they are")
         if now != before:
-            _write_json(kept, Sources(files=now).model_dump(mode="json"))
+            _write_json(self.path / REPORTS / SOURCES_FILE, Sources(files=now).model_dump(mode="json"))
+
+    def _sources(self) -> dict[str, tuple[int, int]]:
+        """The files at the run's start; none where it is new, or the note of them damaged."""
+        try:
+            return read_json(self.path / REPORTS / SOURCES_FILE, Sources).files
+        except DataError:
+            return {}
+
+    def _check_listed(self, files: set[str]) -> None:
+        before = self._sources().keys() or files
+        differing = [("more", files - before), ("fewer", before - files)]
+        told = [f"{len(names)} files {what}, such as {min(names)}" for what, names in differing if names]
+        if told:
+            raise UsageError(str(self.path), got=" and ".join(told), expected=_SAME_DATA, remedy=_PUT_BACK)
 
     def _has_written(self, name: str, report: Report) -> bool:
         try:
