@@ -5,6 +5,7 @@ One rule for all verbs: what writes one format takes that format's suffix and no
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -58,7 +59,8 @@ def check_apart(outputs: Mapping[str, Path | None], inputs: Iterable[Path | str]
 
 
 def _place(path: Path) -> tuple[str, ...]:
-    return tuple(unicodedata.normalize("NFC", part).casefold() for part in path.resolve().parts)
+    followed = Path(os.path.realpath(path))  # not `resolve`, which raises where a link leads to itself
+    return tuple(unicodedata.normalize("NFC", part).casefold() for part in followed.parts)
 
 
 def _overlap(first: tuple[str, ...], second: tuple[str, ...]) -> bool:

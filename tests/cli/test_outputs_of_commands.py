@@ -132,6 +132,11 @@ def test_a_second_decode_or_export_of_the_same_folder_is_refused_before_the_work
         refused("export tiny -o .", f"process {os.getpid()}", capsys)
 
 
+def test_a_link_that_leads_to_itself_is_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "loop.npy").symlink_to("loop.npy")
+    refused("encode bundle a.png -o loop.npy", "loop.npy: got Too many levels of symbolic links", capsys, code=1)
+
+
 def test_tokens_and_features_are_both_there_or_neither(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.mkfifo(place / "f.npy")
     refused("encode bundle a.png -o x.npy --features f.npy", "got a pipe", capsys)
