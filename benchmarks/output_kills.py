@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,8 +112,12 @@ def kills(command: Command, place: Path, count: int, seed: int = 0) -> dict[str,
     if command.arguments[0] == "export":
         run(command, killed)  # the old bundle, which the killed runs are to replace
     halves: list[str] = []
-    for _ in range(count):
-        run(command, killed, kill_after=chance.uniform(0, seconds))
+    while seen.total() + len(halves) < count:
+        moment = chance.uniform(0, seconds)
+        if run(command, killed, kill_after=moment) < moment:  # it had gone on, and was over before
+            if command.arguments[0] != "export":
+                shutil.rmtree(killed)
+            continue
         try:
             seen[command.look(killed / command.output) if killed.exists() else "nothing"] += 1
         except (VqraeError, SafetensorError, OSError, ValueError) as error:

@@ -70,7 +70,7 @@ def pack(bundle: Path | str, archive: Path | str) -> Path:
     check_new_file(target)
     opened = Bundle.open(bundle)
     with (
-        staged_file(target) as staging,
+        staged_file(target, size=sum(entry.size for entry in opened.manifest.files)) as staging,
         tarfile.open(staging, "w", format=tarfile.USTAR_FORMAT, encoding="utf-8") as tar,
     ):
         _add(tar, target, MANIFEST_FILE, len(opened.text), io.BytesIO(opened.text))

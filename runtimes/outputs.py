@@ -5,6 +5,7 @@ One rule for all verbs: what writes one format takes that format's suffix and no
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -39,7 +40,7 @@ def check_apart(outputs: Mapping[str, Path | None], inputs: Iterable[Path | str]
 
     Raises:
         UsageError: two outputs are one, or one lies in the other; or an output is an input, or holds one, or would
-            replace something in one, or be added to a bundle.
+            replace a file of one, or be added to a bundle.
     """
     given = {name: path for name, path in outputs.items() if path is not None}
     places = {name: _place(path) for name, path in given.items()}
@@ -51,14 +52,15 @@ def check_apart(outputs: Mapping[str, Path | None], inputs: Iterable[Path | str]
         for read in map(Path, inputs):
             if not read.exists() or not _overlap(place, _place(read)):
                 continue
-            added = len(place) > len(_place(read)) and not given[name].exists()
+            added = len(place) > len(_place(read)) and not given[name].is_file()
             if not added or (read / MANIFEST_FILE).exists():  # which lists all of a bundle's files
                 expected = f"a place apart from {read}"
                 raise UsageError(f"{name} {given[name]}", got="what the command reads", expected=expected)
 
 
 def _place(path: Path) -> tuple[str, ...]:
-    return tuple(unicodedata.normalize("NFC", part).casefold() for part in path.resolve().parts)
+    followed = Path(os.path.realpath(path))  # not `resolve`, which raises where a link leads to itself
+    return tuple(unicodedata.normalize("NFC", part).casefold() for part in followed.parts)
 
 
 def _overlap(first: tuple[str, ...], second: tuple[str, ...]) -> bool:

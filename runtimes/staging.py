@@ -38,10 +38,10 @@ _FULL = 2**16
 def staged_file(
     path: Path | str, *, overwrite: bool = True, lock: bool = True, size: int | None = None
 ) -> Iterator[Path]:
-    """A temporary file name beside `path`; what the block writes there becomes `path` when the block succeeds.
+    """The same name in a temporary folder beside `path`; what the block writes there becomes `path` if it succeeds.
 
-    The temporary name ends like `path` does, so that writers who look at the suffix do the same. A file that was there
-    before is replaced in one step; a link is followed. After an exception, Ctrl-C too, everything is as it was.
+    A file that was there before is replaced in one step; a link is followed. After an exception, Ctrl-C too, everything
+    is as it was.
 
     Args:
         path: the file.
@@ -55,7 +55,7 @@ def staged_file(
         StorageError: the disk has no room, or the operating system refused to write.
     """
     target = _new_file(path, overwrite=overwrite)
-    with _staging_beside(target, str(path), lock=lock) as staging:
+    with _staging_beside(target, str(path), lock=lock, inside=True) as staging:
         if size is not None:
             check_room(target, size)
         yield staging
@@ -108,8 +108,9 @@ def staged_folder(path: Path | str, *, overwrite: bool = False, lock: bool = Tru
 def claimed_folder(path: Path | str, *within: str) -> Iterator[Path]:
     """A run's folder, new or to be gone on with, that this run alone writes into until the block ends.
 
-    What a killed run was writing, in it and in the folders that the patterns `within` name, is removed. Within the
-    block the same call does nothing, so that a function may claim what its caller has claimed.
+    What a killed run was writing, in it and in the folders that the patterns `within` name, is removed, and in the end
+    what a killed worker of this one was. Within the block the same call does nothing, so that a function may claim what
+    its caller has claimed.
 
     Raises:
         UsageError: another run has claimed it, or `path` is no folder.
@@ -122,13 +123,13 @@ def claimed_folder(path: Path | str, *within: str) -> Iterator[Path]:
         yield target
         return
     with _parents_of(target / RUN_LOCK), _taken(target / RUN_LOCK, str(path)):
-        for folder in (target, *(found for pattern in within for found in target.glob(pattern) if found.is_dir())):
-            _sweep(folder)
+        _sweep_run(target, within)
         outside = _claimed.set(_claimed.get() | {target})
         try:
             yield target
         finally:
             _claimed.reset(outside)
+            _sweep_run(target, within)  # a worker that died was replaced, and left what it was writing
 
 
 def make_folder(path: Path) -> None:
@@ -184,21 +185,29 @@ def _new_folder(path: Path | str, *, overwrite: bool) -> Path:
 
 
 @contextmanager
-def _staging_beside(target: Path, shown: str, *, lock: bool) -> Iterator[Path]:
-    """A free name beside `target`, which is locked; its parents exist inside the block; a failure leaves no trace."""
-    staging = _free_name("staging", target)
+def _staging_beside(target: Path, shown: str, *, lock: bool, inside: bool = False) -> Iterator[Path]:
+    """A free name beside `target`, which is locked; its parents exist inside the block; a failure leaves no trace.
+
+    With `inside`, it is a name in a folder of its own, so that what a library writes beside its file is there, too.
+    """
+    place = _free_name("staging", target)
+    staging = place / target.name if inside else place
     with _parents_of(target), ExitStack() as holding:
         try:
             if lock:
                 holding.enter_context(_taken(_lock_of(target), shown))
                 _sweep(target.parent, target.name)
+            if inside:
+                place.mkdir()
             yield staging
         except BaseException as error:
             told = _told(error, staging, target)  # before what was written is gone
-            _remove(staging)
+            _remove(place)
             if told is not None:
                 raise told from error
             raise
+        if inside:
+            _remove(place)
         sync_folder(target.parent)
 
 
@@ -234,6 +243,11 @@ def _taken(lock: Path, shown: str) -> Iterator[None]:
         raise StorageError(shown, got=error.got, remedy=error.remedy) from error
     with held:
         yield
+
+
+def _sweep_run(folder: Path, within: tuple[str, ...]) -> None:
+    for swept in (folder, *(found for pattern in within for found in folder.glob(pattern) if found.is_dir())):
+        _sweep(swept)
 
 
 def _sweep(folder: Path, output: str | None = None) -> None:
@@ -351,9 +365,12 @@ def _told(error: BaseException, staging: Path, target: Path) -> VqraeError | Non
         error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), getattr(error, "filename", None))
     if not isinstance(error, OSError):
         return None
-    told = storage_error(_culprit(error, staging, target), error)
+    culprit = _culprit(error, staging, target)
+    told = storage_error(culprit, error)
     if error.errno == errno.ENOSPC:
-        told.got = f"{told.got}: {_size(staging):,} bytes written, {_free_bytes(target):,} free"
+        ours = culprit.startswith(str(target))  # or a temporary file, on another disk
+        written = f"{_size(staging):,} bytes written, " if ours else ""
+        told.got = f"{told.got}: {written}{_free_bytes(target if ours else Path(culprit)):,} free"
     return told
 
 

@@ -41,6 +41,12 @@ def test_a_sync_that_is_missing_is_found(without: str, wrong: str) -> None:
     assert missing_syncs(list(calls(WHOLE.replace(without, ""))), Path("/o")) == [wrong]
 
 
+def test_what_a_library_renames_inside_has_to_be_synced_under_its_new_name() -> None:
+    inner = '11 rename("/o/.staging-1-b/x", "/o/.staging-1-b/y") = 0\n11 fsync(4</o/.staging-1-b>)'
+    traced = list(calls(WHOLE.replace("11 fsync(4</o/.staging-1-b>)", inner)))
+    assert missing_syncs(traced, Path("/o")) == ["/o/.staging-1-b/y was not synced before /o/b counted"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["export", "tokenize", "train"])
 def test_a_killed_command_leaves_the_old_output_or_the_new_one_and_goes_on(

@@ -47,6 +47,16 @@ def test_a_line_that_a_killed_search_left_unfinished_is_dropped(path: Path) -> N
     assert list(TrialLog(path, MADE_WITH)) == [whole]
 
 
+@pytest.mark.parametrize("cut", [20, 1])
+def test_a_search_that_was_killed_twice_goes_on_after_an_unfinished_line(path: Path, cut: int) -> None:
+    make = TrialLog(path, MADE_WITH).keeping("encode", Model().make)
+    made = [make([name]) for name in "ab"]
+    path.write_text(path.read_text()[:-cut])
+    made.append(TrialLog(path, MADE_WITH).keeping("encode", Model().make)(["c"]))
+    kept = made if cut == 1 else [made[0], made[2]]
+    assert list(TrialLog(path, MADE_WITH)) == kept
+
+
 def test_a_damaged_line_is_named(path: Path) -> None:
     make = TrialLog(path, MADE_WITH).keeping("encode", Model().make)
     make(["a"])

@@ -61,10 +61,12 @@ def contents(folder: Path) -> dict[str, bytes | None]:
         ("generate bundle x --model here.npy -o x.npz", "x.npz: got suffix '.npz'; expected a folder's name, or one"),
         ("generate bundle x --model here.npy -o x.PNG", "x.PNG: got suffix '.PNG'"),
         ("generate bundle x --model here.npy -o bundle --overwrite", "got what the command reads"),
+        ("eval bundle --data . --picture a.png", "--picture a.png: got what the command reads"),
         ("eval bundle --data here.npy --picture bundle/x.png", "got what the command reads"),
         ("pack bundle -o bundle.tar.gz", "bundle.tar.gz: got suffix '.gz'; expected .tar"),
         ("pack bundle -o bundle/b.tar", "got a file inside the bundle"),
         ("unpack here.npy/b.tar -o here.npy --overwrite", "got what the command reads"),
+        ("tokenize bundle here.npy -o bundle/tokens", "got what the command reads"),
         ("package bundle --for triton -o bundle --overwrite", "got what the command reads"),
     ],
 )
@@ -128,6 +130,11 @@ def test_a_second_decode_or_export_of_the_same_folder_is_refused_before_the_work
     with staged_folder(place / "images"), staged_folder(place / "vqrae-tiny-onnx-fp32"):
         refused("decode bundle t.npy -o images", f"process {os.getpid()}", capsys)
         refused("export tiny -o .", f"process {os.getpid()}", capsys)
+
+
+def test_a_link_that_leads_to_itself_is_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "loop.npy").symlink_to("loop.npy")
+    refused("encode bundle a.png -o loop.npy", "loop.npy: got Too many levels of symbolic links", capsys, code=1)
 
 
 def test_tokens_and_features_are_both_there_or_neither(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

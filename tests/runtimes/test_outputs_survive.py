@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,13 @@ def test_what_a_killed_run_left_is_removed_by_the_next_of_that_output_alone(tmp_
     assert names(tmp_path) == {"out", ".staging-0123abcd-other", ".staging-mine-out"}
 
 
+def test_what_a_library_writes_beside_its_file_goes_with_it(tmp_path: Path) -> None:
+    with staged_file(tmp_path / "x") as new:
+        new.with_name(".tmp1234").write_text("half")
+        new.write_text("whole")
+    assert names(tmp_path) == {"x"}
+
+
 def test_an_old_folder_that_had_stepped_aside_comes_back(tmp_path: Path) -> None:
     (tmp_path / ".aside-0123abcd-out").mkdir()
     with pytest.raises(UsageError, match="got a folder that exists"), staged_folder(tmp_path / "out"):
@@ -206,10 +214,15 @@ def test_a_claimed_folder_is_refused_to_a_second_run_and_swept_but_for_what_live
     with Lock.take(run / ".alive.lock", subject="", expected=""), claimed_folder(run, "state/*"):
         assert names(run) == {".lock", "state", ".staging-0123abcd-alive", ".alive.lock"}
         assert names(run / "state" / "stage1") == set()
-        with pytest.raises(UsageError, match=f"run: {HELD}"), claimed_folder(run):
-            pass
+        with claimed_folder(run), ThreadPoolExecutor(1) as other:  # this thread may ask again, another may not
+            second = other.submit(lambda: claimed_folder(run).__enter__())
+            with pytest.raises(UsageError, match=f"run: {HELD}"):
+                second.result()
+        (run / ".staging-0123abcd-of-a-worker-that-died").write_text("half")
+    assert names(run) == {"state", ".staging-0123abcd-alive"}, "the other's lock went with it"
     with claimed_folder(run):
         pass
+    assert names(run) == {"state"}
 
 
 def test_a_claimed_folder_that_was_refused_or_failed_leaves_no_trace(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from small_disk import small_disk
 from tokenize_here import detokenize_here, interrupted, parts_of, tokenize_here
 
 from vqrae.runtimes.errors import UsageError
-from vqrae.runtimes.staging import claimed_folder
+from vqrae.runtimes.lock import Lock
 
 MADE = {"part_images": 2}
 
@@ -121,7 +121,9 @@ def test_an_image_of_the_same_size_that_changed_is_refused(killed: Killed) -> No
 def test_an_image_that_is_gone_is_refused(killed: Killed) -> None:
     (killed.data / "0.png").unlink()
     (killed.data / "00.png").write_bytes(encoded(0))
-    with pytest.raises(UsageError, match="choose a new folder"):
+    with pytest.raises(
+        UsageError, match=r"got 1 files more, such as 00\.png and 1 files fewer, such as 0\.png; expected"
+    ):
         killed.resume()
 
 
@@ -156,7 +158,8 @@ def test_a_run_that_is_over_is_opened_again_where_a_part_was_lost(
 
 
 def test_a_second_run_is_refused_with_the_first_s_process(exported: Path, pictures: Path, tmp_path: Path) -> None:
-    with claimed_folder(tmp_path / "out"):
+    (tmp_path / "out").mkdir()
+    with Lock.take(tmp_path / "out" / ".lock", subject="", expected=""):
         with pytest.raises(UsageError, match=f"out: got in use by another run, process {os.getpid()};"):
             tokenize_here(exported, pictures, tmp_path / "out")
         with pytest.raises(UsageError, match=f"out: got in use by another run, process {os.getpid()};"):

@@ -39,7 +39,9 @@ def detokenize(
     """Decode TOKENS with a BUNDLE of the checkpoint that made them; the same command goes on after a kill."""
     from vqrae.cli.needs import needing
     from vqrae.cli.workers import counting, print_note, print_outcome, worker_options, worker_session
+    from vqrae.runtimes.outputs import check_apart
 
+    check_apart({"--output": output}, [bundle])
     with needing("scale"):
         from vqrae.tokenizing.detokenize import detokenize as run
 

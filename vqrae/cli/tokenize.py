@@ -44,7 +44,9 @@ def tokenize(
     """Tokenize DATA with a BUNDLE; the same command goes on after a kill, here or on a cluster."""
     from vqrae.cli.needs import needing
     from vqrae.cli.workers import counting, print_note, print_outcome, worker_options, worker_session
+    from vqrae.runtimes.outputs import check_apart
 
+    check_apart({"--output": output}, [bundle])
     with needing("scale"):
         from vqrae.tokenizing.tokenize import tokenize as run
 

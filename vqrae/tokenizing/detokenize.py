@@ -149,7 +149,8 @@ def detokenize(
             batch=batch,
             parts=made.parts,
         )
-        folder, parts = JobFolder.open(path, job, RESULT_SUFFIXES[layout]), _parts(made, total)
+        parts = _parts(made, total)
+        folder = JobFolder.open(path, job, RESULT_SUFFIXES[layout], parts)
         names = [part.name for part in parts]
         if (outcome := folder.settled(names, note)) is not None:
             progress(total, total)

@@ -27,6 +27,7 @@ JOB_FILE, COMPLETE_FILE, DEAD_LETTERS_FILE = "dataset.json", "complete.json", "d
 PARTS_FILE, SOURCES_FILE = "parts.jsonl", "sources.json"
 REPORTS = "reports"
 MOST_PARTS = 10**7
+_SAME_DATA, _PUT_BACK = "the same data until a run is over", "put it back, or choose a new output folder"
 Shape = TypeVar("Shape", bound=BaseModel)
 
 
@@ -133,7 +134,7 @@ class JobFolder(Generic[Job]):
         self.job: Job = job
 
     @classmethod
-    def open(cls, path: Path, job: Job, suffix: str) -> Self:
+    def open(cls, path: Path, job: Job, suffix: str, parts: Sequence[SomePart]) -> Self:
         """Start a run, or find the one that was started; `suffix` is that of the parts' files.
 
         Raises:
@@ -141,7 +142,9 @@ class JobFolder(Generic[Job]):
             StorageError: the operating system refused to write.
         """
         folder = cls(path, job, suffix)
-        if (path / JOB_FILE).is_file():
+        started = (path / JOB_FILE).is_file()
+        if started:
+            folder._check_listed({file for part in parts for file in part.files})
             folder._check_same(read_json(path / JOB_FILE, type(job)))
         elif any(entry.name != RUN_LOCK for entry in path.iterdir()):
             expected = f"a new or empty folder, or one with the {JOB_FILE} of a run to go on with"
@@ -150,7 +153,8 @@ class JobFolder(Generic[Job]):
             (path / REPORTS).mkdir(exist_ok=True)
         except OSError as error:
             raise storage_error(path, error) from error
-        _write_json(path / JOB_FILE, job.model_dump(mode="json"))
+        if not started:
+            _write_json(path / JOB_FILE, job.model_dump(mode="json"))
         return folder
 
     def result(self, name: str) -> Path:
@@ -173,9 +177,9 @@ class JobFolder(Generic[Job]):
         """The report of a part that is done and has the bytes that were written; None where it is to be done."""
         try:
             report = self.report(name)
-            return report if content_of(self.result(name)) == (report.size, report.sha256) else None
-        except (DataError, FileNotFoundError, NotADirectoryError):
-            return None  # it was not done, or by an earlier version, or is damaged
+        except DataError:
+            return None  # it was not done, or by an earlier version, or the report is damaged
+        return report if self._has_written(name, report) else None
 
     def missing(
         self, root: Path, parts: Sequence[Part], source_sha256: Callable[[Part], str], note: Callable[[str], None]
@@ -209,14 +213,15 @@ class JobFolder(Generic[Job]):
         known = self.path / PARTS_FILE
         if not known.is_file() and all(map(self._is_something, names)):
             return read_json(path, Outcome)  # an earlier version wrote no hashes
-        lines = known.read_bytes().splitlines() if known.is_file() else []
-        for name, line in zip(names, lines, strict=False):
-            write_output(self._report(name), line, lock=False)
-        damaged = [name for name in names if self.whole(name) is None]
+        reports = _reports(known) if known.is_file() else []
+        whole = {name: it for name, it in zip(names, reports, strict=False) if it and self._has_written(name, it)}
+        damaged = [name for name in names if name not in whole]
         if not damaged:
             shutil.rmtree(self.path / REPORTS, ignore_errors=True)
             return read_json(path, Outcome)
         note(f"the run was over, but {len(damaged)} parts are not what was written, such as {damaged[0]}")
+        for name, report in whole.items():
+            _write_json(self._report(name), report.model_dump(mode="json"))
         path.unlink()
         return None
 
@@ -244,11 +249,7 @@ class JobFolder(Generic[Job]):
 
         Of parts that are not done yet no content is known: there another size is a change, and another time is told.
         """
-        kept = self.path / REPORTS / SOURCES_FILE
-        try:
-            before = read_json(kept, Sources).files
-        except DataError:  # the run is new, or the file damaged: then the content is compared
-            before = {}
+        before = self._sources()
         files = dict.fromkeys(file for part in parts for file in part.files)
         now = {file: _size_and_time(root / file) for file in files}
         changed: dict[str, None] = {}
@@ -265,16 +266,32 @@ class JobFolder(Generic[Job]):
                 moved += len([file for file in others if file in before]) - len(resized)
         if changed:
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-            raise UsageError(
-                str(root),
-                got=f"other content than when the run began in {', '.join(list(changed)[:3])}{more}",
-                expected="the same data until a run is over",
-                remedy="put it back, or choose a new output folder",
-            )
+            got = f"other content than when the run began in {', '.join(list(changed)[:3])}{more}"
+            raise UsageError(str(root), got=got, expected=_SAME_DATA, remedy=_PUT_BACK)
         if moved:
             note(f"{moved} files of parts not done yet have another time than at the start: read as they are")
         if now != before:
-            _write_json(kept, Sources(files=now).model_dump(mode="json"))
+            _write_json(self.path / REPORTS / SOURCES_FILE, Sources(files=now).model_dump(mode="json"))
+
+    def _sources(self) -> dict[str, tuple[int, int]]:
+        """The files at the run's start; none where it is new, or the note of them damaged."""
+        try:
+            return read_json(self.path / REPORTS / SOURCES_FILE, Sources).files
+        except DataError:
+            return {}
+
+    def _check_listed(self, files: set[str]) -> None:
+        before = self._sources().keys() or files
+        differing = [("more", files - before), ("fewer", before - files)]
+        told = [f"{len(names)} files {what}, such as {min(names)}" for what, names in differing if names]
+        if told:
+            raise UsageError(str(self.path), got=" and ".join(told), expected=_SAME_DATA, remedy=_PUT_BACK)
+
+    def _has_written(self, name: str, report: Report) -> bool:
+        try:
+            return content_of(self.result(name)) == (report.size, report.sha256)
+        except FileNotFoundError:
+            return False
 
     def _is_something(self, name: str) -> bool:
         result = self.result(name)
@@ -306,6 +323,17 @@ def content_of(path: Path) -> tuple[int, str]:
             size += file.stat().st_size
             digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_file(file)}\n".encode())
     return size, digest.hexdigest()
+
+
+def _reports(path: Path) -> list[Report | None]:
+    """The lines of `parts.jsonl`; None of one that is damaged."""
+    found: list[Report | None] = []
+    for line in path.read_bytes().splitlines():
+        try:
+            found.append(Report.model_validate_json(line))
+        except ValidationError:
+            found.append(None)
+    return found
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:

@@ -124,7 +124,7 @@ def tokenize(
         source = source_of(data, size=part_images)
         root, names = Path(source.root), [part.name for part in source.parts]
         job = _job(bundle, source, layout, batch, part_images)
-        folder = JobFolder.open(path, job, SUFFIXES[layout])
+        folder = JobFolder.open(path, job, SUFFIXES[layout], source.parts)
         if (outcome := folder.settled(names, note)) is not None:
             progress(source.images, source.images)
             return outcome
