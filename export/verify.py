@@ -110,7 +110,12 @@ def source_evidence(bundle: Bundle, reference: Reference) -> SourceEvidence | No
     if any(graph.source is None for graph in manifest.graphs.values()):
         return None
     sources = {
-        name: GraphSpec(file=graph.source or "", inputs=graph.inputs, outputs=graph.outputs)
+        name: GraphSpec(
+            file=graph.source or "",
+            extra_files=graph.source_extra_files,
+            inputs=graph.inputs,
+            outputs=graph.outputs,
+        )
         for name, graph in manifest.graphs.items()
     }
     changes = {"graphs": sources, "runtime": RuntimeInfo(name=SOURCE_RUNTIME, built_with={})}

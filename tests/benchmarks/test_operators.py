@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def test_both_graphs_are_profiled_in_turns(checkpoint: Path, bundle: Path) -> No
 def test_another_bundle_is_refused(checkpoint: Path, bundle: Path) -> None:
     opened = Bundle.open(bundle)
     precision = opened.manifest.precision.model_copy(update={"name": "fp16"})
-    other = Bundle(opened.path, opened.manifest.model_copy(update={"precision": precision}))
+    other = replace(opened, manifest=opened.manifest.model_copy(update={"precision": precision}))
     with (
         NaiveCandidate(checkpoint, threads=1) as naive,
         pytest.raises(UsageError, match="got onnxruntime at fp16; expected a bundle for onnxruntime at fp32"),

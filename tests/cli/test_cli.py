@@ -847,7 +847,7 @@ def test_encode_of_a_missing_image(vqrae: Command, exported: Path, tmp_path: Pat
 def test_an_output_that_cannot_be_written(vqrae: Command, exported: Path, photographs: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     output = tmp_path / "file" / "tokens.npy"
-    assert f"{tmp_path / 'file'}: got File exists" in vqrae.refused(
+    assert f"{tmp_path / 'file' / 'tokens.npy'}: got Not a directory" in vqrae.refused(
         1, "encode", exported, photographs / "cat.png", "-o", output
     )
 

@@ -18,7 +18,7 @@ from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
 from vqrae.export.verify import VerifyRow
 from vqrae.runtimes import registry
-from vqrae.runtimes.bundle import Bundle
+from vqrae.runtimes.bundle import Bundle, listed_files
 from vqrae.runtimes.session import SessionOptions
 
 OPTIONS = SessionOptions(threads=1)
@@ -78,9 +78,11 @@ def test_a_bundle_that_cannot_run_here_has_the_evidence_of_its_source_graphs(
     for graph in onnx.path.glob("*.onnx*"):
         shutil.copy(graph, copy)
     graphs = {
-        name: graph.model_copy(update={"source": f"{name}.onnx"}) for name, graph in openvino.manifest.graphs.items()
+        name: graph.model_copy(update={"source": source.file, "source_extra_files": source.extra_files})
+        for (name, graph), source in zip(openvino.manifest.graphs.items(), onnx.manifest.graphs.values(), strict=True)
     }
-    bundle = Bundle(copy, openvino.manifest.model_copy(update={"graphs": graphs}))
+    manifest = openvino.manifest.model_copy(update={"graphs": graphs, "files": listed_files(copy)})
+    bundle = replace(openvino, path=copy, manifest=manifest)
     entry = replace(registry.RUNTIMES["openvino"], module="openvino_that_is_not_installed")
     monkeypatch.setattr(registry, "RUNTIMES", {**registry.RUNTIMES, "openvino": entry})
     alone, absent = verified([onnx, bundle], builder)

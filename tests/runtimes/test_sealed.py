@@ -315,8 +315,8 @@ class TestLaterUses:
         self, swapped: Path, tmp_path: Path, make: Callable[[Path, Path], object]
     ) -> None:
         with pytest.raises(BundleError, match=r"got (SHA-256|more than|\d+ bytes)"):
-            make(swapped, tmp_path / "made")
-        assert not (tmp_path / "made").exists()
+            make(swapped, tmp_path / "made.tar")
+        assert not (tmp_path / "made.tar").exists()
 
     def test_golden_samples_are_those_of_the_manifest(self, swapped: Path) -> None:
         opened = Bundle.open(swapped)

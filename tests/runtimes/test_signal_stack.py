@@ -12,11 +12,13 @@ from vqrae.runtimes.signal_stack import SignalStack, kept_signal_stack
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="a stack for signals is set as Linux has it")
 CLOSED_AS_OPENED = """
 import signal, sys, time
+from pathlib import Path
 import numpy as np
 import openvino
 from openvino import opset13 as ops
 from vqrae.runtimes.backends.openvino import OpenVinoSession
 from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo, TensorSpec
+from vqrae.runtimes.sealed import Sealed
 from vqrae.runtimes.session import SessionOptions
 
 def told(*_):
@@ -31,7 +33,7 @@ openvino.save_model(openvino.Model([y], [x], "graph"), "graph.xml", compress_to_
 tensors = [TensorSpec(name=name, dtype="float32", shape=("batch", width)) for name, width in (("x", 4), ("y", 3))]
 graph = GraphSpec(file="graph.xml", inputs=tensors[:1], outputs=tensors[1:])
 runtime = RuntimeInfo(name="openvino", built_with={})
-sessions = [OpenVinoSession.open("graph.xml", graph, SessionOptions(), runtime) for _ in range(3)]
+sessions = [OpenVinoSession.open(Sealed.in_place(Path()), graph, SessionOptions(), runtime) for _ in range(3)]
 while sessions:
     sessions.pop(0).close()
 print("ready", flush=True)
