@@ -24,6 +24,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Literal, Self
 
+import numpy as np
+
 from vqrae.runtimes.bundle import Bundle, open_regular
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.errors import StorageError, VqraeError, storage_error
@@ -48,7 +50,7 @@ class Sealed(Closing):
         entries: Iterable[FileEntry] = (),
         *,
         folder: Path | None = None,
-        contents: Mapping[str, bytes] = MappingProxyType({}),
+        contents: Mapping[str, memoryview] = MappingProxyType({}),
         owned: ExitStack | None = None,
     ) -> None:
         """For `of` and `in_place`."""
@@ -72,8 +74,7 @@ class Sealed(Closing):
         if bundle.private:
             return cls(bundle.path, entries, folder=bundle.path)
         if sealing == "memory":
-            contents = {entry.path: bundle.read(entry.path) for entry in entries}
-            return cls(bundle.path, entries, contents=contents)
+            return cls(bundle.path, entries, contents={entry.path: _read(bundle, entry) for entry in entries})
         with ExitStack() as owned:
             folder = owned.enter_context(PrivateFolder()).path
             for entry in entries:
@@ -106,9 +107,9 @@ class Sealed(Closing):
             raise ValueError(f"{file} is in memory")
         return self._folder / file
 
-    def content(self, file: str) -> bytes:
+    def content(self, file: str) -> memoryview:
         """The bytes of a file."""
-        return self.path(file).read_bytes() if self._folder is not None else self._contents[file]
+        return memoryview(self.path(file).read_bytes()) if self._folder is not None else self._contents[file]
 
     def renamed(self, error: VqraeError) -> None:
         """Let an error speak of the bundle's files instead of the copies."""
@@ -126,14 +127,12 @@ class Sealed(Closing):
             StorageError: the operating system refused to read a copy.
         """
         wanted = [Path(file) for file in files]
-        if self._folder is None:
-            return  # bytes in memory were hashed when they were read
         chosen = [entry for entry in self._entries if any(Path(entry.path).is_relative_to(path) for path in wanted)]
         if not chosen:
             return
         try:
             with ThreadPoolExecutor(min(this_machine().cores, len(chosen))) as pool:
-                digests = list(pool.map(lambda entry: _sha256(self.path(entry.path)), chosen))
+                digests = list(pool.map(self._sha256, chosen))
         except OSError as error:
             raise storage_error(error.filename or self._origin, error) from error
         for entry, digest in zip(chosen, digests, strict=True):
@@ -141,6 +140,12 @@ class Sealed(Closing):
 
     def close(self) -> None:  # noqa: D102 - documented by Closing
         self._owned.close()
+
+    def _sha256(self, entry: FileEntry) -> str:
+        if self._folder is None:
+            return hashlib.sha256(self._contents[entry.path]).hexdigest()
+        with self.path(entry.path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
@@ -166,9 +171,17 @@ def close_after_loading(sealed: Sealed) -> bool:
     return sys.platform != "win32" or sealed.in_memory
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _read(bundle: Bundle, entry: FileEntry) -> memoryview:
+    """The bytes of one file. NumPy's memory, since it takes half the time to be filled that `bytes` takes."""
+    content, size = np.empty(entry.size + 1, np.uint8).data, 0
+    with open_regular(bundle.path, entry.path) as file:
+        try:
+            while size < len(content) and (more := file.readinto(content[size:])):  # type: ignore[attr-defined] # raw
+                size += more
+        except OSError as error:
+            raise storage_error(bundle.path / entry.path, error) from error
+    entry.check_size(bundle.path, size)
+    return content[:size]
 
 
 def _copy(bundle: Bundle, entry: FileEntry, target: Path) -> None:

@@ -137,8 +137,8 @@ def _in_memory(native: onnxruntime.SessionOptions, sealed: Sealed, graph: GraphS
         folder = PurePosixPath(graph.file).parent
         contents = [sealed.content(file) for file in graph.extra_files]
         names = [str(PurePosixPath(file).relative_to(folder)) for file in graph.extra_files]
-        add(names, contents, [len(content) for content in contents])
-    return sealed.content(graph.file)
+        add(names, contents, [len(content) for content in contents])  # `sealed` keeps them until the graph is loaded
+    return bytes(sealed.content(graph.file))
 
 
 def _provider(device: str) -> str:

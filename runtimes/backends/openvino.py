@@ -49,8 +49,9 @@ class OpenVinoSession(Session):
 
     plain_weights = True
 
-    def __init__(self, compiled: openvino.CompiledModel, device: str) -> None:
+    def __init__(self, compiled: openvino.CompiledModel, device: str, weights: NDArray[np.uint8]) -> None:
         self._device = device
+        self._weights: NDArray[np.uint8] | None = weights  # only referred to
         self._precision = _precision_that_runs(compiled)
         self._outputs = [output.get_any_name() for output in compiled.outputs]
         count = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
@@ -63,7 +64,7 @@ class OpenVinoSession(Session):
         device, path = options.device or DEFAULT_DEVICE, sealed.subject(graph.file)
         native, properties = _native_device(core, device), native_properties(options)
         try:
-            model = _read_model(core, sealed, graph)
+            model, weights = _read_model(core, sealed, graph)
             if options.cache is None:
                 compiled = core.compile_model(model, native, properties)
             else:
@@ -72,7 +73,7 @@ class OpenVinoSession(Session):
             raise refused_graph(path, f"OpenVINO {VERSION}", error) from error
         check_signature(path, "inputs", _described(compiled.inputs), graph.inputs)
         check_signature(path, "outputs", _described(compiled.outputs), graph.outputs)
-        return cls(compiled, device)
+        return cls(compiled, device, weights)
 
     @classmethod
     @kept_signal_stack()
@@ -98,6 +99,7 @@ class OpenVinoSession(Session):
 
     def close(self) -> None:  # noqa: D102 - documented by Session
         self._requests.empty()  # nothing else keeps the compiled model
+        self._weights = None
 
     @property
     def execution(self) -> Execution:  # noqa: D102 - documented by Session
@@ -139,12 +141,15 @@ def native_properties(options: SessionOptions) -> dict[str, Any]:
     return properties
 
 
-def _read_model(core: openvino.Core, sealed: Sealed, graph: GraphSpec) -> openvino.Model:
+def _read_model(core: openvino.Core, sealed: Sealed, graph: GraphSpec) -> tuple[openvino.Model, NDArray[np.uint8]]:
+    """A graph, and the weights that it refers to: they must live as long as it does."""
+    weights = np.zeros(0, np.uint8)
     if not sealed.in_memory:
-        return core.read_model(sealed.path(graph.file))
-    weights = b"".join(sealed.content(file) for file in graph.extra_files)  # an IR has one file of them, or none
-    tensor = openvino.Tensor(np.frombuffer(weights, np.uint8)) if weights else openvino.Tensor()
-    return core.read_model(sealed.content(graph.file), tensor)
+        return core.read_model(sealed.path(graph.file)), weights
+    for file in graph.extra_files:  # an IR has one, or none
+        weights = np.asarray(sealed.content(file))
+    tensor = openvino.Tensor(weights, shared_memory=True)
+    return core.read_model(bytes(sealed.content(graph.file)), tensor), weights
 
 
 def _compiled_or_kept(

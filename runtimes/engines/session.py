@@ -51,7 +51,7 @@ class EngineSession(Session):
         if brings_code and not options.trusted:
             got, remedy = "an engine that brings code of its own for the CPU", "load it with trusted=True, or --trusted"
             raise UsageError(str(path), got=got, expected="to be told that its origin is trusted", remedy=remedy)
-        plan = sealed.content(graph.file)
+        plan = bytes(sealed.content(graph.file))
         engine = load_engine(api, path, plan, gpu, options.cache, host_code=brings_code)
         engine.check_edges(path, graph)
         with ExitStack() as opened:
