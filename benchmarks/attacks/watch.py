@@ -7,6 +7,7 @@ from pathlib import Path
 
 OTHERS = 0o077
 PERIOD_S = 0.005
+PREFIX = "vqrae-sealed-"
 
 
 class FolderWatch:
@@ -42,7 +43,9 @@ class FolderWatch:
             try:
                 for path in self._root.rglob("*"):
                     if path.is_file():
-                        self._modes.add(path.parent.stat().st_mode & 0o777)
-                        self._seen.add(path.parent)
+                        # What lies deeper in a private folder is as closed as that is.
+                        private = next((it for it in path.parents if it.name.startswith(PREFIX)), path.parent)
+                        self._modes.add(private.stat().st_mode & 0o777)
+                        self._seen.add(private)
             except FileNotFoundError:  # it was deleted meanwhile, as it should be; the next look begins anew
                 continue
