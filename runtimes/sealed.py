@@ -17,10 +17,12 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from io import RawIOBase
 from pathlib import Path
+from queue import SimpleQueue
 from types import MappingProxyType
 from typing import IO, Literal, Self
 
@@ -39,6 +41,8 @@ it (a runtime insists on a copy of its own), but no disk."""
 
 _CLONE = 0x40049409
 """Linux's FICLONE: a copy that shares its blocks, on file systems that can."""
+_PIECE = 2**24
+"""Bytes that are copied before the next are hashed."""
 
 
 class Sealed(Closing):
@@ -47,17 +51,17 @@ class Sealed(Closing):
     def __init__(
         self,
         origin: Path,
-        entries: Iterable[FileEntry] = (),
         *,
         folder: Path | None = None,
         contents: Mapping[str, memoryview] = MappingProxyType({}),
+        digests: Mapping[FileEntry, Future[str]] = MappingProxyType({}),
         owned: ExitStack | None = None,
     ) -> None:
-        """For `of` and `in_place`."""
+        """For `of` and `in_place`; `digests` is what the copies hash to, which is found out meanwhile."""
         self._origin = origin
-        self._entries = tuple(entries)
         self._folder = folder
         self._contents = contents
+        self._digests = digests
         self._owned = owned or ExitStack()
 
     @classmethod
@@ -71,15 +75,20 @@ class Sealed(Closing):
             StorageError: there is no room for the copies, or the operating system refused to read or write.
         """
         entries = bundle.entries(files)
-        if bundle.private:
-            return cls(bundle.path, entries, folder=bundle.path)
-        if sealing == "memory":
-            return cls(bundle.path, entries, contents={entry.path: _read(bundle, entry) for entry in entries})
         with ExitStack() as owned:
-            folder = owned.enter_context(PrivateFolder()).path
-            for entry in entries:
-                _copy(bundle, entry, folder / entry.path)
-            return cls(bundle.path, entries, folder=folder, owned=owned.pop_all())
+            folder = None
+            if not bundle.private and sealing == "disk":
+                folder = owned.enter_context(PrivateFolder()).path
+            pool = owned.enter_context(ThreadPoolExecutor(this_machine().cores))
+            if bundle.private:
+                hashed = {entry: pool.submit(_hashed, bundle.path / entry.path) for entry in entries}
+                return cls(bundle.path, folder=bundle.path, digests=hashed, owned=owned.pop_all())
+            if folder is not None:
+                hashed = {entry: _copied(bundle, entry, folder / entry.path, pool) for entry in entries}
+                return cls(bundle.path, folder=folder, digests=hashed, owned=owned.pop_all())
+            contents = {entry.path: _read(bundle, entry) for entry in entries}
+            hashed = {entry: pool.submit(_hashed_bytes, contents[entry.path]) for entry in entries}
+            return cls(bundle.path, contents=contents, digests=hashed, owned=owned.pop_all())
 
     @classmethod
     def in_place(cls, folder: Path) -> Self:
@@ -94,7 +103,7 @@ class Sealed(Closing):
     @property
     def sha256(self) -> str:
         """What stands for all of the files: a hash of their paths and hashes."""
-        listing = "\n".join(entry.model_dump_json() for entry in self._entries)
+        listing = "\n".join(entry.model_dump_json() for entry in self._digests)
         return hashlib.sha256(listing.encode()).hexdigest()
 
     def subject(self, file: str) -> Path:
@@ -127,25 +136,15 @@ class Sealed(Closing):
             StorageError: the operating system refused to read a copy.
         """
         wanted = [Path(file) for file in files]
-        chosen = [entry for entry in self._entries if any(Path(entry.path).is_relative_to(path) for path in wanted)]
-        if not chosen:
-            return
-        try:
-            with ThreadPoolExecutor(min(this_machine().cores, len(chosen))) as pool:
-                digests = list(pool.map(self._sha256, chosen))
-        except OSError as error:
-            raise storage_error(error.filename or self._origin, error) from error
-        for entry, digest in zip(chosen, digests, strict=True):
-            entry.check_digest(self._origin, digest)
+        for entry, digest in self._digests.items():
+            if any(Path(entry.path).is_relative_to(path) for path in wanted):
+                try:
+                    entry.check_digest(self._origin, digest.result())
+                except OSError as error:
+                    raise storage_error(error.filename or self._origin, error) from error
 
     def close(self) -> None:  # noqa: D102 - documented by Closing
         self._owned.close()
-
-    def _sha256(self, entry: FileEntry) -> str:
-        if self._folder is None:
-            return hashlib.sha256(self._contents[entry.path]).hexdigest()
-        with self.path(entry.path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
@@ -157,13 +156,10 @@ def private_copy(bundle: Bundle) -> Iterator[Bundle]:
         StorageError: there is no room for the copy, or the operating system refused to read or write.
     """
     files = [entry.path for entry in bundle.manifest.files]
-    with PrivateFolder() as folder:
-        for entry in bundle.manifest.files:
-            _copy(bundle, entry, folder.path / entry.path)
-        (folder.path / MANIFEST_FILE).write_bytes(bundle.text)
-        copy = replace(bundle, path=folder.path, private=True)
-        Sealed(bundle.path, copy.manifest.files, folder=folder.path).check(files)
-        yield copy
+    with Sealed.of(bundle, files, "disk") as sealed:
+        sealed.check(files)
+        sealed.path(MANIFEST_FILE).write_bytes(bundle.text)
+        yield replace(bundle, path=sealed.path(""), private=True)
 
 
 def close_after_loading(sealed: Sealed) -> bool:
@@ -184,21 +180,56 @@ def _read(bundle: Bundle, entry: FileEntry) -> memoryview:
     return content[:size]
 
 
-def _copy(bundle: Bundle, entry: FileEntry, target: Path) -> None:
-    """Copy one file as fast as the system can, sharing its blocks where it can."""
+def _copied(bundle: Bundle, entry: FileEntry, target: Path, pool: ThreadPoolExecutor) -> Future[str]:
+    """Copy one file as fast as the system can, sharing its blocks where it can; its hash follows behind."""
+    written: SimpleQueue[int] = SimpleQueue()
     with open_regular(bundle.path, entry.path) as source:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("xb") as copy:
-                if not _cloned(source, copy):
-                    _filled(source, copy, entry.size)
+            with target.open("xb", buffering=0) as copy:
+                digest = pool.submit(_hashed, target, written)
+                try:
+                    for size in _pieces(source, copy, entry.size):
+                        written.put(size)
+                finally:
+                    written.put(0)
             size = target.stat().st_size
         except OSError as error:
             raise _no_room(target, entry, error) from error
     entry.check_size(bundle.path, size)
+    return digest
 
 
-def _cloned(source: IO[bytes], copy: IO[bytes]) -> bool:
+def _pieces(source: IO[bytes], copy: RawIOBase, size: int) -> Iterator[int]:
+    """Copy, and say how much was copied each time.
+
+    At most one byte more than there should be: a file that grows for ever is no reason to fill the disk.
+    """
+    if _cloned(source, copy):
+        yield os.fstat(copy.fileno()).st_size
+        return
+    left, by_the_system = size + 1, sys.platform == "linux"
+    while left:
+        if by_the_system:
+            try:
+                done = os.copy_file_range(source.fileno(), copy.fileno(), min(left, _PIECE))
+            except OSError as error:
+                if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                    raise
+                by_the_system = False
+                continue
+        else:
+            piece = source.read(min(left, _PIECE))
+            done = len(piece)
+            while piece:
+                piece = piece[copy.write(piece) :]
+        if not done:
+            return
+        yield done
+        left -= done
+
+
+def _cloned(source: IO[bytes], copy: RawIOBase) -> bool:
     if sys.platform != "linux":
         return False
     import fcntl
@@ -210,22 +241,21 @@ def _cloned(source: IO[bytes], copy: IO[bytes]) -> bool:
     return True
 
 
-def _filled(source: IO[bytes], copy: IO[bytes], size: int) -> None:
-    """At most one byte more than there should be: a file that grows for ever is no reason to fill the disk."""
-    left = size + 1
-    if sys.platform == "linux":
-        try:
-            while left and (done := os.copy_file_range(source.fileno(), copy.fileno(), left)):
-                left -= done
-            return
-        except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise
-            copy.seek(0, os.SEEK_END)
-            source.seek(size + 1 - left)
-    while left and (piece := source.read(min(left, 2**20))):
-        copy.write(piece)
-        left -= len(piece)
+def _hashed(path: Path, written: SimpleQueue[int] | None = None) -> str:
+    """The SHA-256 of a file, as far as it is said to be written; 0 ends it."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        if written is None:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        while left := written.get():
+            while left and (piece := file.read(min(left, 2**20))):
+                digest.update(piece)
+                left -= len(piece)
+    return digest.hexdigest()
+
+
+def _hashed_bytes(content: memoryview) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _no_room(target: Path, entry: FileEntry, error: OSError) -> StorageError:

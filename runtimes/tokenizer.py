@@ -6,7 +6,6 @@ import math
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -260,17 +259,16 @@ class Tokenizer(Closing):
         """Seal, verify and load a graph; plain weights are hashed while the runtime packs them."""
         backend, files = self._session_class, (graph.file, *graph.extra_files)
         beside = graph.extra_files if backend.plain_weights else ()
-        with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
+        with ExitStack() as stack:
             sealed = stack.enter_context(Sealed.of(self._bundle, files, self._sealing()))
             sealed.check(path for path in files if path not in beside)
-            checked = pool.submit(sealed.check, beside)
             try:
                 session = stack.enter_context(backend.open(sealed, graph, self._options, self.manifest.runtime))
             except VqraeError as error:
                 sealed.renamed(error)
                 raise
             finally:
-                checked.result()  # that a file was changed tells more than what the runtime says of it
+                sealed.check(beside)  # that a file was changed tells more than what the runtime says of it
             stack.pop_all()  # the session stays open
             if close_after_loading(sealed):
                 sealed.close()

@@ -199,7 +199,7 @@ def test_no_room_for_the_copy_names_what_is_missing(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vqrae.runtimes.sealed._filled", full)
+    monkeypatch.setattr("vqrae.runtimes.sealed._pieces", full)
     monkeypatch.setattr("vqrae.runtimes.sealed._cloned", lambda *_: False)
     message = r"got \d+ bytes free for the private copy of encode\.onnx; expected \d+; free some space, .*sealing"
     with vqrae.load(bundle_of("onnx")) as tokenizer, pytest.raises(StorageError, match=message):
