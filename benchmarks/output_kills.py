@@ -97,12 +97,20 @@ def run(command: Command, folder: Path, kill_after: float | None = None) -> floa
             started = psutil.Process(process.pid).children(recursive=True)
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            psutil.wait_procs([it for it in started if "MapWorker" in it.name()], timeout=60)
+            psutil.wait_procs([it for it in started if _is_worker(it)], timeout=60)
             return time.monotonic() - began
     if process.returncode:
         last = (folder.parent / "log").read_text().splitlines()[-1:]
         raise GateFailure(" ".join(command.arguments[:2]), got=f"exit code {process.returncode}, {last}", expected="0")
     return time.monotonic() - began
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    """Whether it is one of Ray's that works for us, and still there."""
+    try:
+        return "MapWorker" in process.name()
+    except psutil.NoSuchProcess:
+        return False
 
 
 def kills(command: Command, place: Path, count: int, seed: int = 0) -> dict[str, object]:

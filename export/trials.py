@@ -90,8 +90,8 @@ class GraphTrials(Closing):
         self._temporary.cleanup()
 
     def _open(self, path: Path, spec: GraphSpec) -> Session:
-        written = Sealed.in_place(path.parent)
-        return session_class(self._runtime.name).open(written, spec, SessionOptions(), self._runtime)
+        written, named = Sealed.in_place(path.parent), spec.model_copy(update={"file": path.name})
+        return session_class(self._runtime.name).open(written, named, SessionOptions(), self._runtime)
 
     def _feeds(self, rows: slice) -> dict[str, NDArray[np.uint8 | np.int32]]:
         values = self._reference.images if self._graph == "encode" else self._reference.indices

@@ -74,8 +74,11 @@ def run_of_toys(folder: Path, *options: str, **toys: str) -> subprocess.Complete
     given[given.index("auto")] = "2"
     command = [sys.executable, "-m", "pytest", *given, "-c", ROOT / "pyproject.toml", "--rootdir", folder, folder]
     command += ["-p", "no:cacheprovider", *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "support")}
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, env=environment)
+    # In their folder and on a wide terminal, so that the summary's lines are whole.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "support"), "COLUMNS": "200"}
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=240, env=environment, cwd=folder
+    )
 
 
 def test_repeated_runs_go_on_from_their_log(tmp_path: Path) -> None:
