@@ -38,9 +38,12 @@ class PrivateFolder(Closing):
         """
         root = _private_root()
         _sweep(root)
-        self.path = root / f"{_PREFIX}{secrets.token_hex(8)}"
-        # The lock comes first: a folder without one that can be taken is nobody's.
-        self._lock = Lock.take(_lock_of(self.path), subject=str(self.path), expected="a name of its own")
+        # The lock comes first, for a folder whose lock can be taken is nobody's. One that sweeps may take it before us.
+        lock = None
+        while lock is None:
+            self.path = root / f"{_PREFIX}{secrets.token_hex(8)}"
+            lock = Lock.try_to_take(_lock_of(self.path))
+        self._lock = lock
         try:
             self.path.mkdir(mode=0o700)
         except OSError as error:

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,31 @@ def test_what_a_killed_process_left_is_swept_and_what_a_living_one_uses_is_not(h
     with PrivateFolder() as folder:
         assert {path.name for path in (home / "vqrae").iterdir() if path.is_dir()} == {folder.path.name}
     assert list((home / "vqrae").iterdir()) == []
+
+
+def test_those_that_are_made_at_once_do_not_sweep_each_other_away(home: Path) -> None:
+    def make(number: int) -> bool:
+        with PrivateFolder() as folder:
+            (folder.path / "weights").write_text(str(number))
+            return (folder.path / "weights").read_text() == str(number)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(make, range(400)))
+    assert list((home / "vqrae").iterdir()) == []
+
+
+def test_a_name_that_another_process_sweeps_is_left_for_a_new_one(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Path] = []
+    take = private_folder.Lock.try_to_take
+
+    def swept_first(path: Path) -> object:
+        tried.append(path)
+        return None if len(tried) == 1 else take(path)
+
+    monkeypatch.setattr(private_folder.Lock, "try_to_take", swept_first)
+    with PrivateFolder() as folder:
+        assert folder.path.is_dir()
+        assert [path.name for path in tried][1:] == [f"{folder.path.name}.lock"]
 
 
 def test_a_cache_that_others_may_change_is_not_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
