@@ -15,8 +15,9 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from vqrae.runtimes.errors import storage_error
+from vqrae.runtimes.errors import StorageError, storage_error
 from vqrae.runtimes.private_folder import user_cache
+from vqrae.runtimes.renames import sync
 from vqrae.runtimes.staging import staged_file
 
 _KEY_FILE = "compile-cache.key"
@@ -79,11 +80,16 @@ def _key(path: Path) -> bytes:
             descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(secrets.token_bytes(_KEY_BYTES))
+            sync(made)  # a power cut must not leave a name without a key
             try:
                 with suppress(FileExistsError):  # another process was first
                     os.link(made, path)
             finally:
                 made.unlink()
-        return path.read_bytes()
+        key = path.read_bytes()
     except OSError as error:
         raise storage_error(path, error) from error
+    if len(key) != _KEY_BYTES:  # anyone could guess an empty one
+        expected, remedy = f"a key of {_KEY_BYTES} bytes", "delete it: what was kept is compiled again"
+        raise StorageError(str(path), got=f"{len(key)} bytes", expected=expected, remedy=remedy)
+    return key

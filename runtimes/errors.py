@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -56,7 +57,12 @@ class VqraeError(Exception):
 
 def printable(text: str) -> str:
     """Text from files as a terminal may have it: what is no character to print is written as an escape."""
-    return "".join(it if it.isprintable() or it == "\n" else it.encode("unicode_escape").decode() for it in text)
+    return "".join(it.encode("unicode_escape").decode() if controls(it) and it != "\n" else it for it in text)
+
+
+def controls(character: str) -> bool:
+    """Whether it controls a terminal, turns the direction of writing, or is half of a character."""
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 class StorageError(VqraeError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import unicodedata
+from vqrae.runtimes.errors import controls
 
 MOST_BYTES = 128
 """Of a name: what is put before and behind it has to fit the 255 that file systems take."""
@@ -24,17 +24,12 @@ def file_name(name: str) -> str:
     return name
 
 
-def printable(text: str) -> bool:
-    """Whether no character controls a terminal, turns the direction of writing, or is half of one."""
-    return not any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") for character in text)
-
-
 def _problem(name: str) -> str | None:
     if not name.strip():
         return "which is empty"
     if found := [character for character in _SEPARATORS if character in name]:
         return f"which has a {found[0]!r}"
-    if not printable(name):
+    if any(map(controls, name)):
         return "which has a control character"
     if len(name.encode()) > MOST_BYTES:
         return f"which is longer than {MOST_BYTES} bytes"

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vqrae.runtimes.bundle import Bundle
-from vqrae.runtimes.errors import DataError, UsageError
+from vqrae.runtimes.errors import DataError, UsageError, controls
 from vqrae.runtimes.manifest import Record
-from vqrae.runtimes.names import printable
 from vqrae.runtimes.session import SessionOptions
 from vqrae.runtimes.staging import claimed_folder, staged_file, staged_folder
 from vqrae.runtimes.tokenizer import Tokenizer
@@ -179,7 +178,7 @@ def _safe(key: str) -> PurePosixPath:
     subject, remedy = f"key {key!a:.200}", "write tars with --format webdataset, which keep any key"
     if path.is_absolute() or windows.anchor or ".." in (*path.parts, *windows.parts) or not path.parts:
         raise DataError(subject, got="a path that leaves its folder", expected="one below it", remedy=remedy)
-    if not printable(key) or max(len(part.encode()) for part in path.parts) > MOST_KEY_BYTES:
+    if any(map(controls, key)) or max(len(part.encode()) for part in path.parts) > MOST_KEY_BYTES:
         expected = f"at most {MOST_KEY_BYTES} bytes in each part, and no control character"
         raise DataError(subject, got="no name for a file", expected=expected, remedy=remedy)
     return path
