@@ -21,8 +21,8 @@ from vqrae.benchmarks.figures import percent, ratio, significant
 from vqrae.benchmarks.outputs import markdown_page
 from vqrae.benchmarks.performance_plots import plot_frontier, plot_latencies, plot_roofline
 from vqrae.benchmarks.rows import BenchResult, BenchRow
+from vqrae.images.files import image_files
 from vqrae.runtimes.errors import VqraeError, run_as_program
-from vqrae.runtimes.image_files import image_files
 from vqrae.runtimes.staging import write_output
 
 FORMAT_NAMES = ("onnx", "openvino")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqrae.calibration.sources import source_images
-from vqrae.runtimes.errors import UsageError
+from vqrae.images.report import Damaged, LeftOut, lines_of
+from vqrae.runtimes.errors import ImageError, UsageError
 from vqrae.runtimes.preprocess import prepare
 
 LEAST_IMAGES = 128
@@ -30,6 +31,10 @@ class CalibrationImages:
     seed: int
     duplicates: int
     """Images that were passed over because an equal one had been chosen."""
+    left_out: tuple[LeftOut, ...] = ()
+    """What of the source was not read."""
+    damaged: tuple[Damaged, ...] = ()
+    """What of it could not be read; of images, those that were passed over."""
 
     def parted(self, count: int) -> tuple[CalibrationImages, CalibrationImages]:
         """The first `count` images, and the others."""
@@ -64,7 +69,6 @@ def calibration_images(
 
     Raises:
         DataError: the source cannot be read.
-        ImageError: one of its images cannot be read.
         UsageError: it holds fewer different images, or one that is kept apart.
     """
     if count < 1:
@@ -72,33 +76,45 @@ def calibration_images(
     candidates = source_images(source)
     order = np.random.default_rng(seed).permutation(len(candidates))
     chosen: dict[str, tuple[str, NDArray[np.uint8]]] = {}
+    damaged = list(candidates.damaged)
     duplicates = 0
-    for number in order:
-        candidate = candidates[number]
-        image = prepare(candidate.read(), *size)
+    for number in map(int, order):
+        name = candidates.name(number)
+        try:
+            image = prepare(candidates.read(number), *size)
+        except ImageError as error:
+            damaged.append(Damaged(key=name, reason=str(error)))
+            continue
         digest = pixels_sha256(image)
         if kept_apart and digest in kept_apart:
             got, expected = f"{kept_apart[digest]}, which the result is verified on", "other images"
-            raise UsageError(f"calibration image {candidate.name}", got=got, expected=expected, remedy="leave it out")
+            raise UsageError(f"calibration image {name}", got=got, expected=expected, remedy="leave it out")
         if digest in chosen:
             duplicates += 1
             continue
-        chosen[digest] = candidate.name, image
+        chosen[digest] = name, image
         if len(chosen) == count:
             break
-    _check_count(source, len(chosen), count, duplicates)
+    _check_count(source, len(chosen), count, duplicates, damaged)
     names, images = zip(*chosen.values(), strict=True)
     return CalibrationImages(
-        names=names, images=np.stack(images), sha256=tuple(chosen), seed=seed, duplicates=duplicates
+        names=names,
+        images=np.stack(images),
+        sha256=tuple(chosen),
+        seed=seed,
+        duplicates=duplicates,
+        left_out=tuple(candidates.left_out),
+        damaged=tuple(damaged),
     )
 
 
-def _check_count(source: Path, found: int, count: int, duplicates: int) -> None:
+def _check_count(source: Path, found: int, count: int, duplicates: int, damaged: Sequence[Damaged]) -> None:
     if found < count:
         repeated = f" and {duplicates} that equal one of them" if duplicates else ""
+        unread = "".join(f"; {line}" for line in lines_of([], damaged))
         raise UsageError(
             f"calibration images in {source}",
-            got=f"{found} different ones{repeated}",
+            got=f"{found} different ones{repeated}{unread}",
             expected=f"at least {count}",
             remedy=f"give more, or ask for fewer with --calibration-images {found}",
         )

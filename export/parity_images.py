@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vqrae.images.files import image_files
 from vqrae.runtimes.errors import UsageError
-from vqrae.runtimes.image_files import image_files
 from vqrae.runtimes.preprocess import open_image, prepare
 from vqrae.training.data.photographs import HELD_OUT, photographs
 

@@ -2,10 +2,14 @@
 
 A client in another language repeats these steps, and proves it with the bundle's golden samples:
 
-1. Decode the first frame. Turn it upright as its EXIF orientation says. Ignore color profiles.
-2. Bring it to 8-bit RGB. 16 bits a channel: the value divided by 256, rounded down. Palettes: their colors.
-   Transparency: over white, each channel (c·a + 255·(255 − a)) / 255, rounded to nearest. CMYK: each channel
-   (255 − C)·(255 − K) / 255, rounded to nearest, as Pillow does it. Grayscale: three equal channels.
+1. Decode the first frame; of an animated PNG, its default image. Turn it upright as the EXIF orientation says that JPEG
+   has in APP1, PNG in `eXIf`, WebP in `EXIF`, TIFF as its own tag 274; a value other than 1 to 8, or EXIF that is
+   damaged, is none. All other metadata is ignored, damaged or not: XMP, an orientation there too, text, color profiles,
+   gamma. Pixels that are damaged are an error.
+2. Bring it to 8-bit RGB. 16 bits a channel: the value divided by 256, rounded down; 12 bits: by 16. Where 0 is white
+   (TIFF), the value is taken from its maximum first. Palettes: their colors. Transparency: over white, each channel
+   (c·a + 255·(255 − a)) / 255, rounded to nearest. CMYK: each channel (255 − C)·(255 − K) / 255, rounded to nearest, as
+   Pillow does it; JPEG's is stored inverted, as Adobe does it. Grayscale: three equal channels.
 3. Take the largest centered box of the target's aspect ratio, in source pixels, without rounding it: w × w·H/W or
    h·W/H × h, with its corner at half of what is left over.
 4. Resample that box to W × H as Pillow's `resize(..., BICUBIC, box=...)` does it: by the cubic with a = −0.5, stretched
@@ -21,24 +25,42 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffTags import TAGS_V2_GROUPS
 
 from vqrae.runtimes.errors import ImageError, VqraeError, storage_error
+from vqrae.runtimes.metadata import pixels_only
 
 RULE = "bicubic-center-crop/1"
 MAX_PIXELS = 2**27
 """A larger image is refused by its header, before it is decoded; 12000 x 9000 fits."""
+MAX_BYTES = 2**29
+"""Of an encoded image."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM")
 """What is read. Others are refused: some (EPS) make Pillow run a program."""
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8]
 """A path, a Pillow image (its current frame), or an array uint8 (H, W, 3) RGB."""
 
+_TURNS: dict[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF's orientation."""
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+"""Tags of TIFF, and a value."""
 _WARNING_FILTERS = threading.Lock()  # the interpreter's filters belong to all threads
 
 
@@ -112,8 +134,9 @@ def _rgb(subject: str, image: Image.Image, max_pixels: int = MAX_PIXELS) -> Imag
     width, height = image.size
     if not 0 < width * height <= max_pixels:
         raise ImageError(subject, got=f"{width}x{height} pixels", expected=f"1 to {max_pixels} pixels")
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        image = ImageOps.exif_transpose(image)
+    image.load()
+    turn = _TURNS.get(_orientation(image))
+    image = image if turn is None else _turned(image, turn)
     if image.mode.startswith("I"):
         image = _eight_bits(subject, image)
     if image.mode == "F":
@@ -126,13 +149,33 @@ def _rgb(subject: str, image: Image.Image, max_pixels: int = MAX_PIXELS) -> Imag
     return image.convert("RGB")
 
 
+def _orientation(image: Image.Image) -> object:
+    """EXIF's orientation; TIFF was turned upright when it was loaded. XMP has none that counts."""
+    exif = Image.Exif()
+    with _quiet():
+        try:
+            exif.load(image.info.get("exif", b""))
+            return exif.get(ExifTags.Base.Orientation)
+        except Exception:  # whatever a damaged EXIF makes Pillow raise: there is no list
+            return None
+
+
+def _turned(image: Image.Image, turn: Image.Transpose) -> Image.Image:
+    turned = image.transpose(turn)
+    turned.info = image.info  # its transparency
+    return turned
+
+
 def _eight_bits(subject: str, image: Image.Image) -> Image.Image:
     """16-bit grayscale, which Pillow holds in the modes I;16 and I, to 8 bits."""
     values = np.asarray(image)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 0xFFFF:
         raise ImageError(subject, got=f"32-bit values from {low} to {high}", expected="8 or 16 bits a channel")
-    gray = (values // 256).astype(np.uint8)
+    tags = getattr(image, "tag_v2", {})  # of TIFF, whose 16-bit values Pillow gives as they are stored
+    most = 2 ** tags.get(_BITS, (16,))[0] - 1
+    values = most - values if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else values
+    gray = (values // ((most + 1) // 256)).astype(np.uint8)
     if "transparency" in image.info:  # one gray value that stands for "nothing here"
         gray[values == image.info["transparency"]] = 255
     return Image.fromarray(gray)
@@ -146,12 +189,39 @@ def _centered_box(width: int, height: int, aspect: float) -> tuple[float, float,
 
 @contextmanager
 def _opened(file: Path | IO[bytes]) -> Iterator[Image.Image]:
-    """Pillow reads the header only; its own, lower limit on pixels gives way to ours, which is checked right after."""
-    with _WARNING_FILTERS, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = Image.open(file, formats=FORMATS)
+    """Pillow reads the header only."""
+    with _quiet():
+        image = Image.open(BytesIO(pixels_only(_content(file))), formats=FORMATS)
+        _forget_metadata(image)
     with image:
         yield image
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Pillow's warnings: of metadata, which is ignored, and of a limit on pixels that is lower than ours."""
+    with _WARNING_FILTERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _content(file: Path | IO[bytes]) -> bytes:
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            return _content(opened)
+    content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ImageError("image", got=f"more than {MAX_BYTES} bytes", expected="fewer")
+    return content
+
+
+def _forget_metadata(image: Image.Image) -> None:
+    """So that decoding does not read it."""
+    image.info.pop("xmp", None)
+    if isinstance(image, TiffImageFile):
+        exif = image.getexif()
+        for tag in TAGS_V2_GROUPS:
+            exif.pop(tag, None)  # where further tags lie
 
 
 @contextmanager

@@ -22,11 +22,11 @@ from vqrae.benchmarks.ablations.grid import AblationRun
 from vqrae.checkpoint import from_pretrained, save_pretrained
 from vqrae.config import QuantizerConfig
 from vqrae.encoder import Encoder
+from vqrae.images.files import image_files
 from vqrae.layers import uint8_from_pixels
 from vqrae.model import VQRAE
 from vqrae.reference import ReferenceTokenizer
 from vqrae.runtimes.errors import DataError
-from vqrae.runtimes.image_files import image_files
 from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.preprocess import open_image
 from vqrae.runtimes.staging import write_output

@@ -11,7 +11,7 @@ from PIL import Image
 from tiny_models import random_images
 
 from vqrae.calibration.images import LEAST_IMAGES, calibration_images, pixels_sha256
-from vqrae.runtimes.errors import DataError, ImageError, UsageError
+from vqrae.runtimes.errors import DataError, UsageError
 from vqrae.runtimes.preprocess import prepare
 
 SIZE = (32, 32)
@@ -105,15 +105,19 @@ def test_a_number_of_images_that_is_none(folder: Path, count: int) -> None:
         calibration_images(folder, SIZE, count=count)
 
 
-def test_a_damaged_image_is_not_passed_over(folder: Path) -> None:
+def test_a_damaged_image_is_passed_over_and_named(folder: Path) -> None:
     (folder / "5.png").write_bytes(b"no image")
-    with pytest.raises(ImageError, match=r"5\.png: got not an image"):
+    (folder / "._5.png").write_bytes(b"")
+    chosen = calibration_images(folder, SIZE, count=COUNT - 1)
+    assert [it.key for it in chosen.damaged] == ["5.png"]
+    assert [it.key for it in chosen.left_out] == ["._5.png"]
+    with pytest.raises(UsageError, match=rf"got {COUNT - 1} different ones; damaged 1: 5\.png"):
         calibration_images(folder, SIZE, count=COUNT)
 
 
 def test_images_without_pixels_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "images.npy", np.zeros((2, 0, 4, 3), np.uint8))
-    with pytest.raises(ImageError, match="got 4x0 pixels"):
+    with pytest.raises(DataError, match="got no images"):
         calibration_images(tmp_path / "images.npy", SIZE, count=1)
 
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import base64
+import io
+import json
 import struct
 import threading
 import warnings
@@ -15,8 +18,9 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from vqrae.runtimes.errors import ImageError
-from vqrae.runtimes.preprocess import MAX_PIXELS, open_image, prepare, to_rgb
+from vqrae.runtimes.preprocess import MAX_PIXELS, open_image, prepare, read_image, to_rgb
 
+VECTORS = json.loads((Path(__file__).parents[2] / "docs" / "decoding-vectors.json").read_text())
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
 
@@ -169,6 +173,15 @@ def test_an_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif[ExifTags.Base.Orientation] = 6  # the camera was turned: show it turned by 90° clockwise
     Image.fromarray(image).save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(np.asarray(open_image(tmp_path / "a.png")), np.rot90(image, -1))
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=[vector["name"] for vector in VECTORS])
+def test_metadata_damages_no_image_and_every_format_means_the_same(vector: dict[str, Any]) -> None:
+    """The golden vectors of decoding: what the rule's first two steps make of small files."""
+    decoded = np.asarray(read_image("vector", io.BytesIO(base64.b64decode(vector["file"]))), np.int64)
+    block = vector["block"]
+    difference = decoded[block // 2 :: block, block // 2 :: block] - vector["pixels"]
+    assert np.abs(difference).max() <= vector["tolerance"]
 
 
 def test_the_first_frame_of_an_animation_is_taken(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def _do_parts(
 ) -> None:
     worker = work(**arguments)
     for part in parts:
-        worker.part(part.model_dump_json())
+        worker.part(part.to_json())
 
 
 def tokenize_here(bundle: Path, data: Path | str, output: Path, **options: Any) -> Outcome:

@@ -64,10 +64,16 @@ def test_bad_images_are_dead_letters_with_reasons(exported: Path, tmp_path: Path
 
 
 def test_a_part_without_a_good_image(exported: Path, tmp_path: Path) -> None:
-    outcome = tokenize_here(exported, write_tar(tmp_path / "a.tar", {"0.png": b"x"}), tmp_path / "out")
-    assert (outcome.images, outcome.dead_letters) == (0, 1)
+    """Beside others it is one of many; a whole run of such is no success, now and later."""
+    write_tar(tmp_path / "a.tar", {"0.png": b"x"})
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"out: got 0 images, 1 that cannot be read; .*dead-letters\.jsonl"):
+            tokenize_here(exported, tmp_path / "a.tar", tmp_path / "out")
     assert read_tokens(tmp_path / "out" / "part-000000.parquet", GRID).indices.shape == (0, 4, 4)
-    assert detokenize_here(exported, tmp_path / "out", tmp_path / "back").images == 0
+    write_tar(tmp_path / "b.tar", {"1.png": encoded(1)})
+    outcome = tokenize_here(exported, f"{tmp_path}/?.tar", tmp_path / "both")
+    assert (outcome.images, outcome.dead_letters) == (1, 1)
+    assert detokenize_here(exported, tmp_path / "both", tmp_path / "back").images == 1
 
 
 def test_what_is_done_is_not_done_again_and_the_bytes_are_the_same(exported: Path, tmp_path: Path) -> None:

@@ -39,7 +39,10 @@ def test_a_killed_run_goes_on_to_the_same_bytes(exported: Path, tmp_path: Path) 
     assert not alive
 
     finished = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert finished.stdout == f"{out}: 174 images, 6 that could not be read: {out / 'dead-letters.jsonl'}\n"
+    first, last = finished.stdout.splitlines()
+    assert first == f"{out}: 174 images (174 in tars)"
+    assert last.startswith("damaged 6: 0.tar/000.png, 0.tar/030.png, 1.tar/060.png and 3 more (the first: ")
+    assert last.endswith(f": {out / 'dead-letters.jsonl'}")
     undisturbed, resumed = (
         {path.name: path.read_bytes() for path in folder.iterdir()} for folder in (tmp_path / "here", out)
     )

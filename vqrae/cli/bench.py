@@ -56,8 +56,8 @@ def bench(
     from vqrae.benchmarks.reconstructions import golden_reconstructions
     from vqrae.benchmarks.table import bench_table
     from vqrae.cli.output import console, print_json, progress_console
+    from vqrae.images.files import image_files
     from vqrae.runtimes.bundle import Bundle
-    from vqrae.runtimes.image_files import image_files
     from vqrae.runtimes.outputs import check_apart
     from vqrae.runtimes.staging import check_new_file
 

@@ -42,8 +42,8 @@ def generate(
     from vqrae.cli.judged import open_judged
     from vqrae.cli.needs import needing
     from vqrae.cli.output import console
+    from vqrae.images.kinds import IMAGE_SUFFIXES
     from vqrae.runtimes.errors import UsageError
-    from vqrae.runtimes.image_files import IMAGE_SUFFIXES
     from vqrae.runtimes.outputs import ARRAYS, check_apart
     from vqrae.runtimes.session import SessionOptions
     from vqrae.runtimes.staging import check_new_file, check_new_folder, staged_file, staged_folder

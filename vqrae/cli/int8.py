@@ -118,12 +118,15 @@ def calibration_of(
     """
     from vqrae.calibration.images import calibration_images, pixels_sha256
     from vqrae.cli.output import progress_console
+    from vqrae.images.report import lines_of
 
     kept_apart = {pixels_sha256(image): name for image, name in zip(verified_on.images, verified_on.names, strict=True)}
     images = calibration_images(source, size, count=count, seed=seed, kept_apart=kept_apart)
     if images.duplicates:
         repeated = "a duplicate" if images.duplicates == 1 else f"{images.duplicates} duplicates"
         progress_console.print(f"calibration: passed over {repeated}", style="yellow")
+    for line in lines_of(images.left_out, images.damaged):
+        progress_console.print(f"calibration: {line}", style="yellow", highlight=False, soft_wrap=True)
     return images
 
 

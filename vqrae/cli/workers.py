@@ -91,13 +91,17 @@ def print_note(text: str) -> None:
 
 
 def print_outcome(output: Path, outcome: Outcome, *, as_json: bool) -> None:
-    """Say what a run has come to."""
+    """Say what a run has come to: what was taken, left out and damaged, with names."""
     from vqrae.cli.output import console, print_json
-    from vqrae.tokenizing.job import DEAD_LETTERS_FILE
+    from vqrae.images.report import lines_of, taken_words
+    from vqrae.tokenizing.job import DEAD_LETTERS_FILE, LEFT_OUT_FILE, read_aside
 
+    aside = read_aside(output)
     if as_json:
-        print_json(outcome)
+        print_json({**outcome.model_dump(exclude_defaults=True), "names": aside._asdict()})
         return
-    dead = outcome.dead_letters
-    unread = f", {dead} that could not be read: {output / DEAD_LETTERS_FILE}" if dead else ""
-    console.print(f"{output}: {outcome.images} images{unread}", highlight=False, soft_wrap=True)
+    lines = [f"{output}: {outcome.images} images{taken_words(outcome.taken)}"]
+    for file, told in ((LEFT_OUT_FILE, lines_of(aside.left_out, ())), (DEAD_LETTERS_FILE, lines_of((), aside.damaged))):
+        lines += [f"{line}: {output / file}" for line in told]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)

@@ -43,6 +43,7 @@ class TokenPart(Record):
     """One file of tokens."""
 
     name: str
+    kind: Literal["tokens"] = "tokens"
     file: str
     images: int
 
@@ -50,6 +51,10 @@ class TokenPart(Record):
     def files(self) -> tuple[str, ...]:
         """What it is made of."""
         return (self.file,)
+
+    def to_json(self) -> str:
+        """See `SomePart`."""
+        return self.model_dump_json()
 
 
 class DetokenizeWork:
@@ -150,8 +155,7 @@ def detokenize(
         )
         parts = _parts(made, total)
         folder = JobFolder.open(path, job, RESULT_SUFFIXES[layout], parts)
-        names = [part.name for part in parts]
-        if (outcome := folder.settled(names, note)) is not None:
+        if (outcome := folder.settled(parts, note)) is not None:
             progress(total, total)
             return outcome
         missing = folder.missing(root, parts, lambda part: content_of(root / part.file)[1], note)
@@ -159,7 +163,7 @@ def detokenize(
         progress(before, total)
         arguments = {"bundle": bundle.path, "session": session, "tokens": root, "folder": path, "job": job}
         do_parts(DetokenizeWork, arguments, missing, options, lambda done: progress(before + done, total))
-        return folder.finish(names)
+        return folder.finish(parts)
 
 
 def _parts(made: TokenJob, total: int) -> list[TokenPart]:

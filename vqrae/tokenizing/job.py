@@ -11,19 +11,23 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, Self, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
+from vqrae.images.kinds import key_of
+from vqrae.images.report import Damaged, LeftOut, counted
 from vqrae.runtimes.bundle import sha256_file
 from vqrae.runtimes.errors import DataError, UsageError, storage_error
 from vqrae.runtimes.manifest import Record, Sha256
 from vqrae.runtimes.staging import RUN_LOCK, write_output
 from vqrae.tokenizing.token_files import Layout
 
-JOB_FILE, COMPLETE_FILE, DEAD_LETTERS_FILE = "dataset.json", "complete.json", "dead-letters.jsonl"
+JOB_FILE, COMPLETE_FILE = "dataset.json", "complete.json"
+DEAD_LETTERS_FILE, LEFT_OUT_FILE = "dead-letters.jsonl", "left-out.jsonl"
 PARTS_FILE, SOURCES_FILE = "parts.jsonl", "sources.json"
 REPORTS = "reports"
 MOST_PARTS = 10**7
@@ -31,19 +35,12 @@ _SAME_DATA, _PUT_BACK = "the same data until a run is over", "put it back, or ch
 Shape = TypeVar("Shape", bound=BaseModel)
 
 
-class DeadLetter(Record):
-    """An image that is not in the result."""
-
-    key: str
-    reason: str
-
-
 class Report(Record):
     """What became of a part."""
 
     images: int
     """In the result."""
-    dead: tuple[DeadLetter, ...] = ()
+    dead: tuple[Damaged, ...] = ()
     size: int
     """Of the result, in bytes."""
     sha256: Sha256
@@ -56,7 +53,7 @@ class Sources(Record):
     """The files that a data set is made of, as they were when a run was started."""
 
     files: dict[str, tuple[int, int]]
-    """Name -> bytes, and time of the last change."""
+    """Name, as `key_of` writes it -> bytes, and time of the last change."""
 
 
 class Outcome(Record):
@@ -64,6 +61,27 @@ class Outcome(Record):
 
     images: int
     dead_letters: int
+    taken: dict[str, int] = Field(default_factory=dict)
+    """How many images of each kind of file, where images were what was read."""
+    left_out: dict[str, int] = Field(default_factory=dict)
+    """How many files of each kind were not read; `left-out.jsonl` has their names."""
+
+
+class Aside(NamedTuple):
+    """What of a data set's files is in no part."""
+
+    left_out: Sequence[LeftOut] = ()
+    damaged: Sequence[Damaged] = ()
+
+
+def read_aside(folder: Path) -> Aside:
+    """What a run that is over has left out and could not read.
+
+    Raises:
+        DataError: the record is damaged.
+    """
+    left_out = _read_lines(folder / LEFT_OUT_FILE, LeftOut) if (folder / LEFT_OUT_FILE).is_file() else []
+    return Aside(left_out, _read_lines(folder / DEAD_LETTERS_FILE, Damaged))
 
 
 class TokenJob(Record):
@@ -112,6 +130,10 @@ class SomePart(Protocol):
         """What its files are called, without suffix."""
 
     @property
+    def kind(self) -> str:
+        """What it is made of: a kind of files."""
+
+    @property
     def images(self) -> int:
         """How many there are."""
 
@@ -119,7 +141,7 @@ class SomePart(Protocol):
     def files(self) -> tuple[str, ...]:
         """What it is made of."""
 
-    def model_dump_json(self) -> str:
+    def to_json(self) -> str:
         """As `Work.part` takes it."""
 
 
@@ -144,7 +166,7 @@ class JobFolder(Generic[Job]):
         folder = cls(path, job, suffix)
         started = (path / JOB_FILE).is_file()
         if started:
-            folder._check_listed({file for part in parts for file in part.files})
+            folder._check_listed({key_of(file) for part in parts for file in part.files})
             folder._check_same(read_json(path / JOB_FILE, type(job)))
         elif any(entry.name != RUN_LOCK for entry in path.iterdir()):
             expected = f"a new or empty folder, or one with the {JOB_FILE} of a run to go on with"
@@ -165,9 +187,7 @@ class JobFolder(Generic[Job]):
         """What became of a part that is done."""
         return read_json(self._report(name), Report)
 
-    def seal(
-        self, name: str, staging: Path, *, images: int, source_sha256: str, dead: Iterable[DeadLetter] = ()
-    ) -> None:
+    def seal(self, name: str, staging: Path, *, images: int, source_sha256: str, dead: Iterable[Damaged] = ()) -> None:
         """Say what became of a part, whose file or folder is whole and is to be moved into place right after."""
         size, sha256 = content_of(staging)
         made = Report(images=images, dead=tuple(dead), size=size, sha256=sha256, source_sha256=source_sha256)
@@ -202,12 +222,12 @@ class JobFolder(Generic[Job]):
         self._check_sources(root, parts, reports, source_sha256, note)
         return [part for part in parts if part.name not in reports]
 
-    def settled(self, names: Sequence[str], note: Callable[[str], None]) -> Outcome | None:
+    def settled(self, parts: Sequence[SomePart], note: Callable[[str], None]) -> Outcome | None:
         """The whole, if the run is over and every part has the bytes that were written.
 
         Where one has not, the run is open again, and only such parts are to be done.
         """
-        path = self.path / COMPLETE_FILE
+        path, names = self.path / COMPLETE_FILE, [part.name for part in parts]
         if not path.is_file():
             return None
         known = self.path / PARTS_FILE
@@ -225,15 +245,26 @@ class JobFolder(Generic[Job]):
         path.unlink()
         return None
 
-    def finish(self, names: Sequence[str]) -> Outcome:
-        """Join the reports of all parts."""
-        reports = [self.report(name) for name in names]
-        letters = [letter.model_dump() for report in reports for letter in report.dead]
-        for file, records in ((DEAD_LETTERS_FILE, letters), (PARTS_FILE, [report.model_dump() for report in reports])):
-            text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    def finish(self, parts: Sequence[SomePart], aside: Aside = Aside()) -> Outcome:  # noqa: B008 - immutable
+        """Join the reports of all parts, and what of the data is in none."""
+        reports: list[Report] = [self.report(part.name) for part in parts]
+        dead = [*aside.damaged, *(letter for report in reports for letter in report.dead)]
+        of_images = isinstance(self.job, TokenJob)
+        records: dict[str, Sequence[Record]] = {DEAD_LETTERS_FILE: dead, PARTS_FILE: reports}
+        records |= {LEFT_OUT_FILE: aside.left_out} if of_images else {}
+        for file, lines in records.items():
+            text = "".join(json.dumps(line.model_dump(), ensure_ascii=False) + "\n" for line in lines)
             write_output(self.path / file, text, lock=False)
-        outcome = Outcome(images=sum(report.images for report in reports), dead_letters=len(letters))
-        _write_json(self.path / COMPLETE_FILE, outcome.model_dump(mode="json"))
+        taken: Counter[str] = Counter()
+        for part, report in zip(parts, reports, strict=True):
+            taken[part.kind] += report.images
+        outcome = Outcome(
+            images=taken.total(),
+            dead_letters=len(dead),
+            taken=dict(taken) if of_images else {},
+            left_out=counted(aside.left_out),
+        )
+        _write_json(self.path / COMPLETE_FILE, outcome.model_dump(mode="json", exclude_defaults=True))
         shutil.rmtree(self.path / REPORTS, ignore_errors=True)
         return outcome
 
@@ -250,12 +281,12 @@ class JobFolder(Generic[Job]):
         Of parts that are not done yet no content is known: there another size is a change, and another time is told.
         """
         before = self._sources()
-        files = dict.fromkeys(file for part in parts for file in part.files)
-        now = {file: _size_and_time(root / file) for file in files}
+        names = {key_of(file): file for part in parts for file in part.files}
+        now = {key: _size_and_time(root / file) for key, file in names.items()}
         changed: dict[str, None] = {}
         moved = 0
         for part in parts:
-            others = [file for file in part.files if before.get(file) != now[file]]
+            others = [key for key in map(key_of, part.files) if before.get(key) != now[key]]
             report = reports.get(part.name)
             if report is not None:
                 if others and source_sha256(part) != report.source_sha256:
@@ -361,6 +392,13 @@ def read_json(path: Path, shape: type[Shape]) -> Shape:
         detail = error.errors(include_url=False, include_input=False)[0]
         got = f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
         raise DataError(str(path), got=got, expected=f"a {shape.__name__}") from error
+
+
+def _read_lines(path: Path, shape: type[Shape]) -> list[Shape]:
+    try:
+        return [shape.model_validate_json(line) for line in path.read_bytes().splitlines()]
+    except (FileNotFoundError, ValidationError) as error:
+        raise DataError(str(path), got=str(error), expected=f"lines of {shape.__name__}") from error
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

@@ -11,15 +11,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vqrae.images.parts import Part, Source, source_of
+from vqrae.images.reading import EncodedImage, encoded_images
+from vqrae.images.report import Damaged
 from vqrae.runtimes.bundle import Bundle
-from vqrae.runtimes.errors import ImageError, UsageError
+from vqrae.runtimes.errors import DataError, ImageError, UsageError
 from vqrae.runtimes.preprocess import prepare, read_image
 from vqrae.runtimes.session import SessionOptions
 from vqrae.runtimes.staging import claimed_folder, staged_file
 from vqrae.runtimes.tokenizer import Tokenizer
-from vqrae.tokenizing.job import REPORTS, DeadLetter, JobFolder, Outcome, TokenJob
-from vqrae.tokenizing.parts import Part, Source, source_of
-from vqrae.tokenizing.reading import EncodedImage, SourceDigest, encoded_images, source_sha256
+from vqrae.tokenizing.digest import SourceDigest, source_sha256
+from vqrae.tokenizing.job import DEAD_LETTERS_FILE, REPORTS, Aside, JobFolder, Outcome, TokenJob
 from vqrae.tokenizing.token_files import SUFFIXES, Layout, Tokens, joined, write_tokens
 from vqrae.tokenizing.workers import WorkerOptions, do_parts
 
@@ -36,8 +38,8 @@ class TokenizeWork:
 
     def part(self, text: str) -> int:
         """See `Work`."""
-        part = Part.model_validate_json(text)
-        dead: list[DeadLetter] = []
+        part = Part.from_json(text)
+        dead: list[Damaged] = []
         keys: list[str] = []
         digests: list[str] = []
         batches: list[NDArray[np.int32]] = []
@@ -46,7 +48,7 @@ class TokenizeWork:
         for encoded in encoded_images(self._root, part):
             image_sha256 = source.add(encoded)
             image = self._prepared(encoded)
-            if isinstance(image, DeadLetter):
+            if isinstance(image, Damaged):
                 dead.append(image)
                 continue
             keys.append(encoded.key)
@@ -64,13 +66,13 @@ class TokenizeWork:
             self._folder.seal(part.name, staging, images=images_made, dead=dead, source_sha256=source_made)
         return len(keys) + len(dead)
 
-    def _prepared(self, encoded: EncodedImage) -> NDArray[np.uint8] | DeadLetter:
+    def _prepared(self, encoded: EncodedImage) -> NDArray[np.uint8] | Damaged:
         if encoded.content is None:
-            return DeadLetter(key=encoded.key, reason=encoded.problem or "no content")
+            return Damaged(key=encoded.key, reason=encoded.problem or "no content")
         try:
             return prepare(read_image("image", BytesIO(encoded.content)), *self._tokenizer.image_size)
         except ImageError as error:
-            return DeadLetter(key=encoded.key, reason=str(error))
+            return Damaged(key=encoded.key, reason=str(error))
 
     def _indices(self, images: list[NDArray[np.uint8]]) -> NDArray[np.int32]:
         return self._tokenizer.encode(np.stack(images), batch_size=self._batch_size).indices
@@ -100,7 +102,7 @@ def tokenize(
 
     Args:
         bundle_path: the bundle's folder; on a cluster, as `data` and `output`, the same on every node.
-        data: see `parts.source_of`.
+        data: see `files.data_files`.
         output: folder of the result.
         options: who does the work; it makes no difference to the result.
         session: how each worker loads the bundle.
@@ -113,7 +115,7 @@ def tokenize(
 
     Raises:
         BundleError: the bundle is invalid.
-        DataError: there is no data.
+        DataError: there is no data, or none of its images can be read.
         RuntimeUnavailable: the bundle's runtime, or Ray, is not there or failed.
         UsageError: `output` holds something else, or another run is writing it; the data changed since the run began;
             or the codebook has more codes than fit 16 bits.
@@ -122,18 +124,25 @@ def tokenize(
     with claimed_folder(output, REPORTS) as path:
         bundle = Bundle.open(bundle_path.resolve(), public_key=public_key)
         source = source_of(data, size=part_images)
-        root, names = Path(source.root), [part.name for part in source.parts]
         job = _job(bundle, source, layout, batch, part_images)
         folder = JobFolder.open(path, job, SUFFIXES[layout], source.parts)
-        if (outcome := folder.settled(names, note)) is not None:
+        if (outcome := folder.settled(source.parts, note)) is not None:
             progress(source.images, source.images)
-            return outcome
-        missing = folder.missing(root, source.parts, partial(source_sha256, root), note)
+            return _checked(path, outcome)
+        missing = folder.missing(source.root, source.parts, partial(source_sha256, source.root), note)
         before = source.images - sum(part.images for part in missing)
         progress(before, source.images)
-        arguments = {"bundle": bundle.path, "session": session, "root": root, "folder": path, "job": job}
+        arguments = {"bundle": bundle.path, "session": session, "root": source.root, "folder": path, "job": job}
         do_parts(TokenizeWork, arguments, missing, options, lambda done: progress(before + done, source.images))
-        return folder.finish(names)
+        return _checked(path, folder.finish(source.parts, Aside(source.left_out, source.damaged)))
+
+
+def _checked(path: Path, outcome: Outcome) -> Outcome:
+    """A run that took nothing has failed, and its folder says why."""
+    if not outcome.images:
+        got = f"0 images, {outcome.dead_letters:,} that cannot be read"
+        raise DataError(str(path), got=got, expected="at least one", remedy=f"see {path / DEAD_LETTERS_FILE}")
+    return outcome
 
 
 def _job(bundle: Bundle, source: Source, layout: Layout, batch: int, part_images: int) -> TokenJob:
@@ -141,7 +150,7 @@ def _job(bundle: Bundle, source: Source, layout: Layout, batch: int, part_images
     if manifest.tokens.codebook_size > MOST_CODES:
         got, expected = f"{manifest.tokens.codebook_size} codes", f"at most {MOST_CODES}, which fit 16 bits"
         raise UsageError(str(bundle.path), got=got, expected=expected)
-    listing = "\n".join(part.model_dump_json() for part in source.parts)
+    listing = "\n".join(part.to_json() for part in source.parts)
     return TokenJob(
         bundle=manifest.name,
         bundle_sha256=bundle.sha256,

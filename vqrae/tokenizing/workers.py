@@ -87,7 +87,7 @@ def _done_by_workers(
     """The images of each part as it is done, in any order."""
     _be_quiet()
     rows = ray.data.from_items(
-        [{"part": part.model_dump_json()} for part in parts], override_num_blocks=min(len(parts), MOST_BLOCKS)
+        [{"part": part.to_json()} for part in parts], override_num_blocks=min(len(parts), MOST_BLOCKS)
     )
     done = rows.map_batches(
         _Calls,

@@ -12,9 +12,9 @@ import torch
 from image_shards import encoded, write_parquet, write_shards
 from PIL import Image
 
+from vqrae.images.files import image_files
 from vqrae.layers import pixels_from_uint8
 from vqrae.runtimes.errors import DataError, UsageError
-from vqrae.runtimes.image_files import image_files
 from vqrae.runtimes.preprocess import open_image
 from vqrae.training.config import PhaseConfig
 from vqrae.training.data.batches import TrainingImages

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from vqrae.images.files import image_files
 from vqrae.runtimes.errors import DataError, ImageError
-from vqrae.runtimes.image_files import image_files
 from vqrae.training.data.crops import ColorShift, Crop, CroppedPhotographs, _hue_rotation, shift_colors
 
 

@@ -12,8 +12,8 @@ from image_shards import encoded, gray_of, write_parquet, write_shards, write_ta
 from PIL import Image
 from pyarrow import parquet
 
+from vqrae.images.files import image_files
 from vqrae.runtimes.errors import DataError, UsageError
-from vqrae.runtimes.image_files import image_files
 from vqrae.runtimes.preprocess import open_image
 from vqrae.training.data.indexed import FolderImages, IndexedImages
 from vqrae.training.data.share import Share
@@ -154,10 +154,10 @@ def test_unreadable_rows_of_parquet_are_named(tmp_path: Path) -> None:
 def test_which_column_must_be_clear(tmp_path: Path) -> None:
     images = [encoded(0)]
     parquet.write_table(pyarrow.table({"before": images, "after": images}), tmp_path / "two.parquet")
-    with pytest.raises(DataError, match=r"got the columns before, after; expected one column .* name it one of image"):
+    with pytest.raises(DataError, match=r"got several columns .*before, after.*; expected one column .* name it one"):
         open_images(str(tmp_path / "two.parquet"))
     parquet.write_table(pyarrow.table({"label": [1]}), tmp_path / "none.parquet")
-    with pytest.raises(DataError, match="got the columns label; expected one column of encoded images"):
+    with pytest.raises(DataError, match="got the columns label, none of bytes; expected one column of encoded images"):
         open_images(str(tmp_path / "none.parquet"))
 
 
@@ -346,7 +346,19 @@ def test_what_is_nothing_here_and_no_name_of_the_hub(tmp_path: Path) -> None:
         open_images(str(tmp_path / "nowhere"))
 
 
-def test_an_image_is_no_source(tmp_path: Path) -> None:
+def test_shards_beside_a_picture_are_not_trained_on_in_part(tmp_path: Path) -> None:
+    """Nor is the picture: which of the two is meant is not guessed (family A)."""
+    write_shards(tmp_path / "data", 2, 3)
+    Image.new("RGB", (4, 4)).save(tmp_path / "banner.png")
+    with pytest.raises(
+        DataError, match=r"got 1 images such as banner\.png and 2 tars such as data/000\.tar; expected one"
+    ):
+        open_images(str(tmp_path))
+    assert isinstance(open_images(str(tmp_path / "data")), StreamedImages)
+
+
+def test_a_link_to_nothing_is_not_trained_without(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"a\.png: got a file; expected a folder of images"):
-        open_images(str(tmp_path / "a.png"))
+    (tmp_path / "b.png").symlink_to("gone.png")
+    with pytest.raises(DataError, match=r"damaged 1: b\.png \(a link to nothing that can be reached\)"):
+        open_images(str(tmp_path))

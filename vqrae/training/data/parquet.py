@@ -12,9 +12,8 @@ from PIL import Image
 
 from vqrae.runtimes.errors import ImageError
 from vqrae.runtimes.preprocess import read_image
-from vqrae.training.data.image_column import image_column
 from vqrae.training.data.indexed import IndexedImages
-from vqrae.training.data.loading import data_errors, quiet
+from vqrae.training.data.loading import column_of, data_errors, quiet
 
 
 class ParquetImages(IndexedImages):
@@ -38,7 +37,7 @@ class ParquetImages(IndexedImages):
         files = [str(path) for path in paths]
         with quiet(), data_errors(name, "whole Parquet files of the same columns"):
             features = load_dataset("parquet", data_files=files, split="train", streaming=True).features
-            self.column = image_column(name, features)
+            self.column = column_of(name, features)
             rows = load_dataset("parquet", data_files=files, split="train", columns=[self.column])
             self._rows = rows.cast_column(self.column, ImageFeature(decode=False))
 

@@ -8,9 +8,10 @@ from itertools import islice
 
 from PIL import Image
 
+from vqrae.images.files import data_files
+from vqrae.images.kinds import Kind
+from vqrae.images.report import lines_of
 from vqrae.runtimes.errors import DataError, ImageError
-from vqrae.runtimes.image_files import IMAGE_SUFFIXES
-from vqrae.training.data.data_files import PARQUET, data_files
 from vqrae.training.data.indexed import FolderImages, IndexedImages
 from vqrae.training.data.parquet import ParquetImages
 from vqrae.training.data.share import Share
@@ -18,6 +19,7 @@ from vqrae.training.data.shuffled import JUDGED
 from vqrae.training.data.streamed import StreamedImages, open_hub, open_tars
 from vqrae.training.data.unreadable import Unreadable
 
+_KINDS: dict[Kind, str] = {"images": "images", "tar": "tars", "parquet": "Parquet files"}
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -25,8 +27,8 @@ def open_images(data: str, share: Share = Share()) -> IndexedImages | StreamedIm
     """The images to train on.
 
     Args:
-        data: what `data_files` takes, a folder, Parquet files or tars; or `owner/name`, a dataset of the hub. What
-            exists on this machine is never looked for on the hub.
+        data: what `data_files` takes, of one kind; or `owner/name`, a dataset of the hub. What exists on this machine
+            is never looked for on the hub.
         share: which of the processes that train together this is. Every process numbers the images of folders and
             Parquet files alike; the shards of the others are dealt out.
 
@@ -40,11 +42,18 @@ def open_images(data: str, share: Share = Share()) -> IndexedImages | StreamedIm
             return open_hub(data, share)
         expected = "a folder, Parquet files, tars, or a dataset of the hub as owner/name"
         raise DataError(data, got="no such file or folder", expected=expected)
-    if files.suffixes == IMAGE_SUFFIXES:
-        return FolderImages(data, files.paths)
-    if files.suffixes == PARQUET:
-        return ParquetImages(data, files.paths)
-    return open_tars(data, files.paths, share)
+    if files.damaged:
+        got = "; ".join(lines_of((), files.damaged))
+        raise DataError(data, got=got, expected="what can be reached", remedy="mend or remove it")
+    if len(files.kinds) > 1:
+        got = " and ".join(
+            f"{len(files.names[kind])} {_KINDS[kind]} such as {files.names[kind][0]}" for kind in files.kinds
+        )
+        raise DataError(data, got=got, expected="one kind to train on", remedy="name its folder, or a pattern")
+    paths = files.paths(files.kinds[0])
+    if files.kinds == ["images"]:
+        return FolderImages(data, paths)
+    return ParquetImages(data, paths) if files.kinds == ["parquet"] else open_tars(data, paths, share)
 
 
 def textures(source: IndexedImages | StreamedImages, count: int) -> list[Image.Image]:

@@ -14,8 +14,7 @@ from PIL import Image
 
 from vqrae.runtimes.errors import ImageError, UsageError
 from vqrae.runtimes.preprocess import read_image
-from vqrae.training.data.image_column import image_column
-from vqrae.training.data.loading import data_errors, quiet
+from vqrae.training.data.loading import column_of, data_errors, quiet
 from vqrae.training.data.share import Share
 
 
@@ -59,7 +58,7 @@ class StreamedImages:
             UsageError: there are more processes than shards.
         """
         self.name, self.share, self.contents = name, share, contents
-        self.column = image_column(name, dataset.features)
+        self.column = column_of(name, dataset.features)
         self._dataset = dataset.select_columns([self.column]).cast_column(self.column, ImageFeature(decode=False))
         self.shards = list(shards) or [f"{name} shard {number}" for number in range(dataset.num_shards)]
         if len(self.shards) < share.count:

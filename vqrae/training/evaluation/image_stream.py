@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vqrae.images.files import image_files
 from vqrae.runtimes.errors import ImageError
-from vqrae.runtimes.image_files import image_files
 from vqrae.runtimes.preprocess import prepare
 from vqrae.training.data.crops import CroppedPhotographs
 from vqrae.training.data.unreadable import Unreadable
