@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -31,9 +30,9 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
 from vqrae.runtimes.errors import BundleError
+from vqrae.runtimes.json_text import first_problem, limited, parse_json
 
 FORMAT_NAME: Literal["vqrae-bundle"] = "vqrae-bundle"
 FORMAT_VERSION = "1.2"
@@ -502,11 +501,10 @@ def read_manifest_bytes(path: Path | str, file: IO[bytes] | None = None) -> byte
         OSError: the file cannot be read.
     """
     with nullcontext(file) if file is not None else Path(path).open("rb") as opened:
-        text = opened.read(MAX_MANIFEST_BYTES + 1)
-    if len(text) > MAX_MANIFEST_BYTES:
-        got, expected = f"more than {MAX_MANIFEST_BYTES} bytes", "a manifest that was written by vqrae"
-        raise BundleError(str(path), got=got, expected=expected)
-    return text
+        try:
+            return limited(opened, MAX_MANIFEST_BYTES)
+        except ValueError as error:
+            raise BundleError(str(path), got=str(error), expected="a manifest that was written by vqrae") from error
 
 
 def parse_manifest(name: str, text: bytes) -> Manifest:
@@ -516,13 +514,8 @@ def parse_manifest(name: str, text: bytes) -> Manifest:
         BundleError: not UTF-8, not JSON, of another format or major version, or a field is invalid.
     """
     try:
-        values = json.loads(
-            text.decode("utf-8"),
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-            object_pairs_hook=_without_repetitions,
-        )
-    except (ValueError, RecursionError) as error:
+        values = parse_json(text)
+    except ValueError as error:
         raise BundleError(name, got=f"invalid JSON ({error})", expected="a manifest", remedy=_AGAIN) from error
     if not isinstance(values, dict) or values.get("format") != FORMAT_NAME:
         raise BundleError(name, got="another format", expected=f"format {FORMAT_NAME!r}")
@@ -531,26 +524,6 @@ def parse_manifest(name: str, text: bytes) -> Manifest:
 
 
 _AGAIN = "export it again"
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _finite(text: str) -> float:
-    if math.isinf(value := float(text)):
-        raise ValueError(f"{text[:80]} is no number that a computer holds")
-    return value
-
-
-def _without_repetitions(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A name twice in one object means one thing to one reader and another to the next."""
-    values: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in values:
-            raise ValueError(f"{name[:80]!r} is there twice")
-        values[name] = value
-    return values
 
 
 def _is_newer_minor(path: str, version: object) -> bool:
@@ -579,20 +552,5 @@ def _validated(path: str, values: dict[str, Any], *, ignore_unknown: bool) -> Ma
                 del record[field]
             return _validated(path, values, ignore_unknown=True)
         known = [detail for detail in details if detail["loc"] not in unknown] if ignore_unknown else details
-        raise _field_error(path, known[0]) from error
-
-
-def _field_error(path: str, detail: ErrorDetails) -> BundleError:
-    field = ".".join(map(str, detail["loc"]))
-    subject = f"{path} field {field}" if field else path
-    match detail["type"]:
-        case "missing":
-            return BundleError(subject, got="no such field", expected="a value", remedy=_AGAIN)
-        case "extra_forbidden":
-            return BundleError(subject, got="an unknown field", expected=f"a field of {FORMAT_VERSION}", remedy=_AGAIN)
-        case "value_error":
-            expected = detail["msg"].removeprefix("Value error, ")
-        case _:
-            expected = detail["msg"].removeprefix("Input should be ")
-    got = f"{detail['input']!r:.80}" if not isinstance(detail["input"], dict) else "other"
-    return BundleError(subject, got=got, expected=expected, remedy=_AGAIN)
+        subject, got, expected = first_problem(path, known[0])
+        raise BundleError(subject, got=got, expected=expected, remedy=_AGAIN) from error

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from vqrae.config import PRESETS, VQRAEConfig, preset
 from vqrae.model import VQRAE
 from vqrae.runtimes.bundle import sha256_file
 from vqrae.runtimes.errors import CheckpointError, UsageError
+from vqrae.runtimes.json_text import read_object, validated
 from vqrae.runtimes.manifest import CheckpointIdentity
 from vqrae.runtimes.staging import staged_folder
-from vqrae.tensor_file import save_tensors
+from vqrae.tensor_file import check_finite, save_tensors
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 MODEL_TYPE = "vqrae"
@@ -50,9 +52,7 @@ def from_pretrained(folder: Path | str) -> VQRAE:
         CheckpointError: a file is missing or unreadable, or keys, shapes or dtypes differ from the configuration's.
     """
     folder = Path(folder)
-    model = _build(folder / CONFIG_FILE)
-    _load_weights(model, folder / WEIGHTS_FILE)
-    return model.eval()
+    return _load_weights(_build(folder / CONFIG_FILE), folder / WEIGHTS_FILE).eval()
 
 
 def open_config(source: str) -> VQRAEConfig:
@@ -94,20 +94,11 @@ def open_checkpoint(source: str) -> Checkpoint:
 
 
 def read_config(path: Path) -> VQRAEConfig:
-    """Read and validate a `config.json`."""
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(str(path), got=str(error), expected="a readable config.json") from error
-    if not isinstance(values, dict) or values.pop("model_type", None) != MODEL_TYPE:
+    """Read and validate a `config.json`; raises CheckpointError, by field."""
+    values = read_object(path, CheckpointError, "a readable config.json")
+    if values.pop("model_type", None) != MODEL_TYPE:
         raise CheckpointError(str(path), got="another model's configuration", expected=f"model_type {MODEL_TYPE!r}")
-    try:
-        return VQRAEConfig.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        got = first["msg"].removeprefix("Value error, ")
-        raise CheckpointError(f"{path} field {field}", got=got, expected="a valid configuration") from error
+    return validated(str(path), values, VQRAEConfig, CheckpointError)
 
 
 def _config_text(config: VQRAEConfig) -> str:
@@ -115,40 +106,47 @@ def _config_text(config: VQRAEConfig) -> str:
 
 
 def _build(path: Path) -> VQRAE:
-    """The model of a `config.json`; the network's own fields are transformers' to judge."""
+    """The model of a `config.json`, without memory: what it says is compared with the weights before any is taken."""
     config = read_config(path)
     try:
-        return VQRAE(config)
-    except (TypeError, ValueError, RuntimeError, StrictDataclassError, UsageError) as error:
+        with torch.device("meta"):
+            return VQRAE(config)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, StrictDataclassError, UsageError) as error:
         expected = f"a {config.encoder.family} configuration"
         raise CheckpointError(f"{path} field encoder.network", got=str(error), expected=expected) from error
 
 
-def _load_weights(model: VQRAE, path: Path) -> None:
-    """Copy each tensor straight into the model, so that a large checkpoint is never held twice."""
-    state = model.state_dict()
+def _load_weights(described: VQRAE, path: Path) -> VQRAE:
+    """The model with its weights, each copied straight into it, so that a large checkpoint is never held twice."""
     try:
         with safe_open(path, framework="pt") as weights:
-            keys = set(weights.keys())
-            _check_keys(path, keys, set(state))
-            for name, tensor in state.items():
+            shapes = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+            _check_tensors(path, shapes, described.state_dict())
+            model = VQRAE(described.config)
+            for name, tensor in model.state_dict().items():
                 stored = weights.get_tensor(name)
-                if stored.shape != tensor.shape:
-                    got, expected = list(stored.shape), list(tensor.shape)
-                    raise CheckpointError(f"{path} tensor {name}", got=f"shape {got}", expected=f"shape {expected}")
                 if stored.dtype != tensor.dtype:
                     raise CheckpointError(f"{path} tensor {name}", got=str(stored.dtype), expected=str(tensor.dtype))
+                check_finite(f"{path} tensor {name}", stored)
                 tensor.copy_(stored)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(str(path), got=str(error), expected="a whole safetensors file") from error
+    return model
 
 
-def _check_keys(path: Path, found: set[str], wanted: set[str]) -> None:
-    for got, names in (("no tensor", wanted - found), ("an unknown tensor", found - wanted)):
+def _check_tensors(path: Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, Tensor]) -> None:
+    for got, names in (
+        ("no tensor", wanted.keys() - found.keys()),
+        ("an unknown tensor", found.keys() - wanted.keys()),
+    ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             expected = "exactly the tensors of config.json"
             raise CheckpointError(str(path), got=f"{got} {sorted(names)[0]}{more}", expected=expected)
+    for name, tensor in wanted.items():
+        if found[name] != tuple(tensor.shape):
+            got, expected = f"shape {list(found[name])}", f"shape {list(tensor.shape)}"
+            raise CheckpointError(f"{path} tensor {name}", got=got, expected=expected)
 
 
 def _digest(model: VQRAE) -> str:

@@ -10,21 +10,34 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from vqrae.networks import EncoderFamily, checked_network
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.names import file_name
-
-EncoderFamily = Literal["siglip_vision_model", "dinov2", "internvl_vision"]
 
 SIGLIP_MEAN = (0.5, 0.5, 0.5)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+_Mean = Annotated[float, Field(ge=-1e3, le=1e3)]
+_Deviation = Annotated[float, Field(ge=1e-6, le=1e3)]
+_Width = Annotated[int, Field(gt=0, le=2**14)]
+_Side = Annotated[int, Field(gt=0, le=2**14)]
+
+
 class StrictConfig(BaseModel):
     """Base of all configurations: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class EncoderConfig(StrictConfig):
@@ -33,21 +46,28 @@ class EncoderConfig(StrictConfig):
     family: EncoderFamily
     """transformers' `model_type` of the vision network."""
     network: dict[str, Any]
-    """The network's own transformers configuration, as in its `config.json`."""
-    image_mean: tuple[float, float, float] = SIGLIP_MEAN
+    """The network's own transformers configuration, as in its `config.json`; see `networks.checked_network`."""
+    image_mean: tuple[_Mean, _Mean, _Mean] = SIGLIP_MEAN
     """Per-channel mean that the network was trained with, for pixels in [0, 1]."""
-    image_std: tuple[float, float, float] = SIGLIP_MEAN
+    image_std: tuple[_Deviation, _Deviation, _Deviation] = SIGLIP_MEAN
     """Per-channel standard deviation that the network was trained with, for pixels in [0, 1]."""
+
+    @field_validator("network")
+    @classmethod
+    def _nothing_but_a_network(cls, values: dict[str, Any], known: ValidationInfo) -> dict[str, Any]:
+        if "family" in known.data:  # what is wrong with the family is told already
+            checked_network(known.data["family"], values)
+        return values
 
 
 class QuantizerConfig(StrictConfig):
     """The SimVQ codebook [P] §3.2."""
 
-    codebook_size: int = Field(16384, gt=1)
+    codebook_size: int = Field(16384, gt=1, le=2**24)
     """Number of codes K [P]."""
-    code_width: int = Field(1536, gt=0)
+    code_width: int = Field(1536, gt=0, le=2**14)
     """Width E of a code [P]; the features are projected to it and back."""
-    beta: float = Field(0.25, ge=0)
+    beta: float = Field(0.25, ge=0, le=1e6)
     """Weight of the commitment term [S]."""
     init: Literal["normal", "features"] = "normal"
     """`normal`: codes ~ N(0, E^-0.5), default-initialized W [S]. `features`: codes are centroids (k-means) of the
@@ -57,17 +77,17 @@ class QuantizerConfig(StrictConfig):
 class DecoderConfig(StrictConfig):
     """The ViT decoder, symmetric to the encoder [P] §3.3."""
 
-    width: int = Field(gt=0)
+    width: _Width
     """Width C of the blocks; equal to the encoder's."""
-    depth: int = Field(gt=0)
+    depth: int = Field(gt=0, le=256)
     """Number of blocks."""
-    heads: int = Field(gt=0)
+    heads: int = Field(gt=0, le=256)
     """Attention heads per block."""
-    mlp_width: int = Field(gt=0)
+    mlp_width: int = Field(gt=0, le=2**16)
     """Hidden width of each block's MLP."""
-    patch_size: int = Field(gt=0)
+    patch_size: _Side
     """Side, in pixels, of the square that one token decodes to."""
-    norm_eps: float = 1e-6
+    norm_eps: float = Field(1e-6, gt=0, le=1)
     """LayerNorm epsilon."""
 
     @model_validator(mode="after")
@@ -82,7 +102,7 @@ class VQRAEConfig(StrictConfig):
 
     name: Annotated[str, AfterValidator(file_name)]
     """Short name; bundles are named after it, so that it has to be one that files can have."""
-    image_size: int = Field(gt=0)
+    image_size: _Side
     """Side of the square input and output, in pixels."""
     encoder: EncoderConfig
     quantizer: QuantizerConfig

@@ -6,20 +6,23 @@ multimodal language model consumes. The paper does not name the layer; this is o
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.utils.hub import cached_file
 
-from vqrae.config import IMAGENET_MEAN, IMAGENET_STD, SIGLIP_MEAN, EncoderConfig, EncoderFamily
+from vqrae.config import IMAGENET_MEAN, IMAGENET_STD, SIGLIP_MEAN, EncoderConfig
+from vqrae.networks import MOST_PARAMETERS, EncoderFamily, checked_network, known_fields
+from vqrae.processor import PREPROCESSOR_FILE, PROCESSOR_FILE, Triple, normalization
 from vqrae.runtimes.errors import CheckpointError
+from vqrae.runtimes.json_text import read_object
+from vqrae.tensor_file import check_finite
 
 PREFIX_TOKENS: dict[EncoderFamily, int] = {"siglip_vision_model": 0, "dinov2": 1, "internvl_vision": 1}
 """Class tokens in front of the patch tokens, which the features leave out."""
@@ -46,7 +49,7 @@ A SigLIP2 of a fixed resolution is a `siglip` to transformers. The original Inte
 and InternVL (`internvl_chat`) run code of their own repositories.
 """
 
-CONFIG_FILE, PREPROCESSOR_FILE = "config.json", "preprocessor_config.json"
+CONFIG_FILE = "config.json"
 
 
 class Encoder(nn.Module):
@@ -61,7 +64,7 @@ class Encoder(nn.Module):
         self.config = config
         self.prefix_tokens = PREFIX_TOKENS[config.family]
         network_config, network_class = NETWORKS[config.family]
-        self.network: Any = network or network_class(network_config(**config.network))
+        self.network: Any = network or network_class(network_config(**checked_network(config.family, config.network)))
         self.unfreeze()
         self.register_buffer("image_mean", torch.tensor(config.image_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("image_std", torch.tensor(config.image_std).view(3, 1, 1), persistent=False)
@@ -109,83 +112,109 @@ class Encoder(nn.Module):
         Raises:
             CheckpointError: the checkpoint is of another kind, cannot be read, or lacks weights of the vision network.
         """
-        try:
-            _refuse_near_miss(source)
-            # Never the repository's own code; without the word, transformers asks the terminal whether to run it.
-            kind = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
-            family = COMPOSITE.get(kind, kind)
-            if family not in NETWORKS:
-                raise CheckpointError(source, got=f"a {kind} model", expected=f"one of {', '.join(NETWORKS)}")
-            network = _load_network(source, kind, family)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            got = next(iter(str(error).splitlines()), type(error).__name__)
-            raise CheckpointError(source, got=got, expected="a Hugging Face checkpoint") from error
-        mean, std = _normalization(source, family)
-        try:
-            config = EncoderConfig(family=family, network=network.config.to_diff_dict(), image_mean=mean, image_std=std)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
-            raise CheckpointError(f"{source} field {field}", got=first["msg"], expected="three numbers") from error
-        return cls(config, network.float())
+        with _foreign_errors(source):
+            family, values, inside = _described(source)
+            try:
+                network = checked_network(family, known_fields(family, values))
+            except ValueError as error:
+                raise CheckpointError(f"{source} {CONFIG_FILE}", got=str(error), expected=f"a {family}") from error
+            if family == "siglip_vision_model":
+                network["vision_use_head"] = False  # the pooling head would get no gradient
+            mean, std = _normalization(source, family)
+            config = EncoderConfig(family=family, network=network, image_mean=mean, image_std=std)
+            _check_size(source, config)
+            loaded = _load_network(source, config, inside)
+        return cls(config, loaded.float())
 
 
-def _refuse_near_miss(source: str) -> None:
-    """Say what to use instead, before transformers is asked: some of these it would load, others it does not know."""
-    path = cached_file(source, CONFIG_FILE, _raise_exceptions_for_missing_entries=False)
-    kind = _read_object(Path(path)).get("model_type") if path else None
+@contextmanager
+def _foreign_errors(source: str) -> Iterator[None]:
+    """What transformers raises over a checkpoint, as one line."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
+        got = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(source, got=got, expected="a Hugging Face checkpoint") from error
+
+
+def _described(source: str) -> tuple[EncoderFamily, dict[str, Any], str]:
+    """The family of a checkpoint's vision network, its own configuration, and where in the weights it is.
+
+    Read as a file of JSON, so that nothing that a configuration may ask of transformers is done: its own code, another
+    kernel.
+    """
+    path = cached_file(source, CONFIG_FILE)
+    values = read_object(Path(path), CheckpointError, f"a readable {CONFIG_FILE}")
+    kind = values.get("model_type")
+    expected = f"one of {', '.join(NETWORKS)}"
+    if not isinstance(kind, str):
+        raise CheckpointError(source, got="no model_type", expected=expected)
     if kind in NEAR_MISSES:
-        expected = f"one of {', '.join(NETWORKS)}"
         raise CheckpointError(source, got=f"a {kind} model", expected=expected, remedy=NEAR_MISSES[kind])
+    family = COMPOSITE.get(kind, kind)
+    if family not in NETWORKS:
+        raise CheckpointError(source, got=f"a {kind:.80} model", expected=expected)
+    if "quantization_config" in values:
+        raise CheckpointError(source, got="quantized weights", expected="weights in floating point")
+    if kind in COMPOSITE:
+        values = values.get("vision_config", {})
+        if not isinstance(values, dict):
+            raise CheckpointError(f"{source} field vision_config", got=type(values).__name__, expected="a JSON object")
+    return cast("EncoderFamily", family), values, "vision_tower" if kind == "internvl" else ""
 
 
-def _load_network(source: str, kind: str, family: EncoderFamily) -> Any:
-    """The vision network alone.
+def _check_size(source: str, config: EncoderConfig) -> None:
+    """Compare what a configuration asks for with what there are weights for, before memory is taken for it."""
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in Encoder(config).parameters())
+    held, folder = MOST_PARAMETERS, Path(source)
+    if folder.is_dir():  # a parameter takes a byte at least
+        held = min(
+            held, sum(path.stat().st_size for kind in ("safetensors", "bin") for path in folder.glob(f"*.{kind}"))
+        )
+    if parameters > held > 0:
+        got = f"a network of {parameters:,} parameters"
+        expected, remedy = f"at most {held:,}, as the weights hold", "a file may be cut: download it again"
+        raise CheckpointError(f"{source} {CONFIG_FILE}", got=got, expected=expected, remedy=remedy)
+
+
+def _load_network(source: str, config: EncoderConfig, inside: str) -> Any:
+    """The vision network alone; `inside` names it within a larger model.
 
     Raises:
-        CheckpointError: the checkpoint lacks some of its weights, or has them in other shapes.
+        CheckpointError: the checkpoint lacks some of its weights, or has them in other shapes, or not finite.
     """
-    strict = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # reported in `info`, and refused below
-    if kind == "internvl":
-        model, info = transformers.AutoModel.from_pretrained(source, **strict)
-        _check_loaded(source, info, part="vision_tower")
-        return model.vision_tower
-    network_config, network_class = NETWORKS[family]
-    config = network_config.from_pretrained(source)
-    if family == "siglip_vision_model":
-        config.vision_use_head = False  # the pooling head would get no gradient
-    network, info = network_class.from_pretrained(source, config=config, **strict)
+    network_config, network_class = NETWORKS[config.family]
+    network, info = network_class.from_pretrained(
+        source,
+        config=network_config(**config.network),
+        key_mapping={rf"^(?:model\.)?{inside}\.": ""} if inside else None,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # reported in `info`, and refused below
+    )
     _check_loaded(source, info)
+    for name, tensor in network.state_dict().items():
+        check_finite(f"{source} tensor {name}", tensor)
     return network
 
 
-def _check_loaded(source: str, info: dict[str, Any], part: str = "") -> None:
-    """Refuse what transformers would fill with random weights, in the part of the model that we take."""
-    missing = sorted(name for name in info["missing_keys"] if part in name)
+def _check_loaded(source: str, info: dict[str, Any]) -> None:
+    """Refuse what transformers would fill with random weights."""
+    missing = sorted(info["missing_keys"])
     if missing:
         raise CheckpointError(source, got=f"no weights for {', '.join(missing[:3])}", expected="all weights")
     for name, got, expected in sorted(info["mismatched_keys"]):
-        if part in name:
-            raise CheckpointError(
-                f"{source} tensor {name}", got=f"shape {list(got)}", expected=f"shape {list(expected)}"
-            )
+        raise CheckpointError(f"{source} tensor {name}", got=f"shape {list(got)}", expected=f"shape {list(expected)}")
 
 
-def _normalization(source: str, family: EncoderFamily) -> tuple[Any, Any]:
-    """Mean and standard deviation from `preprocessor_config.json`, or the family's own where there is none."""
-    path = cached_file(source, PREPROCESSOR_FILE, _raise_exceptions_for_missing_entries=False)
-    if path:
-        values = _read_object(Path(path))
-        if "image_mean" in values or "image_std" in values:
-            return values.get("image_mean"), values.get("image_std")
-    return (SIGLIP_MEAN, SIGLIP_MEAN) if family == "siglip_vision_model" else (IMAGENET_MEAN, IMAGENET_STD)
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(str(path), got=str(error), expected=f"a readable {path.name}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(str(path), got=f"a JSON {type(values).__name__}", expected="a JSON object")
-    return values
+def _normalization(source: str, family: EncoderFamily) -> tuple[Triple, Triple]:
+    """Mean and standard deviation of the checkpoint's processor, or the family's own where there is none."""
+    files = (
+        cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+        for name in (PROCESSOR_FILE, PREPROCESSOR_FILE)
+    )
+    processor, preprocessor = (Path(path) if path else None for path in files)
+    siglip = family == "siglip_vision_model"
+    return normalization(
+        processor, preprocessor, (SIGLIP_MEAN, SIGLIP_MEAN) if siglip else (IMAGENET_MEAN, IMAGENET_STD)
+    )

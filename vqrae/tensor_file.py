@@ -1,4 +1,4 @@
-"""Write tensors to a safetensors file, with the operating system's refusals as our own one-line errors."""
+"""Tensors of safetensors files: written with the operating system's refusals as our own, and judged when read."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vqrae.runtimes.errors import StorageError
+from vqrae.runtimes.errors import CheckpointError, StorageError
 from vqrae.runtimes.staging import check_room
 
 
@@ -29,6 +30,20 @@ def storage_errors(path: Path) -> Iterator[None]:
         if f"os error {errno.ENOSPC}" in str(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise StorageError(str(path), got=str(error), remedy="free some space or choose another disk") from error
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Refuse weights that are no numbers: whatever is computed with them is none either, much later.
+
+    Raises:
+        CheckpointError: some are NaN or infinite.
+    """
+    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        count = int((~torch.isfinite(tensor)).sum())
+        got = f"{count:,} of {tensor.numel():,} values that are NaN or infinite"
+        raise CheckpointError(
+            name, got=got, expected="finite numbers", remedy="use a checkpoint from before it diverged"
+        )
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:

@@ -171,6 +171,118 @@ def test_preprocessor_config_is_honoured(kind: str, tmp_path: Path) -> None:
     torch.testing.assert_close(encoder(random_pixels()), library(normalized), atol=1e-5, rtol=1e-5)
 
 
+PROCESSORS: dict[str, dict[str, Any]] = {
+    "as usual": {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]},
+    "not normalized": {"do_normalize": False, "image_mean": [0.1, 0.2, 0.3]},
+    "of bytes": {"rescale_factor": 1.0, "image_mean": [123.7, 116.3, 103.5], "image_std": [58.4, 57.1, 57.4]},
+    "not rescaled": {"do_rescale": False, "image_mean": [123.7, 116.3, 103.5], "image_std": [58.4, 57.1, 57.4]},
+    "neither": {"do_rescale": False, "do_normalize": False},
+    "another factor": {"rescale_factor": 1 / 127.5, "image_mean": [1.0, 1.0, 1.0], "image_std": [1.0, 1.0, 1.0]},
+    "half of it": {"image_mean": [0.1, 0.2, 0.3]},
+    "nothing": {},
+}
+
+
+@pytest.mark.parametrize("layout", ["transformers 4", "transformers 5", "both"])
+@pytest.mark.parametrize("fields", PROCESSORS.values(), ids=PROCESSORS.keys())
+def test_pixels_are_normalized_as_the_librarys_own_processor_does(
+    fields: dict[str, Any], layout: str, tmp_path: Path
+) -> None:
+    """Whatever the file says, and whichever of the two layouts it has (family E)."""
+    saved("siglip_vision_model", tmp_path)
+    processor = {"image_processor_type": "SiglipImageProcessor", **fields}
+    if layout != "transformers 4":
+        whole = {"processor_class": "SiglipProcessor", "image_processor": processor}
+        (tmp_path / "processor_config.json").write_text(json.dumps(whole))
+        processor = {"image_processor_type": "SiglipImageProcessor", "image_mean": [0.9, 0.9, 0.9]}
+    if layout != "transformers 5":
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    image = torch.randint(0, 256, (SIZE, SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    library = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    expected = library(images=[image.numpy()], do_resize=False, return_tensors="pt").pixel_values[0]
+    encoder = Encoder.from_pretrained(str(tmp_path))
+    ours = (image.permute(2, 0, 1) / 255 - encoder.image_mean) / encoder.image_std
+    torch.testing.assert_close(ours, expected.float(), atol=1e-4, rtol=1e-5)
+
+
+def test_a_processor_without_images_leaves_the_other_file_to_count(tmp_path: Path) -> None:
+    saved("siglip_vision_model", tmp_path, image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
+    (tmp_path / "processor_config.json").write_text('{"processor_class": "SiglipProcessor"}')
+    assert Encoder.from_pretrained(str(tmp_path)).config.image_mean == (0.1, 0.2, 0.3)
+
+
+class TestHostileCheckpoints:
+    """What a configuration asks for is neither run nor built (fault 46), and weights are numbers (family E)."""
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"_attn_implementation": "kernels-community/flash-attn"},
+            {"attn_implementation": "kernels-community/flash-attn"},
+            {"auto_map": {"AutoConfig": "of_tomorrow.Config", "AutoModel": "of_tomorrow.Model"}},
+            {"_experts_implementation": "x/y"},
+            {"torchscript": True, "pruned_heads": {"0": [0]}},
+        ],
+    )
+    def test_what_runs_code_never_reaches_transformers(self, fields: dict[str, Any], tmp_path: Path) -> None:
+        (tmp_path / "of_tomorrow.py").write_text("raise SystemExit('run')")
+        features = saved("siglip_vision_model", tmp_path)
+        edit_config(tmp_path, **fields)
+        encoder = Encoder.from_pretrained(str(tmp_path)).eval()
+        assert not fields.keys() & encoder.config.network.keys()
+        pixels = random_pixels()
+        torch.testing.assert_close(encoder(pixels), features(pixels), atol=1e-5, rtol=1e-5)
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"hidden_size": 10**9}, "hidden_size 1000000000, where less than or equal to 16384 is expected"),
+            ({"hidden_size": "32"}, "hidden_size '32', where a valid integer is expected"),
+            ({"hidden_size": -32}, "hidden_size -32, where greater than or equal to 1 is expected"),
+            ({"num_hidden_layers": 10**7}, "num_hidden_layers 10000000, where less than"),
+            ({"num_hidden_layers": None}, "num_hidden_layers None, where a valid integer is expected"),
+            ({"num_attention_heads": 0}, "num_attention_heads 0, where greater than"),
+            ({"num_channels": 4}, "num_channels 4, where 3 is expected"),
+            ({"patch_size": 0}, "patch_size 0, where greater than"),
+            ({"image_size": [32, 10**6]}, "image_size"),
+            ({"hidden_act": "eval"}, "hidden_act 'eval', where 'gelu'"),
+            ({"layer_norm_eps": -1.0}, "layer_norm_eps -1.0, where greater than 0 is expected"),
+            ({"attention_dropout": 2}, "attention_dropout 2, where less than 1 is expected"),
+            ({"vision_use_head": "yes"}, "vision_use_head 'yes', where a valid boolean is expected"),
+            ({"image_size": 16384, "patch_size": 1}, "got a network of 8,589,.* parameters; expected at most"),
+            (
+                {"num_hidden_layers": 256, "intermediate_size": 65536},
+                "got a network of .* parameters; expected at most",
+            ),
+            ({"num_attention_heads": 3}, "expected a Hugging Face checkpoint"),
+            ({"quantization_config": {"quant_method": "bnb"}}, "got quantized weights"),
+            ({"model_type": ["siglip"]}, "got no model_type"),
+        ],
+        ids=str,
+    )
+    def test_what_no_network_has_is_refused_by_field(
+        self, fields: dict[str, Any], message: str, tmp_path: Path
+    ) -> None:
+        saved("siglip_vision_model", tmp_path)
+        edit_config(tmp_path, **fields)
+        check_refused(tmp_path, message)
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_one_weight_that_is_no_number(self, value: float, kind: str, tmp_path: Path) -> None:
+        saved(kind, tmp_path)
+
+        def spoil(state: dict[str, Tensor]) -> None:
+            name = next(
+                name
+                for name in sorted(state)
+                if re.search(r"layers?\.1\.", name) and "language" not in name and "text" not in name
+            )
+            state[name].view(-1)[0] = value
+
+        edit_weights(tmp_path, spoil)
+        check_refused(tmp_path, r"tensor .*: got 1 of .* values that are NaN or infinite; expected finite numbers")
+
+
 def test_the_familys_own_normalization_without_a_preprocessor(kind: str, tmp_path: Path) -> None:
     saved(kind, tmp_path)
     config = Encoder.from_pretrained(str(tmp_path)).config
@@ -250,7 +362,7 @@ def test_a_config_that_is_not_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["[]", "3"])
 def test_a_config_that_is_no_object(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text)
-    check_refused(tmp_path, "expected a JSON object")
+    check_refused(tmp_path, r"got a JSON (list|int); expected a readable config\.json")
 
 
 NAFLEX = {"model_type": "siglip2", "vision_config": {"model_type": "siglip2_vision_model", "num_patches": 256}}
@@ -280,7 +392,7 @@ def test_a_repositorys_own_code_is_neither_run_nor_asked_for(
     (tmp_path / "of_tomorrow.py").write_text("raise SystemExit('run')")
     config = {"model_type": "of-tomorrow", "auto_map": {"AutoConfig": "of_tomorrow.Config"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    check_refused(tmp_path, "custom code")
+    check_refused(tmp_path, "got a of-tomorrow model; expected one of")
     assert "y/N" not in capsys.readouterr().out
 
 
@@ -309,7 +421,7 @@ def test_truncated_weights(tmp_path: Path) -> None:
     saved("dinov2", tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
-    check_refused(tmp_path, "expected a Hugging Face checkpoint")
+    check_refused(tmp_path, "a file may be cut: download it again")
 
 
 def test_weights_of_another_shape(tmp_path: Path) -> None:
@@ -321,10 +433,15 @@ def test_weights_of_another_shape(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[]", "got a JSON list; expected a JSON object"),
+        ("[]", "got a JSON list; expected a readable preprocessor_config.json"),
         ("{", "expected a readable preprocessor_config.json"),
-        ('{"image_mean": [0.5], "image_std": [0.5]}', "field image_mean.1: got Field required; expected three numbers"),
-        ('{"image_mean": [0.5, 0.5, 0.5]}', "field image_std: got Input should be a valid tuple"),
+        ('{"image_mean": [0.5], "image_std": [0.5]}', r"field image_mean.*: got \[0\.5\]; expected"),
+        ('{"image_std": [0.5, 0, 0.5]}', r"field image_std.*: got \[0\.5, 0, 0\.5\]; expected"),
+        ('{"image_std": 0}', r"field image_std.*: got 0; expected"),
+        ('{"image_mean": NaN}', "got NaN is not a JSON number"),
+        ('{"do_normalize": "no"}', r"field do_normalize: got 'no'; expected a valid boolean"),
+        ('{"rescale_factor": -1}', r"field rescale_factor: got -1; expected greater than or equal to"),
+        ('{"image_mean": 1, "image_mean": 2}', "got 'image_mean' is there twice"),
     ],
 )
 def test_a_bad_preprocessor_config(text: str, message: str, tmp_path: Path) -> None:
