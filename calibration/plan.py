@@ -9,9 +9,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field
 
 from vqrae.runtimes.errors import DataError, UsageError, unknown_name
+from vqrae.runtimes.json_text import read_model
 from vqrae.runtimes.manifest import KeptFloat, Record
 from vqrae.runtimes.staging import write_output
 
@@ -89,15 +90,7 @@ class Plan(Record):
         Raises:
             DataError: it cannot be read, or is no plan; names the first field that is wrong.
         """
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except OSError as error:
-            raise DataError(str(path), got=str(error.strerror), expected="a plan's file") from error
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            field = ".".join(map(str, first["loc"]))
-            subject = f"{path} field {field}" if field else str(path)
-            raise DataError(subject, got=first["msg"], expected="a plan") from error
+        return read_model(path, cls, DataError, "a plan's file")
 
     def write(self, path: Path) -> None:
         """Write it; equal plans give equal bytes.

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vqrae.config import EncoderFamily
 from vqrae.decoder import Decoder
 from vqrae.export.dtypes import GraphDtypes
 from vqrae.export.folding import Affine, affine_from_linear, joined, scaled
 from vqrae.layers import resampled_positions
+from vqrae.networks import EncoderFamily
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,10 +65,14 @@ def read_object(path: Path, error: type[InvalidInput], expected: str) -> dict[st
         InvalidInput: `error`, where it cannot be read or holds something else.
     """
     try:
-        values = parse_json(read_text(path))
+        text = read_text(path)
     except (OSError, ValueError) as problem:
         got = problem.strerror if isinstance(problem, OSError) else str(problem)
         raise error(str(path), got=got, expected=expected) from problem
+    try:
+        values = parse_json(text)
+    except ValueError as problem:
+        raise error(str(path), got=f"invalid JSON ({problem})", expected=expected) from problem
     if not isinstance(values, dict):
         raise error(str(path), got=f"a JSON {type(values).__name__}", expected=expected)
     return values
@@ -92,11 +96,17 @@ def validated(name: str, values: Mapping[str, Any], shape: type[Model], error: t
     try:
         return shape.model_validate_json(json.dumps(values))  # as JSON: a tuple is a list there, and "3" no number
     except ValidationError as problem:
-        detail = problem.errors(include_url=False)[0]
-        subject, got, wanted = first_problem(name, detail)
-        if detail["type"] == "value_error":  # of a validator of ours, which says what it got
-            got, wanted = wanted, "a valid value"
+        subject, got, wanted = told(name, problem)
         raise error(subject, got=got, expected=wanted) from problem
+
+
+def told(name: str, problem: ValidationError) -> tuple[str, str, str]:
+    """The subject, what was got, and what was expected, of the first field that is wrong in a configuration."""
+    detail = problem.errors(include_url=False)[0]
+    subject, got, expected = first_problem(name, detail)
+    if detail["type"] == "value_error":  # of a validator of ours, which says what it got
+        return subject, expected, "a valid value"
+    return subject, got, expected
 
 
 def first_problem(name: str, detail: ErrorDetails) -> tuple[str, str, str]:

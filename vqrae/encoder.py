@@ -8,21 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers.utils.hub import cached_file
 
 from vqrae.config import IMAGENET_MEAN, IMAGENET_STD, SIGLIP_MEAN, EncoderConfig
-from vqrae.networks import MOST_PARAMETERS, EncoderFamily, checked_network, known_fields
+from vqrae.hub import checkpoint_file, required_file
+from vqrae.networks import EncoderFamily, checked_network, known_fields
 from vqrae.processor import PREPROCESSOR_FILE, PROCESSOR_FILE, Triple, normalization
 from vqrae.runtimes.errors import CheckpointError
 from vqrae.runtimes.json_text import read_object
-from vqrae.tensor_file import check_finite
+from vqrae.tensor_file import check_finite, check_held
 
 PREFIX_TOKENS: dict[EncoderFamily, int] = {"siglip_vision_model": 0, "dinov2": 1, "internvl_vision": 1}
 """Class tokens in front of the patch tokens, which the features leave out."""
@@ -122,7 +121,8 @@ class Encoder(nn.Module):
                 network["vision_use_head"] = False  # the pooling head would get no gradient
             mean, std = _normalization(source, family)
             config = EncoderConfig(family=family, network=network, image_mean=mean, image_std=std)
-            _check_size(source, config)
+            with torch.device("meta"):
+                check_held(source, sum(parameter.numel() for parameter in cls(config).parameters()))
             loaded = _load_network(source, config, inside)
         return cls(config, loaded.float())
 
@@ -143,8 +143,7 @@ def _described(source: str) -> tuple[EncoderFamily, dict[str, Any], str]:
     Read as a file of JSON, so that nothing that a configuration may ask of transformers is done: its own code, another
     kernel.
     """
-    path = cached_file(source, CONFIG_FILE)
-    values = read_object(Path(path), CheckpointError, f"a readable {CONFIG_FILE}")
+    values = read_object(required_file(source, CONFIG_FILE), CheckpointError, f"a readable {CONFIG_FILE}")
     kind = values.get("model_type")
     expected = f"one of {', '.join(NETWORKS)}"
     if not isinstance(kind, str):
@@ -160,22 +159,7 @@ def _described(source: str) -> tuple[EncoderFamily, dict[str, Any], str]:
         values = values.get("vision_config", {})
         if not isinstance(values, dict):
             raise CheckpointError(f"{source} field vision_config", got=type(values).__name__, expected="a JSON object")
-    return cast("EncoderFamily", family), values, "vision_tower" if kind == "internvl" else ""
-
-
-def _check_size(source: str, config: EncoderConfig) -> None:
-    """Compare what a configuration asks for with what there are weights for, before memory is taken for it."""
-    with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in Encoder(config).parameters())
-    held, folder = MOST_PARAMETERS, Path(source)
-    if folder.is_dir():  # a parameter takes a byte at least
-        held = min(
-            held, sum(path.stat().st_size for kind in ("safetensors", "bin") for path in folder.glob(f"*.{kind}"))
-        )
-    if parameters > held > 0:
-        got = f"a network of {parameters:,} parameters"
-        expected, remedy = f"at most {held:,}, as the weights hold", "a file may be cut: download it again"
-        raise CheckpointError(f"{source} {CONFIG_FILE}", got=got, expected=expected, remedy=remedy)
+    return family, values, "vision_tower" if kind == "internvl" else ""
 
 
 def _load_network(source: str, config: EncoderConfig, inside: str) -> Any:
@@ -209,11 +193,7 @@ def _check_loaded(source: str, info: dict[str, Any]) -> None:
 
 def _normalization(source: str, family: EncoderFamily) -> tuple[Triple, Triple]:
     """Mean and standard deviation of the checkpoint's processor, or the family's own where there is none."""
-    files = (
-        cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-        for name in (PROCESSOR_FILE, PREPROCESSOR_FILE)
-    )
-    processor, preprocessor = (Path(path) if path else None for path in files)
+    processor, preprocessor = (checkpoint_file(source, name) for name in (PROCESSOR_FILE, PREPROCESSOR_FILE))
     siglip = family == "siglip_vision_model"
     return normalization(
         processor, preprocessor, (SIGLIP_MEAN, SIGLIP_MEAN) if siglip else (IMAGENET_MEAN, IMAGENET_STD)

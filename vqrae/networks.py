@@ -26,8 +26,6 @@ _Epsilon = Annotated[float, Field(gt=0, le=1)]
 _Share = Annotated[float, Field(ge=0, lt=1)]
 _Scale = Annotated[float, Field(ge=-1e6, le=1e6)]
 _Activation = Literal["gelu", "gelu_fast", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish"]
-MOST_PARAMETERS = 2 * 10**10
-"""Of a network: more than three times the largest that is published."""
 NOTES = frozenset(
     {
         *("_name_or_path", "architectures", "chunk_size_feed_forward", "dtype", "id2label", "is_encoder_decoder"),

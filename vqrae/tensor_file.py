@@ -16,6 +16,9 @@ from torch import Tensor
 from vqrae.runtimes.errors import CheckpointError, StorageError
 from vqrae.runtimes.staging import check_room
 
+MOST_PARAMETERS = 10**11
+"""Of a model that somebody else's configuration describes."""
+
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
@@ -44,6 +47,26 @@ def check_finite(name: str, tensor: Tensor) -> None:
         raise CheckpointError(
             name, got=got, expected="finite numbers", remedy="use a checkpoint from before it diverged"
         )
+
+
+def check_held(source: str, parameters: int) -> None:
+    """Compare what a configuration asks for with what there are weights for, before memory is taken for it.
+
+    Args:
+        source: a checkpoint's folder, or a hub's name.
+        parameters: of the model that its configuration describes.
+
+    Raises:
+        CheckpointError: they are more than the files hold, or any published model has.
+    """
+    held, folder = MOST_PARAMETERS, Path(source)
+    if folder.is_dir():  # a parameter takes a byte at least
+        files = (path for kind in ("safetensors", "bin") for path in folder.glob(f"*.{kind}"))
+        held = min(held, sum(path.stat().st_size for path in files))
+    if parameters > held > 0:
+        got, expected = f"a network of {parameters:,} parameters", f"at most {held:,}, as the weights hold"
+        remedy = "a file may be cut: download it again"
+        raise CheckpointError(f"{source} config.json", got=got, expected=expected, remedy=remedy)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:

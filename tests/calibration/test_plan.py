@@ -93,17 +93,17 @@ def test_a_plan_that_names_only_its_layers_has_the_defaults_for_the_rest(tmp_pat
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "plan.json: got Invalid JSON"),
-        (b"{", "plan.json: got Invalid JSON"),
-        (b"\xff\xfe", "plan.json: got Invalid JSON"),
-        (b"[]", "plan.json: got Input should be an object; expected a plan"),
-        (b"{}", "plan.json field layers: got Field required; expected a plan"),
-        (b'{"format": "vqrae-plan/2", "layers": {}}', "field format: got Input should be 'vqrae-plan/1'"),
-        (b'{"layers": {"a": "int4"}}', "field layers.a: got Input should be 'int8' or 'float'; expected a plan"),
-        (b'{"layers": {}, "ranges": "most"}', "field ranges: got Input should be 'minmax', 'percentile' or 'entropy'"),
-        (b'{"layers": {}, "smoothing": 1.5}', "field smoothing: got Input should be less than or equal to 1"),
-        (b'{"layers": {}, "smoothing": NaN}', "field smoothing: got Input should be"),
-        (b'{"layers": {}, "color": 1}', "field color: got Extra inputs are not permitted; expected a plan"),
+        (b"", "plan.json: got invalid JSON ("),
+        (b"{", "plan.json: got invalid JSON ("),
+        (b"\xff\xfe", "plan.json: got invalid JSON ("),
+        (b"[]", "plan.json: got a JSON list; expected a plan's file"),
+        (b"{}", "plan.json field layers: got no such field; expected a value"),
+        (b'{"format": "vqrae-plan/2", "layers": {}}', "field format: got 'vqrae-plan/2'; expected 'vqrae-plan/1'"),
+        (b'{"layers": {"a": "int4"}}', "field layers.a: got 'int4'; expected 'int8' or 'float'"),
+        (b'{"layers": {}, "ranges": "most"}', "field ranges: got 'most'; expected 'minmax', 'percentile' or 'entropy'"),
+        (b'{"layers": {}, "smoothing": 1.5}', "field smoothing: got 1.5; expected less than or equal to 1"),
+        (b'{"layers": {}, "smoothing": NaN}', "plan.json: got invalid JSON (NaN is not"),
+        (b'{"layers": {}, "color": 1}', "field color: got an unknown field; expected a field"),
     ],
 )
 def test_a_file_that_is_no_plan(tmp_path: Path, content: bytes, words: str) -> None:

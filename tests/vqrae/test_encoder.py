@@ -332,15 +332,19 @@ def test_normalization_is_no_weight() -> None:
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
-    check_refused(tmp_path / "nowhere", "expected a Hugging Face checkpoint")
+    check_refused(
+        tmp_path / "nowhere", "got no such folder; expected a checkpoint's folder, or a name on the hub such as"
+    )
+    for path in ("./nowhere", "a/b/c", "../x"):
+        check_refused(path, "got no such folder; expected a checkpoint's folder, or a name on the hub")
 
 
 def test_a_folder_without_a_checkpoint(tmp_path: Path) -> None:
-    check_refused(tmp_path, "expected a Hugging Face checkpoint")
+    check_refused(tmp_path, r"got no config\.json; expected a Hugging Face checkpoint")
 
 
 def test_a_hub_name_that_cannot_be_reached() -> None:
-    check_refused("google/siglip2-so400m-patch16-256", "expected a Hugging Face checkpoint")
+    check_refused("google/siglip2-so400m-patch16-256", "got no such folder on this machine, and of the hub: ")
 
 
 def test_another_model_type(tmp_path: Path) -> None:
@@ -438,10 +442,10 @@ def test_weights_of_another_shape(tmp_path: Path) -> None:
         ('{"image_mean": [0.5], "image_std": [0.5]}', r"field image_mean.*: got \[0\.5\]; expected"),
         ('{"image_std": [0.5, 0, 0.5]}', r"field image_std.*: got \[0\.5, 0, 0\.5\]; expected"),
         ('{"image_std": 0}', r"field image_std.*: got 0; expected"),
-        ('{"image_mean": NaN}', "got NaN is not a JSON number"),
+        ('{"image_mean": NaN}', r"got invalid JSON \(NaN is not a JSON number\)"),
         ('{"do_normalize": "no"}', r"field do_normalize: got 'no'; expected a valid boolean"),
         ('{"rescale_factor": -1}', r"field rescale_factor: got -1; expected greater than or equal to"),
-        ('{"image_mean": 1, "image_mean": 2}', "got 'image_mean' is there twice"),
+        ('{"image_mean": 1, "image_mean": 2}', r"got invalid JSON \('image_mean' is there twice\)"),
     ],
 )
 def test_a_bad_preprocessor_config(text: str, message: str, tmp_path: Path) -> None:

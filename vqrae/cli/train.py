@@ -71,6 +71,7 @@ def train(
     with claimed_run(output, processes):
         run = TrainingRun(chosen, data, output, encoder=encoder, seed=seed, processes=processes)
         for name in run.phases() if phase is None else [phase]:
+            before = run.finished(name)
             result = run.run(name)
             if processes.first:
-                console.print(f"{name}: {result}")
+                console.print(f"{name}: {result}{' (it was finished already)' if before else ''}")

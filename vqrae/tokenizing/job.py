@@ -22,6 +22,7 @@ from vqrae.images.kinds import key_of
 from vqrae.images.report import Damaged, LeftOut, counted
 from vqrae.runtimes.bundle import sha256_file
 from vqrae.runtimes.errors import DataError, UsageError, storage_error
+from vqrae.runtimes.json_text import read_model
 from vqrae.runtimes.manifest import Record, Sha256
 from vqrae.runtimes.staging import RUN_LOCK, write_output
 from vqrae.tokenizing.token_files import Layout
@@ -384,14 +385,7 @@ def read_json(path: Path, shape: type[Shape]) -> Shape:
     Raises:
         DataError: it is missing, damaged, or of another version.
     """
-    try:
-        return shape.model_validate_json(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DataError(str(path), got="no such file", expected=f"a {shape.__name__}") from error
-    except ValidationError as error:
-        detail = error.errors(include_url=False, include_input=False)[0]
-        got = f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
-        raise DataError(str(path), got=got, expected=f"a {shape.__name__}") from error
+    return read_model(path, shape, DataError, f"a {shape.__name__}")
 
 
 def _read_lines(path: Path, shape: type[Shape]) -> list[Shape]:

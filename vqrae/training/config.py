@@ -21,6 +21,7 @@ from vqrae.config import (
     tiny,
 )
 from vqrae.runtimes.errors import UsageError, unknown_name
+from vqrae.runtimes.json_text import told
 
 
 class LossWeights(StrictConfig):
@@ -130,9 +131,8 @@ class Recipe(StrictConfig):
         try:
             return Recipe.model_validate(values)
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise UsageError(f"setting {key}", got=repr(first["input"]), expected=first["msg"]) from error
+            subject, got, expected = told("setting", error)
+            raise UsageError(subject.replace(" field ", " "), got=got, expected=expected) from error
 
 
 def _dotted(values: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -29,10 +29,11 @@ from vqrae.runtimes.staging import staged_folder
 from vqrae.training.config import Recipe, recipe
 from vqrae.training.data.batches import TrainingImages
 from vqrae.training.data.scenes import ATTRIBUTES
+from vqrae.training.description import RUN_FILE
 from vqrae.training.evaluation.evaluate import evaluate, exp_entropy
 from vqrae.training.evaluation.probe import TEST_COUNT, TRAIN_COUNT, probe_accuracy
 from vqrae.training.log import LOG_FILE
-from vqrae.training.run import RUN_FILE, TrainingRun
+from vqrae.training.run import TrainingRun
 
 TRAIN_BATCHES = 384
 """Batches of stage 2's training data on which the codebook's usage is counted."""

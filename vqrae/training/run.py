@@ -6,11 +6,10 @@ and below `state/` each phase's log and the state it resumes from; `run.json` sa
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -20,14 +19,15 @@ from vqrae.checkpoint import from_pretrained, save_pretrained
 from vqrae.config import VQRAEConfig
 from vqrae.encoder import Encoder
 from vqrae.model import VQRAE
-from vqrae.runtimes.errors import CheckpointError, UsageError
-from vqrae.runtimes.staging import claimed_folder, write_output
+from vqrae.runtimes.errors import UsageError
+from vqrae.runtimes.staging import claimed_folder, make_folder
 from vqrae.training.codebook import place_codes
 from vqrae.training.config import PhaseConfig, Recipe
 from vqrae.training.cost.weightless import meta_model
 from vqrae.training.data.batches import TrainingImages
 from vqrae.training.data.scenes import Scenes, SceneSource
 from vqrae.training.data.sources import open_images, textures
+from vqrae.training.description import RUN_FILE, RunDescription, begin_phase, check_finished
 from vqrae.training.loop import train
 from vqrae.training.pretrain import Pretraining, write_encoder
 from vqrae.training.processes import Processes
@@ -36,7 +36,6 @@ from vqrae.training.state import STATE_FILE
 
 PhaseName = Literal["pretrain", "stage1", "stage2"]
 
-RUN_FILE = "run.json"
 MAX_SCENE_PHOTOGRAPHS = 64
 """Photographs of the data that are kept open as textures of the scenes."""
 
@@ -96,16 +95,20 @@ class TrainingRun:
         """Run or resume one phase; returns the folder of its result, at once if that is there already.
 
         Raises:
-            UsageError: the phase's input, an encoder or a stage-1 checkpoint, is not there; or the folder holds a run
-                of another model, seed, encoder or data, or others are training in it.
+            UsageError: the phase's input, an encoder or a stage-1 checkpoint, is not there; the folder holds a run of
+                another model, seed, encoder or data, or others are training in it; or the phase is finished, with
+                other settings.
             CheckpointError: what the folder holds of the run is damaged.
         """
         with claimed_run(self.folder, self.processes):
             self._check_folder()
             self.processes.wait()
             runners = {"pretrain": self._pretrain, "stage1": self._stage1, "stage2": self._stage2}
-            result = self.folder / ("encoder" if phase == "pretrain" else phase)
-            if not result.exists():
+            result = self._result(phase)
+            if result.exists():
+                check_finished(self._state(phase), phase, self._config(phase))
+            else:
+                self._begin(phase)
                 runners[phase](result)
                 self.processes.wait()
             if self.processes.first:
@@ -113,35 +116,37 @@ class TrainingRun:
             self.processes.wait()
         return result
 
+    def finished(self, phase: PhaseName) -> bool:
+        """Whether a phase's result is there."""
+        return self._result(phase).exists()
+
+    def _result(self, phase: PhaseName) -> Path:
+        return self.folder / ("encoder" if phase == "pretrain" else phase)
+
+    def _config(self, phase: PhaseName) -> PhaseConfig:
+        config = {"pretrain": self.recipe.pretrain, "stage1": self.recipe.stage1, "stage2": self.recipe.stage2}[phase]
+        if config is None:
+            raise UsageError("pretrain", got="a recipe without it", expected="`--encoder`, a pretrained one")
+        return config
+
+    def _begin(self, phase: PhaseName) -> None:
+        """Write down what a phase is trained with; what was begun before is compared when its state is loaded."""
+        folder, config = self._state(phase), self._config(phase)
+        if self.processes.first and not (folder / STATE_FILE).exists():
+            make_folder(folder)
+            begin_phase(folder, config)
+
     def _check_folder(self) -> None:
         """Write down whose folder it is, or compare with what is written there."""
-        described = {
-            "model": self.recipe.model.model_dump(mode="json"),
-            "seed": self.seed,
-            "encoder": self.encoder_source,
-            "data": self.source.contents,
-        }
-        path = self.folder / RUN_FILE
-        if not path.exists():
-            if self.processes.first:
-                write_output(path, json.dumps(described, indent=2) + "\n", lock=False)
-            return
-        written = _written(path)
-        differing = [name for name in described if described[name] != written.get(name)]
-        if differing:
-            remedy = "give what the run began with, or another output folder"
-            raise UsageError(
-                str(self.folder),
-                got=f"another {' and '.join(differing)}",
-                expected=f"those of {path.name}",
-                remedy=remedy,
-            )
+        described = RunDescription.of(self.recipe.model, self.seed, self.encoder_source, self.source.contents)
+        if (self.folder / RUN_FILE).exists():
+            described.check(self.folder)
+        elif self.processes.first:
+            described.write(self.folder)
 
     def _pretrain(self, result: Path) -> None:
-        if self.recipe.pretrain is None:
-            raise UsageError("pretrain", got="a recipe without it", expected="`--encoder`, a pretrained one")
         _check_model(self.recipe.model)
-        phase = Pretraining(self.recipe.model, self.recipe.pretrain, self._scenes(drawn=True), self.seed)
+        phase = Pretraining(self.recipe.model, self._config("pretrain"), self._scenes(drawn=True), self.seed)
         state = train(phase, self._state("pretrain"), "pretrain", self.processes)
         if self.processes.first:
             encoder = Encoder(self.recipe.model.encoder)
@@ -203,22 +208,6 @@ def claimed_run(folder: Path, processes: Processes) -> Iterator[None]:
     """
     with claimed_folder(folder, "state/*") if processes.first else nullcontext():
         yield
-
-
-def _written(path: Path) -> dict[str, Any]:
-    """What `run.json` holds."""
-    try:
-        written = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise _no_run(path, str(error)) from error
-    if not isinstance(written, dict):
-        raise _no_run(path, type(written).__name__)
-    return written
-
-
-def _no_run(path: Path, got: str) -> CheckpointError:
-    remedy = "put it back, or choose another output folder"
-    return CheckpointError(str(path), got=got, expected="what the run began with", remedy=remedy)
 
 
 def _check_model(config: VQRAEConfig) -> None:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vqrae.runtimes.errors import CheckpointError
+from vqrae.runtimes.json_text import parse_json
 from vqrae.runtimes.staging import staged_file
 from vqrae.tensor_file import save_tensors
 from vqrae.training.learner import Learner
@@ -103,8 +104,8 @@ def load_state(path: Path, learner: Learner) -> Position:
 
 def _json_of(path: Path, metadata: Mapping[str, str], name: str, kind: type[_Kind]) -> _Kind:
     try:
-        value = json.loads(metadata[name])
-    except (KeyError, ValueError, RecursionError) as error:
+        value = parse_json(metadata[name])
+    except (KeyError, ValueError) as error:
         raise _damaged(path, f"no {name}, or one that is no JSON") from error
     if not isinstance(value, kind):
         raise _damaged(path, f"a {name} that is no {kind.__name__}")
@@ -140,6 +141,9 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor], learner: Learner) 
         if given != (tensor.dtype, tuple(tensor.shape)):
             expected = f"{tensor.dtype} {tuple(tensor.shape)}"
             raise _damaged(path, f"{given[0]} {given[1]} for {name}", expected)
+    for name, given_tensor in tensors.items():
+        if given_tensor.is_floating_point() and not torch.isfinite(given_tensor).all():
+            raise _damaged(path, f"values that are NaN or infinite in {name}")
     if f"generator/{learner.processes.share.rank}/cpu" not in tensors:
         raise _damaged(path, "no state of the random generators")
 

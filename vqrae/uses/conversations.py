@@ -7,7 +7,6 @@ understanding and generation.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqrae.runtimes.errors import DataError
+from vqrae.runtimes.json_text import parse_json, read_text
 from vqrae.runtimes.preprocess import prepare
 from vqrae.uses.reader import Turn
 from vqrae.uses.world import World, caption, questions
@@ -68,6 +68,10 @@ class WorldConversations:
         return self.world.labels(number, [self.seed])
 
 
+MOST_BYTES = 2**32
+"""Of a file of conversations: LLaVA's own have one gigabyte."""
+
+
 class LlavaConversations:
     """Conversations of a file in LLaVA's format."""
 
@@ -78,7 +82,7 @@ class LlavaConversations:
             DataError: it is not in LLaVA's format, or holds no image.
         """
         try:
-            entries: Any = json.loads(path.read_text())
+            entries: Any = parse_json(read_text(path, MOST_BYTES))
             self._entries = [(images / entry["image"], _turns(entry)) for entry in entries if "image" in entry]
         except (OSError, ValueError, KeyError, TypeError) as error:
             got = f"{type(error).__name__}: {error}"

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from huggingface_hub.errors import HFValidationError
-from pydantic import Field, ValidationError
+from pydantic import Field
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from vqrae.config import StrictConfig
+from vqrae.hub import required_file
 from vqrae.runtimes.errors import CheckpointError
+from vqrae.runtimes.json_text import read_object
 from vqrae.runtimes.staging import staged_folder
-from vqrae.tensor_file import storage_errors
+from vqrae.tensor_file import check_finite, check_held, storage_errors
 from vqrae.uses.words import world_words
 
 LANGUAGE_FOLDER = "language"
@@ -71,11 +72,18 @@ def open_language(source: str) -> Language:
         CheckpointError: it is of another kind, cannot be read, or lacks weights.
     """
     try:
-        kind = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
+        values = read_object(required_file(source, "config.json"), CheckpointError, "a readable config.json")
+        kind = values.get("model_type")
         if kind != "qwen3":
             raise CheckpointError(source, got=f"a {kind} model", expected="a qwen3 one, such as Qwen/Qwen3-0.6B")
         network: Any = Qwen3ForCausalLM  # with this option it returns a pair, which its types do not know
-        model, info = network.from_pretrained(source, output_loading_info=True, dtype=torch.float32)
+        # Its own fields alone reach transformers: others may name code to run, or kernels to fetch.
+        known = (*Qwen3Config.__annotations__, "rope_scaling", "rope_theta")  # the latter two until transformers 4
+        config = Qwen3Config(**{name: values[name] for name in known if name in values})
+        with torch.device("meta"):
+            check_held(source, sum(parameter.numel() for parameter in Qwen3ForCausalLM(config).parameters()))
+        options = {"config": config, "output_loading_info": True, "dtype": torch.float32}
+        model, info = network.from_pretrained(source, **options)
         words = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, SafetensorError, HFValidationError, RuntimeError) as error:
         got = next(iter(str(error).splitlines()), type(error).__name__)
@@ -83,6 +91,8 @@ def open_language(source: str) -> Language:
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise CheckpointError(source, got=f"no weights for {', '.join(missing[:3])}", expected="all weights")
+    for name, tensor in model.state_dict().items():
+        check_finite(f"{source} tensor {name}", tensor)
     return Language(model.float(), words)
 
 
@@ -91,16 +101,3 @@ def write_language(language: Language, folder: Path) -> None:
     with staged_folder(folder) as staging, storage_errors(staging):
         language.model.save_pretrained(staging)
         language.words.save_pretrained(staging)
-
-
-def read_fields(path: Path, kind: type[Fields]) -> Fields:
-    """A JSON file of ours beside a language model.
-
-    Raises:
-        CheckpointError: it cannot be read, or holds other fields.
-    """
-    try:
-        return kind.model_validate(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
-        got = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise CheckpointError(str(path), got=got, expected=f"a readable {path.name}") from error

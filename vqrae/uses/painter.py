@@ -19,10 +19,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vqrae.config import StrictConfig
-from vqrae.runtimes.errors import IndicesError, UsageError
+from vqrae.runtimes.errors import CheckpointError, IndicesError, UsageError
+from vqrae.runtimes.json_text import read_model
 from vqrae.runtimes.staging import staged_folder
 from vqrae.uses.code_embeddings import code_embeddings
-from vqrae.uses.language import LANGUAGE_FOLDER, Language, open_language, read_fields, write_language
+from vqrae.uses.language import LANGUAGE_FOLDER, Language, open_language, write_language
 from vqrae.uses.words import padding_id, token_ids
 
 PAINTER_FILE = "painter.json"
@@ -159,7 +160,7 @@ class Painter(nn.Module):
         Raises:
             CheckpointError: a file is missing or damaged.
         """
-        fields = read_fields(folder / PAINTER_FILE, PainterFields)
+        fields = read_model(folder / PAINTER_FILE, PainterFields, CheckpointError, f"a readable {PAINTER_FILE}")
         return cls(fields, open_language(str(folder / LANGUAGE_FOLDER))).eval()
 
     def check_tokenizer(self, grid: tuple[int, int], codebook_size: int, weights_sha256: str) -> None:

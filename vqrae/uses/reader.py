@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from vqrae.config import StrictConfig
 from vqrae.runtimes.errors import CheckpointError, UsageError
+from vqrae.runtimes.json_text import read_model
 from vqrae.runtimes.staging import staged_folder
-from vqrae.tensor_file import save_tensors
-from vqrae.uses.language import LANGUAGE_FOLDER, Language, open_language, read_fields, write_language
+from vqrae.tensor_file import check_finite, save_tensors
+from vqrae.uses.language import LANGUAGE_FOLDER, Language, open_language, write_language
 from vqrae.uses.words import ASSISTANT, USER, padding_id, token_ids
 
 READER_FILE, ADAPTER_FILE = "reader.json", "adapter.safetensors"
@@ -119,10 +120,12 @@ class Reader(nn.Module):
             CheckpointError: a file is missing or damaged.
             UsageError: the language model's width does not fit the adapter.
         """
-        fields = read_fields(folder / READER_FILE, ReaderFields)
+        fields = read_model(folder / READER_FILE, ReaderFields, CheckpointError, f"a readable {READER_FILE}")
         path = folder / ADAPTER_FILE
         try:
             state = load_file(path)
+            for name, tensor in state.items():
+                check_finite(f"{path} tensor {name}", tensor)
             adapter = Adapter(state["0.weight"].shape[1], state["2.weight"].shape[0])
             adapter.load_state_dict(state)
         except (OSError, SafetensorError, KeyError, RuntimeError) as error:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from torch import Tensor
 from vqrae.checkpoint import from_pretrained
 from vqrae.encoder import Encoder
 from vqrae.model import VQRAE
-from vqrae.runtimes.errors import DataError, UsageError
+from vqrae.runtimes.errors import CheckpointError, DataError, UsageError
 from vqrae.training.config import recipe
+from vqrae.training.description import PHASE_FILE
 from vqrae.training.log import LOG_FILE, TENSORBOARD_FOLDER
 from vqrae.training.phase import Phase
 from vqrae.training.pretrain import Pretraining
@@ -41,7 +43,7 @@ def test_a_run_goes_through_all_phases(folder: Path, tmp_path: Path) -> None:
     state = tmp_path / "run" / "state"
     for name in run.phases():
         left = sorted(path.name for path in (state / name).iterdir())
-        assert left == [LOG_FILE, TENSORBOARD_FOLDER], "a finished phase needs no state to resume from"
+        assert left == [LOG_FILE, PHASE_FILE, TENSORBOARD_FOLDER], "a finished phase needs no state to resume from"
 
 
 def test_a_run_is_reproducible_and_resumable(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,9 +122,8 @@ def test_an_encoder_that_does_not_fit(folder: Path, tmp_path: Path, change: dict
     ],
 )
 def test_a_model_that_cannot_be(folder: Path, tmp_path: Path, key: str, value: str, message: str) -> None:
-    run = TrainingRun(tiny_recipe().changed({key: value}), str(folder), tmp_path / "run")
     with pytest.raises(UsageError, match=message) as caught:
-        run.run("pretrain")
+        TrainingRun(tiny_recipe().changed({key: value}), str(folder), tmp_path / "run").run("pretrain")
     assert "\n" not in str(caught.value)
 
 
@@ -152,13 +153,46 @@ def test_a_run_needs_photographs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changed", "named"),
-    [({"seed": 1}, "seed"), ({"recipe": tiny_recipe(name="other")}, "model"), ({"encoder": "elsewhere"}, "encoder")],
+    [
+        ({"seed": 1}, "got seed 1; expected seed 0"),
+        ({"recipe": tiny_recipe(name="other")}, r"got model\.name other; expected model\.name .*"),
+        ({"encoder": "elsewhere"}, r"got encoder elsewhere; expected encoder \(none\)"),
+    ],
 )
 def test_a_run_folder_belongs_to_one_run(folder: Path, tmp_path: Path, changed: dict[str, Any], named: str) -> None:
     arguments: dict[str, Any] = {"recipe": tiny_recipe(), "data": str(folder), "folder": tmp_path / "run"}
     TrainingRun(**arguments).run("pretrain")
-    with pytest.raises(UsageError, match=f"got another {named}; expected those of run.json"):
+    with pytest.raises(UsageError, match=f"{named}; give what the run began with"):
         TrainingRun(**{**arguments, **changed}).run("pretrain")
+
+
+def test_another_spelling_of_a_path_is_no_other_encoder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Family E."""
+    TrainingRun(tiny_recipe(), str(folder), tmp_path / "first").run("pretrain")
+    encoder, run = tmp_path / "first" / "encoder", tmp_path / "run"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("first")
+    for spelled in (str(encoder), f"{encoder}/", "first/encoder", "./first//encoder/", "first/../link/encoder"):
+        TrainingRun(tiny_recipe(), str(folder), run, encoder=spelled).run("stage1")
+    shutil.copytree(encoder, tmp_path / "other")
+    with pytest.raises(UsageError, match=rf"got encoder {tmp_path}/other; expected encoder {encoder}; give what"):
+        TrainingRun(tiny_recipe(), str(folder), run, encoder="other").run("stage1")
+
+
+def test_other_settings_for_a_finished_phase_do_not_pass_for_training(folder: Path, tmp_path: Path) -> None:
+    TrainingRun(tiny_recipe(), str(folder), tmp_path / "run").run("pretrain")
+    steps = tiny_recipe().pretrain.steps  # type: ignore[union-attr] # the recipe has it
+    more = tiny_recipe().changed({"pretrain.steps": str(steps + 4), "pretrain.save_every": "3"})
+    with pytest.raises(
+        UsageError, match=rf"finished: got pretrain\.steps {steps + 4}; expected pretrain\.steps {steps}; "
+    ):
+        TrainingRun(more, str(folder), tmp_path / "run").run("pretrain")
+    TrainingRun(tiny_recipe().changed({"pretrain.save_every": "3"}), str(folder), tmp_path / "run").run("pretrain")
+    (tmp_path / "run" / "state" / "pretrain" / "phase.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"phase\.json: got .*; expected a phase's settings"):
+        TrainingRun(tiny_recipe(), str(folder), tmp_path / "run").run("pretrain")
 
 
 @pytest.mark.parametrize("init", ["normal", "features"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +15,7 @@ from vqrae.encoder import Encoder
 from vqrae.layers import pixels_from_uint8
 from vqrae.reference import BATCH_SIZE
 from vqrae.runtimes.errors import RuntimeUnavailable
+from vqrae.runtimes.json_text import parse_json
 
 
 class FeatureSpace(Protocol):
@@ -94,7 +94,7 @@ def _is_tokenizer(folder: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        values = json.loads(path.read_bytes())
+        values = parse_json(path.read_bytes())
     except ValueError:
         return False
     return isinstance(values, dict) and values.get("model_type") == MODEL_TYPE
