@@ -103,7 +103,7 @@ def _mapped(path: Path) -> NDArray[np.uint8]:
     expected = "uint8 (B, H, W, 3)"
     try:
         images = np.lib.format.open_memmap(path, mode="r")  # `np.load` would take a zip for an archive of arrays
-    except (ValueError, EOFError, OverflowError) as error:
+    except Exception as error:  # whatever a damaged header makes NumPy raise: there is no list
         raise DataError(str(path), got=str(error), expected=f"a .npy file, {expected}") from error
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise DataError(str(path), got=f"{images.dtype} {images.shape}", expected=expected)

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict, PositiveInt, ValidationError, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from vqrae.calibration.plan import Activations, Plan
 from vqrae.config import StrictConfig
@@ -23,11 +23,15 @@ if TYPE_CHECKING:
 BatchKind = Literal["dynamic", "fixed", "range", "enumerated"]
 
 
+MOST_BATCH = 2**16
+"""More images than that are never computed at once."""
+
+
 class Batch(StrictConfig):
     """The batch axis: `dynamic`, fixed `4`, a range `1:8:32` (least, best, most), or enumerated `1,2,4`."""
 
     kind: BatchKind = "dynamic"
-    sizes: tuple[PositiveInt, ...] = ()
+    sizes: tuple[Annotated[int, Field(ge=1, le=MOST_BATCH)], ...] = ()
 
     @model_validator(mode="after")
     def _ascending(self) -> Batch:
@@ -53,9 +57,9 @@ class Batch(StrictConfig):
             if re.fullmatch(pattern, text):
                 try:
                     return cls(kind=kind, sizes=tuple(map(int, re.findall(r"\d+", text))))
-                except ValidationError:
+                except ValueError:  # pydantic's, or a number too long to be read
                     break
-        expected = "dynamic, a number, LEAST:BEST:MOST, or SIZE,SIZE,… in ascending order"
+        expected = f"dynamic, a number up to {MOST_BATCH}, LEAST:BEST:MOST, or SIZE,SIZE,… in ascending order"
         raise UsageError("batch", got=repr(text), expected=expected)
 
     @property

@@ -152,6 +152,9 @@ def exit_code_of(error: Exception) -> int:
     """Print an expected error as one line and return its exit code; raise any other, which is a bug of ours."""
     if isinstance(error, OSError):
         error = storage_error(error.filename or "input or output", error)
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # the latter is torch's RuntimeError
+        remedy = "ask for a smaller batch or image size, or use a machine with more memory"
+        error = StorageError("memory", got=str(error) or "not enough", remedy=remedy)
     if not isinstance(error, VqraeError):
         raise error
     print(f"vqrae: {error}", file=sys.stderr)

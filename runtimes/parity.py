@@ -152,7 +152,10 @@ def mean_psnr_db(images: NDArray[np.uint8], others: NDArray[np.uint8]) -> float:
 
 
 def mean_ssim(images: NDArray[np.uint8], others: NDArray[np.uint8]) -> float:
-    """Mean over images of SSIM (Wang et al. 2004: 11×11 Gaussian window, σ 1.5); both uint8 (B, H, W, 3)."""
+    """Mean over images of SSIM (Wang et al. 2004: 11×11 Gaussian window, σ 1.5); both uint8 (B, H, W, 3).
+
+    In images of less than 11 pixels a side the window is as large as fits.
+    """
     return float(
         np.mean([_ssim(a.astype(np.float64), b.astype(np.float64)) for a, b in zip(images, others, strict=True)])
     )
@@ -170,8 +173,9 @@ def _ssim(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 
 
 def _windowed(image: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Gaussian-weighted mean around each pixel of (H, W, 3), where the 11×11 window fits."""
-    taps = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
+    """Gaussian-weighted mean around each pixel of (H, W, 3), where the window fits."""
+    reach = min(5, (min(image.shape[:2]) - 1) // 2)
+    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / 1.5) ** 2)
     taps /= taps.sum()
     for axis in (0, 1):
         image = np.lib.stride_tricks.sliding_window_view(image, len(taps), axis=axis) @ taps

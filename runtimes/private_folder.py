@@ -80,7 +80,10 @@ def _private_root() -> Path:
         if refusal is None:
             return root
         refusals.append(f"{root} {refusal}")
-    for root in dict.fromkeys((*_SHARED, Path(tempfile.gettempdir()))):
+    shared = list(_SHARED)
+    with suppress(FileNotFoundError):  # not one of the places for temporary files can be written to
+        shared.append(Path(tempfile.gettempdir()))
+    for root in dict.fromkeys(shared):
         refusal = _refusal(root)
         if refusal is None:
             return root

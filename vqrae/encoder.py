@@ -6,6 +6,7 @@ multimodal language model consumes. The paper does not name the layer; this is o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -169,17 +170,29 @@ def _load_network(source: str, config: EncoderConfig, inside: str) -> Any:
         CheckpointError: the checkpoint lacks some of its weights, or has them in other shapes, or not finite.
     """
     network_config, network_class = NETWORKS[config.family]
-    network, info = network_class.from_pretrained(
-        source,
-        config=network_config(**config.network),
-        key_mapping={rf"^(?:model\.)?{inside}\.": ""} if inside else None,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # reported in `info`, and refused below
-    )
+    with _quiet():
+        network, info = network_class.from_pretrained(
+            source,
+            config=network_config(**config.network),
+            key_mapping={rf"^(?:model\.)?{inside}\.": ""} if inside else None,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported in `info`, and refused below
+        )
     _check_loaded(source, info)
     for name, tensor in network.state_dict().items():
         check_finite(f"{source} tensor {name}", tensor)
     return network
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' table of what it loaded: what matters of it is an error of ours."""
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
 
 
 def _check_loaded(source: str, info: dict[str, Any]) -> None:

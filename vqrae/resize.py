@@ -11,6 +11,9 @@ from vqrae.layers import resampled_positions
 from vqrae.model import VQRAE
 from vqrae.runtimes.errors import UsageError
 
+MOST_SIDE = 2**14
+"""Of an image, in pixels."""
+
 
 def check_size(size: tuple[int, int], patch_size: int) -> None:
     """Refuse an image size (H, W) that patches do not tile.
@@ -19,6 +22,8 @@ def check_size(size: tuple[int, int], patch_size: int) -> None:
         UsageError: a side is not a positive multiple of the patch's.
     """
     for name, side in zip(("height", "width"), size, strict=True):
+        if side > MOST_SIDE:
+            raise UsageError(f"image {name}", got=str(side), expected=f"at most {MOST_SIDE} pixels")
         if side < patch_size or side % patch_size:
             below = side // patch_size * patch_size
             near = f"{below} or {below + patch_size}" if below else str(patch_size)

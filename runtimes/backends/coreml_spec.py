@@ -11,11 +11,13 @@ from google.protobuf.message import DecodeError
 
 from vqrae.runtimes.backends.coreml_tools import TITLE, ct
 from vqrae.runtimes.errors import BundleError
+from vqrae.runtimes.json_text import read_object
 from vqrae.runtimes.manifest import BatchLimits, GraphSpec
 from vqrae.runtimes.session import check_signature, refused_graph
 
 SPEC_FILE = "Data/com.apple.CoreML/model.mlmodel"
 WEIGHTS_FOLDER = "Data/com.apple.CoreML/weights"
+ITEMS_FILE, _DATA = "Manifest.json", "Data/"
 PRODUCTS = {"linear": "weight", "matmul": "y"}
 """All matrix products that the deployed graphs have, whose precision is the graph's -> their second input."""
 _RGB = 20
@@ -27,6 +29,7 @@ def read_spec(path: Path) -> Any:
     Raises:
         BundleError: there is none, or it is not of one ML program.
     """
+    _check_items(path)
     spec = ct.proto.Model_pb2.Model()
     try:
         spec.ParseFromString((path / SPEC_FILE).read_bytes())
@@ -36,6 +39,25 @@ def read_spec(path: Path) -> Any:
         got, expected = "another kind of model", "an ML program with the function `main`"
         raise BundleError(str(path), got=got, expected=expected, remedy="export it again")
     return spec
+
+
+def _check_items(path: Path) -> None:
+    """See that the package's own list names the files that are read here: Core ML would follow it elsewhere.
+
+    Raises:
+        BundleError: it does not, or is no such list.
+    """
+    listed, remedy = path / ITEMS_FILE, "export it again"
+    values = read_object(listed, BundleError, "a package's list of items")
+    entries, root = values.get("itemInfoEntries"), values.get("rootModelIdentifier")
+    if not isinstance(entries, dict) or not isinstance(root, str) or root not in entries:
+        raise BundleError(str(listed), got="no root model", expected="a package's list of items", remedy=remedy)
+    places = {name: entry.get("path") if isinstance(entry, dict) else None for name, entry in entries.items()}
+    known = {SPEC_FILE.removeprefix(_DATA), WEIGHTS_FOLDER.removeprefix(_DATA)}
+    strange = [place for place in places.values() if place not in known]
+    if places[root] != SPEC_FILE.removeprefix(_DATA) or strange:
+        got = f"an item at {(strange or [places[root]])[0]!r:.80}"
+        raise BundleError(str(listed), got=got, expected=f"the model at {SPEC_FILE}, and its weights", remedy=remedy)
 
 
 def check_spec(path: Path, spec: Any, graph: GraphSpec) -> None:

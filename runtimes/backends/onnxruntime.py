@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from vqrae.runtimes.errors import DeviceMissing, RuntimeUnavailable, unknown_name
+from vqrae.runtimes.interrupts import interruptible
 from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo
 from vqrae.runtimes.sealed import Sealed
 from vqrae.runtimes.session import (
@@ -108,8 +109,10 @@ class OnnxRuntimeSession(Session):
         session = self._session
         if session is None:
             raise closed_session("onnxruntime")
+        run = onnxruntime.RunOptions()
         try:
-            results = session.run(self._outputs, dict(feeds))
+            with interruptible(lambda: setattr(run, "terminate", True)):
+                results = session.run(self._outputs, dict(feeds), run)
         except ERRORS as error:
             raise failed_run("onnxruntime", error) from error
         return dict(zip(self._outputs, results, strict=True))

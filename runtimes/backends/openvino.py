@@ -17,6 +17,7 @@ from vqrae.runtimes.backends.openvino_library import openvino
 from vqrae.runtimes.backends.openvino_library import opset13 as ops
 from vqrae.runtimes.compile_cache import CompileCache
 from vqrae.runtimes.errors import DeviceMissing, RuntimeUnavailable, unknown_name
+from vqrae.runtimes.interrupts import interruptible
 from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo
 from vqrae.runtimes.pool import Pool
@@ -91,8 +92,9 @@ class OpenVinoSession(Session):
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:  # noqa: D102 - documented by Session
         with self._requests.lend() as request:
             try:
-                request.start_async(dict(feeds), share_inputs=True)
-                request.wait()
+                with interruptible(request.cancel):
+                    request.start_async(dict(feeds), share_inputs=True)
+                    request.wait()
                 return {name: request.get_tensor(name).data.copy() for name in self._outputs}
             except RuntimeError as error:
                 raise failed_run("openvino", error) from error

@@ -103,9 +103,11 @@ def test_a_format_may_have_its_own_meaning_of_dynamic() -> None:
     assert Batch.parse("1:2:4").limits(own) == BatchLimits(least=1, best=2, most=4)
 
 
-@pytest.mark.parametrize("text", ["", "0", "many", "8:1:32", "1:2", "4,2", "2,2", "1,1,2", "1,", "-1", "1.5"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "many", "8:1:32", "1:2", "4,2", "2,2", "1,1,2", "1,", "-1", "1.5", "65537", "9" * 5000]
+)
 def test_what_is_no_batch_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match=r"batch: got .*; expected dynamic, a number, LEAST:BEST:MOST, or SIZE,SIZE"):
+    with pytest.raises(UsageError, match=r"batch: got .*; expected dynamic, a number up to 65536, LEAST:BEST:MOST, or"):
         Batch.parse(text)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from vqrae.export.build import BundleBuilder
 from vqrae.runtimes.backends import coreml
 from vqrae.runtimes.backends.coreml import CoreMLSession
 from vqrae.runtimes.backends.coreml_evaluator import Evaluator
-from vqrae.runtimes.backends.coreml_spec import SPEC_FILE, WEIGHTS_FOLDER, read_spec
+from vqrae.runtimes.backends.coreml_spec import ITEMS_FILE, SPEC_FILE, WEIGHTS_FOLDER, read_spec
 from vqrae.runtimes.backends.coreml_tools import ct
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
 from vqrae.runtimes.manifest import BatchLimits, GraphSpec, TensorSpec
@@ -34,6 +37,39 @@ def copied(tmp_path: Path) -> tuple[Path, GraphSpec]:
     """The package of `decode`, to be broken."""
     path, graph = converted("decode")
     return Path(shutil.copytree(path, tmp_path / path.name)), graph
+
+
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [
+        (lambda items: items.update(rootModelIdentifier="another"), "no root model"),
+        (lambda items: items.pop("itemInfoEntries"), "no root model"),
+        (lambda items: items["itemInfoEntries"].update(x=3), "an item at None"),
+        (
+            lambda items: items["itemInfoEntries"].update(x={"path": "../../evil.mlmodel"}),
+            "an item at '../../evil.mlmodel'",
+        ),
+        (
+            lambda items: items["itemInfoEntries"][items["rootModelIdentifier"]].update(
+                path="com.apple.CoreML/weights"
+            ),
+            "an item at 'com.apple.CoreML/weights'",
+        ),
+    ],
+)
+def test_a_packages_own_list_must_name_the_files_that_are_read(
+    change: Callable[[dict[str, Any]], object], got: str, copied: tuple[Path, GraphSpec]
+) -> None:
+    """Core ML follows it, on a Mac, to whatever it names (fault 43)."""
+    path, graph = copied
+    items = json.loads((path / ITEMS_FILE).read_text())
+    change(items)
+    (path / ITEMS_FILE).write_text(json.dumps(items))
+    with pytest.raises(BundleError, match=rf"Manifest\.json: got {re.escape(got)}; expected "):
+        opened(path, graph)
+    (path / ITEMS_FILE).write_text("{")
+    with pytest.raises(BundleError, match=r"Manifest\.json: got invalid JSON"):
+        opened(path, graph)
 
 
 def test_a_package_of_a_later_specification_is_refused(copied: tuple[Path, GraphSpec]) -> None:
@@ -97,7 +133,7 @@ def test_a_package_that_differs_from_the_manifest_is_refused() -> None:
 
 def test_what_is_no_package_is_refused(tmp_path: Path) -> None:
     _, graph = converted("decode")
-    with pytest.raises(BundleError, match=r"nothing\.mlpackage: got coremltools .* refuses it \(.*No such file"):
+    with pytest.raises(BundleError, match=r"nothing\.mlpackage.*: got No such file"):
         opened(tmp_path / "nothing.mlpackage", graph)
     (tmp_path / "file.mlpackage").write_bytes(b"not a package")
     with pytest.raises(BundleError, match=r"file\.mlpackage: got coremltools .* refuses it \(.*Not a directory"):

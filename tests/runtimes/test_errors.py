@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from vqrae.runtimes import errors
-from vqrae.runtimes.errors import ImageError, VqraeError, storage_error
+from vqrae.runtimes.errors import ImageError, VqraeError, exit_code_of, storage_error
 
 
 def test_an_error_says_subject_got_expected_and_remedy_on_one_line() -> None:
@@ -57,3 +57,12 @@ def test_a_full_disk_has_a_remedy() -> None:
 def test_an_operating_system_error_without_a_number_still_says_something() -> None:
     assert str(storage_error("out", OSError("odd"))) == "out: got odd"
     assert str(storage_error("out", OSError())) == "out: got OSError"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[enforce fail] can't allocate memory: you tried 9 TB")])
+def test_too_little_memory_has_a_remedy(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--batch 1000000` ended with a traceback (family F)."""
+    assert exit_code_of(error) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("vqrae: memory: got ")
+    assert said.endswith("; ask for a smaller batch or image size, or use a machine with more memory\n")

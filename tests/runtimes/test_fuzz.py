@@ -6,6 +6,7 @@ No crash, no hang, nothing written elsewhere, and no error but those that are do
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -190,3 +191,13 @@ def test_coverage_guided(archive: bytes, tmp_path: Path, target: str, runs: int)
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=150)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Done " in done.stderr, "it ran to its end"
+
+
+@pytest.mark.slow
+def test_inputs_of_every_kind(exported: Path) -> None:
+    """More of them, and other seeds: `python tests/support/fuzz_inputs.py BUNDLE --cases 10000`."""
+    command = [sys.executable, FUZZER.with_name("fuzz_inputs.py"), exported, "--cases", "2000"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(FUZZER.parent), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert '"cases": 2000' in done.stdout

@@ -193,3 +193,11 @@ def test_a_budget_is_judged_like_a_gate() -> None:
     assert judge(figures, gate_of(Precision(name="int8", budget=lax))) == []
     strict = Budget(max_excess_distortion=0.003, min_token_agreement=0.95)
     assert judge(figures, gate_of(Precision(name="int8", budget=strict))) == ["token agreement 90%, gate >= 95%"]
+
+
+@pytest.mark.parametrize("side", [1, 2, 10, 11])
+def test_ssim_of_images_smaller_than_its_window(side: int) -> None:
+    """`--imgsz 2` ended with a traceback (family F)."""
+    image = np.random.default_rng(0).integers(0, 256, (1, side, side + 3, 3), dtype=np.uint8)
+    assert mean_ssim(image, image) == pytest.approx(1)
+    assert mean_ssim(image, 255 - image) < 1

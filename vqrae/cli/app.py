@@ -6,11 +6,8 @@ Exit codes: 0 done · 1 the machine could not finish (disk full, no permission) 
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import typer
 
@@ -42,6 +39,7 @@ from vqrae.cli import (
     unpack,
     verify,
 )
+from vqrae.cli.signals import unwound
 
 USAGE, INTERRUPTED = 2, 130
 
@@ -91,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with a documented code; a user's mistake is one line on standard error."""
     code: int | str | None
     try:
-        with _unwound():
+        with unwound():
             code = app(arguments, standalone_mode=False)  # the framework returns 130 for Ctrl-C
     except typer.TyperException as error:
         message = " ".join(error.format_message().split())
@@ -110,20 +108,3 @@ def main(arguments: list[str] | None = None) -> None:
     if code == INTERRUPTED:
         print("vqrae: interrupted; nothing half-written was left", file=sys.stderr)
     sys.exit(code or 0)
-
-
-@contextmanager
-def _unwound() -> Iterator[None]:
-    """Within it SIGTERM unwinds as Ctrl-C does: temporary files go. Training and serving have handlers of their own."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # which alone may handle signals
-        return
-
-    def unwind(number: int, _: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, unwind)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

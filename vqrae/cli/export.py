@@ -173,7 +173,7 @@ def _size(text: str) -> tuple[int, int]:
     """`256` or `256x384` as (H, W)."""
     from vqrae.runtimes.errors import UsageError
 
-    if not re.fullmatch(r"\d+(x\d+)?", text):
+    if not re.fullmatch(r"\d{1,9}(x\d{1,9})?", text):
         raise UsageError("--imgsz", got=repr(text), expected="a number, or HEIGHTxWIDTH")
     sides = [int(side) for side in text.split("x")]
     return sides[0], sides[-1]

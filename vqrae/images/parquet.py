@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 PREFERRED = ("image", "img", "jpg", "jpeg", "png", "webp")
 """Names that decide where several columns hold images, in this order and in any case."""
 _ROWS_AT_ONCE = 32
+_DAMAGED = (OSError, ValueError, LookupError, ArithmeticError)
+"""What pyarrow raises over damaged bytes beside its own errors."""
 
 
 class NoImageColumn(Exception):  # noqa: N818 - which columns there are
@@ -52,7 +54,7 @@ def count_rows(path: Path) -> int | str:
         with parquet.ParquetFile(path) as file:
             image_column(file.schema_arrow)
             return int(file.metadata.num_rows)
-    except (ArrowException, OSError) as error:  # the latter for damaged bytes, too
+    except (ArrowException, *_DAMAGED) as error:
         return _damage(path, error)
 
 
@@ -71,7 +73,7 @@ def read_rows(path: Path, first: int, count: int) -> Iterator[bytes | str]:
             for value in _values(file, column, first, count):
                 yield _encoded(value)
                 given += 1
-    except (ArrowException, OSError, NoImageColumn) as error:
+    except (ArrowException, *_DAMAGED, NoImageColumn) as error:
         problem = _damage(path, error)
     yield from (problem for _ in range(count - given))
 
