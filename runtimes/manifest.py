@@ -553,4 +553,6 @@ def _validated(path: str, values: dict[str, Any], *, ignore_unknown: bool) -> Ma
             return _validated(path, values, ignore_unknown=True)
         known = [detail for detail in details if detail["loc"] not in unknown] if ignore_unknown else details
         subject, got, expected = first_problem(path, known[0])
+        if known[0]["type"] == "extra_forbidden":
+            expected = f"a field of {FORMAT_VERSION}"
         raise BundleError(subject, got=got, expected=expected, remedy=_AGAIN) from error

@@ -597,7 +597,7 @@ def test_a_missed_budget_is_refused_and_can_be_allowed(
             "--calibration: got nothing; expected images, because of int8; pass --calibration FOLDER; "
             "`vqrae photographs FOLDER --crops 128` writes some",
         ),
-        (["--int8", "--calibration", "nowhere"], 5, "nowhere: got no such file or folder; expected a folder, a tar"),
+        (["--int8", "--calibration", "nowhere"], 5, "nowhere: got no such file or folder; expected a folder, an"),
         (
             ["--int8", "--calibration", "CALIBRATION"],
             2,
@@ -1035,7 +1035,7 @@ def test_train_refuses(vqrae: Command, photographs: Path, tmp_path: Path) -> Non
     assert "expected KEY=VALUE" in vqrae.refused(2, "train", "tiny", "--data", photographs, *run, "--set", "steps")
     assert "got no --output" in vqrae.refused(2, "train", "tiny", "--data", photographs)
     error = vqrae.refused(5, "train", "tiny", "--data", photographs, *run, "--encoder", str(tmp_path / "nowhere"))
-    assert "expected a Hugging Face checkpoint" in error
+    assert "got no such folder; expected a checkpoint's folder" in error
 
 
 # --- pack, unpack, keys, sign ---

@@ -123,7 +123,7 @@ def test_there_and_back(exported: Path, tmp_path: Path) -> None:
 
 def test_tokens_that_are_not_complete_or_of_another_checkpoint(exported: Path, tmp_path: Path) -> None:
     data, out = write_shards(tmp_path / "shards", 1, 3), tmp_path / "out"
-    with pytest.raises(DataError, match=r"dataset\.json: got no such file"):
+    with pytest.raises(DataError, match=r"dataset\.json: got No such file"):
         detokenize_here(exported, tmp_path, tmp_path / "images")
     tokenize_here(exported, data, out)
     job = json.loads((out / "dataset.json").read_text())
@@ -131,7 +131,7 @@ def test_tokens_that_are_not_complete_or_of_another_checkpoint(exported: Path, t
     with pytest.raises(UsageError, match="use a bundle of the same checkpoint"):
         detokenize_here(exported, out, tmp_path / "images")
     (out / "complete.json").unlink()
-    with pytest.raises(DataError, match=r"complete\.json: got no such file"):
+    with pytest.raises(DataError, match=r"complete\.json: got No such file"):
         detokenize_here(exported, out, tmp_path / "images")
 
 

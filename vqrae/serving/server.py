@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,6 +22,8 @@ from vqrae.serving.http import HttpServer, bound_socket, serve_until_told
 from vqrae.serving.limits import Limits
 from vqrae.serving.replica import ReplicaOptions
 from vqrae.serving.replicas import Replicas, stop_replicas
+
+_MMAP_THRESHOLD, _LARGE_BYTES = -3, 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,7 @@ def serve_bundle(
     session_class(bundle.manifest.runtime.name)  # a runtime that is missing is said here, not by a replica
     cores = os.cpu_count() or 1
     cpus = session.threads or 1
+    _return_large_blocks()
     with ExitStack() as stack:
         bound = stack.enter_context(bound_socket(options.host, options.port))
         # One copy for all replicas, which start again from it; those on other machines make their own.
@@ -93,3 +98,14 @@ def serve_bundle(
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         server = HttpServer(Service(replicas, bundle.manifest, replica.manifest_sha256, limits))
         asyncio.run(serve_until_told(server, bound, lambda: started(url, bundle)))
+
+
+def _return_large_blocks() -> None:
+    """Have glibc give back what a large body took when it is freed; it would keep blocks of up to 32 MiB for the next.
+
+    It does so once one was freed, unless the threshold is set (mallopt(3), M_MMAP_THRESHOLD).
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it, musl returns memory anyway
+        if mallopt is not None:
+            mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
