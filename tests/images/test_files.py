@@ -148,6 +148,8 @@ def test_a_pattern_across_folders_and_of_folders(tmp_path: Path) -> None:
     files = found(f"{tmp_path}/*")
     assert (files.names["tar"], files.names["images"]) == (["a/0.tar", "b/1.tar"], ["b/c/2.png"])
     assert left_out(files) == {"b/notes.txt": "other"}
+    everything = found(f"{tmp_path}/*/**")
+    assert (everything.names, everything.left_out) == (files.names, files.left_out)
 
 
 def test_a_range_counts_with_as_many_digits_as_it_begins_with(tmp_path: Path) -> None:
@@ -173,6 +175,7 @@ def test_a_gap_in_a_range(tmp_path: Path) -> None:
 def test_a_range_without_end(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected at most 1000000 files"):
         data_files(f"{tmp_path}/{{0..99999999999}}.tar")
+    assert data_files(f"{tmp_path}/{{0..{"9" * 30}}}.tar") is None
 
 
 @pytest.mark.parametrize("data", ["*.tar", "notes.*", "notes.txt", "empty"])

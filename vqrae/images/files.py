@@ -21,7 +21,7 @@ from vqrae.images.kinds import IMAGE_SUFFIXES, Kind, Why, hidden, kind_of
 from vqrae.images.report import Damaged, LeftOut, lines_of
 from vqrae.runtimes.errors import DataError, storage_error
 
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}")
 _MOST_COUNTED = 10**6
 """Files in a range `{first..last}`."""
 _UNREACHABLE = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ESTALE)
@@ -186,11 +186,11 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def _in_order(files: DataFiles) -> DataFiles:
-    """By path, each folder's files together, whatever the file system's order was."""
+    """By path and each once, whatever the file system's order was, and however many parts of a pattern found it."""
     for names in files.names.values():
         names[:] = _sorted(names)
-    files.left_out.sort(key=lambda it: it.key)
-    files.damaged.sort(key=lambda it: it.key)
+    files.left_out = sorted(dict.fromkeys(files.left_out), key=lambda it: it.key)
+    files.damaged = sorted(dict.fromkeys(files.damaged), key=lambda it: it.key)
     return files
 
 
