@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import http.client
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -67,3 +70,15 @@ def test_a_lost_answer_and_a_wrong_one_are_told_apart(soaked: tuple[str, list[Sa
 
 def test_growth_compares_quarters() -> None:
     assert growth([9, 9, 2, 2, 7, 7, 3, 3])["growth"] == pytest.approx(0.5)
+
+
+@pytest.mark.slow
+def test_a_client_that_behaves_is_served_through_every_flood(exported: Path) -> None:
+    """How fast is the module's to print; here, that all is asked and nothing of it refused."""
+    command = [sys.executable, "-m", "vqrae.benchmarks.serving_floods", str(exported), "--seconds", "2"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    floods = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(floods) == 4
+    for flood in floods:
+        assert flood["encoded"] > 0, flood
+        assert flood["not_encoded"] == 0, flood
