@@ -544,15 +544,21 @@ def test_export_of_weights_at_int8(
 
 
 @pytest.mark.usefixtures("traced_before", "fast")
-def test_duplicates_among_calibration_images_are_told(
+def test_what_is_passed_over_among_calibration_images_is_told(
     vqrae: Command, checkpoint_folder: Path, photographs: Path, calibration: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(calibration, tmp_path / "calibration"))
     for number in range(20):
         shutil.copy(folder / "1.png", folder / f"again {number}.png")
-    arguments = ("--int8", "--calibration", folder, "--calibration-images", "8")
+    (folder / "._1.png").write_bytes(b"")
+    (folder / "labels.txt").write_text("")
+    arguments = ("--int8", "--calibration", folder, "--calibration-images", "8", "--json")
     outcome = vqrae.done("export", checkpoint_folder, "-o", tmp_path / "new", "--data", photographs, *arguments)
     assert re.search(r"calibration: passed over (a duplicate|\d+ duplicates)\n", outcome.err)
+    assert "calibration: left out 2: 1 hidden (._1.png), 1 of other kinds (labels.txt)\n" in outcome.err
+    told = outcome.json()[0]["calibration"]
+    assert (told["taken"], told["damaged"]) == (8, [])
+    assert [it["key"] for it in told["left_out"]] == ["._1.png", "labels.txt"]
 
 
 @pytest.mark.usefixtures("traced_before", "fast")

@@ -26,8 +26,10 @@ from vqrae.cli.int8 import (
 from vqrae.cli.options import AsJson, Overwrite
 
 if TYPE_CHECKING:
+    from vqrae.calibration.images import CalibrationImages
     from vqrae.calibration.plan import Plan
     from vqrae.export.formats import Target
+    from vqrae.export.verify import VerifyRow
     from vqrae.runtimes.manifest import Budget
 
 
@@ -122,7 +124,19 @@ def export(
         ]
     for row in rows:
         warn_of_coverage(row)
-    print_json(rows) if as_json else print_rows(rows)
+    if as_json:
+        print_json([{**row.model_dump(mode="json"), **_told_of_images(row, observed)} for row in rows])
+    else:
+        print_rows(rows)
+
+
+def _told_of_images(row: VerifyRow, observed: CalibrationImages | None) -> dict[str, object]:
+    """What became of the calibration images, for the bundles that were calibrated on them."""
+    if observed is None or row.codebook_coverage is None:
+        return {}
+    asides = {"left_out": observed.left_out, "damaged": observed.damaged}
+    named = {name: [it.model_dump() for it in found] for name, found in asides.items()}
+    return {"calibration": {"taken": len(observed.names), "duplicates": observed.duplicates, **named}}
 
 
 def _targets(

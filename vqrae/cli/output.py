@@ -27,7 +27,7 @@ console = Terminal()
 progress_console = Terminal(stderr=True)
 
 
-def print_json(value: BaseModel | Sequence[BaseModel] | Mapping[str, Any]) -> None:
+def print_json(value: BaseModel | Sequence[BaseModel | Mapping[str, Any]] | Mapping[str, Any]) -> None:
     """Print models or plain values as indented JSON."""
     print(json.dumps(_plain(value), indent=2, ensure_ascii=False))
 
