@@ -148,6 +148,17 @@ def storage_error(path: Path | str, error: OSError) -> StorageError:
     return StorageError(str(path), got=error.strerror or str(error) or type(error).__name__, remedy=remedy)
 
 
+def damage_of(path: Path | str, error: Exception) -> str:
+    """What is wrong with a file; some readers raise OSError for that, without a number.
+
+    Raises:
+        StorageError: it is the operating system that refused.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        raise storage_error(path, error) from error
+    return str(error) or type(error).__name__
+
+
 def exit_code_of(error: Exception) -> int:
     """Print an expected error as one line and return its exit code; raise any other, which is a bug of ours."""
     if isinstance(error, OSError):

@@ -6,7 +6,6 @@ import gzip
 import io
 import struct
 import tarfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -180,7 +179,7 @@ class TestWhatUnpackingWouldGive:
 
 
 class TestHostileArchives:
-    """Linear time, little memory, and an end."""
+    """Reading them has an end; a test's limit would tell otherwise."""
 
     def header(self, kind: bytes, size: bytes = b"00000000000\0") -> bytes:
         made = bytearray(special("x.png", kind).tobuf())
@@ -200,10 +199,8 @@ class TestHostileArchives:
         ],
     )
     def test_a_header_that_lies(self, tmp_path: Path, content: Callable[[TestHostileArchives], bytes]) -> None:
-        started = time.monotonic()
         contents, _ = read(tmp_path, content(self) + bytes(1024))
         assert contents.damaged or contents.left_out
-        assert time.monotonic() - started < 60, "it has an end"
 
     def test_an_extension_of_digits(self, tmp_path: Path) -> None:
         digits = b"1" * MOST_EXTENSION_BYTES

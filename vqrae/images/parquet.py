@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vqrae.runtimes.errors import RuntimeUnavailable, storage_error
+from vqrae.runtimes.errors import RuntimeUnavailable, damage_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 PREFERRED = ("image", "img", "jpg", "jpeg", "png", "webp")
 """Names that decide where several columns hold images, in this order and in any case."""
+_DAMAGE = "damaged Parquet file ({})"
 _ROWS_AT_ONCE = 32
 _DAMAGED = (OSError, ValueError, LookupError, ArithmeticError)
 """What pyarrow raises over damaged bytes beside its own errors."""
@@ -55,7 +56,7 @@ def count_rows(path: Path) -> int | str:
             image_column(file.schema_arrow)
             return int(file.metadata.num_rows)
     except (ArrowException, *_DAMAGED) as error:
-        return _damage(path, error)
+        return _DAMAGE.format(damage_of(path, error))
 
 
 def read_rows(path: Path, first: int, count: int) -> Iterator[bytes | str]:
@@ -74,7 +75,7 @@ def read_rows(path: Path, first: int, count: int) -> Iterator[bytes | str]:
                 yield _encoded(value)
                 given += 1
     except (ArrowException, *_DAMAGED, NoImageColumn) as error:
-        problem = _damage(path, error)
+        problem = _DAMAGE.format(damage_of(path, error))
     yield from (problem for _ in range(count - given))
 
 
@@ -110,10 +111,3 @@ def _values(file: Any, column: str, first: int, count: int) -> Iterator[Any]:
             if first <= row < first + count:
                 yield value.as_py()
             row += 1
-
-
-def _damage(path: Path, error: Exception) -> str:
-    """What is wrong with a file; some readers raise OSError for that, without a number."""
-    if isinstance(error, OSError) and error.errno is not None:
-        raise storage_error(path, error) from error
-    return f"damaged Parquet file ({error})"

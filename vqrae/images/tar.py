@@ -25,7 +25,7 @@ from typing import IO, NamedTuple, Self, cast
 
 from vqrae.images.kinds import Why, kind_of
 from vqrae.images.report import Damaged, LeftOut
-from vqrae.runtimes.errors import storage_error
+from vqrae.runtimes.errors import damage_of
 from vqrae.runtimes.preprocess import MAX_BYTES
 
 MOST_EXTENSION_BYTES = 2**13
@@ -93,7 +93,7 @@ def contents_of(path: Path, name: str) -> Contents:
                     links[place] = info.name, _target(info)
             end = archive.problem_at_end()
     except (*DAMAGED, OSError) as error:
-        end = f"{_told(path, error)}: what follows is missing"
+        end = f"{damage_of(path, error)}: what follows is missing"
     contents.damaged += [Damaged.of(name, f"damaged archive, {end}")] if end else []
     for place, (member, target) in links.items():
         if target in files and place not in files:
@@ -116,7 +116,7 @@ def read_members(path: Path, members: Sequence[Member]) -> Iterator[bytes | str]
             for member in left:
                 yield _content(path, archive, member)
     except (*DAMAGED, OSError) as error:
-        problem = _told(path, error)  # with opening it: what is wrong with a member is its content
+        problem = damage_of(path, error)  # with opening it: what is wrong with a member is its content
         yield from (problem for _ in left)
 
 
@@ -128,7 +128,7 @@ def _content(path: Path, archive: _Archive, member: Member) -> bytes | str:
     try:
         content = cast("IO[bytes]", archive.extractfile(info)).read()
     except (*DAMAGED, OSError) as error:
-        return f"the archive is damaged there ({_told(path, error)})"
+        return f"the archive is damaged there ({damage_of(path, error)})"
     return content if len(content) == member.size else "the archive ends within it"
 
 
@@ -145,13 +145,6 @@ def _target(info: tarfile.TarInfo) -> str:
     """Where a link leads, as a path within the archive."""
     start = posixpath.dirname(info.name) if info.issym() else ""
     return posixpath.normpath(posixpath.join(start, info.linkname))
-
-
-def _told(path: Path, error: Exception) -> str:
-    """What is wrong with an archive; some readers raise OSError for that, without a number."""
-    if isinstance(error, OSError) and error.errno is not None:
-        raise storage_error(path, error) from error
-    return str(error) or type(error).__name__
 
 
 class _Header(tarfile.TarInfo):

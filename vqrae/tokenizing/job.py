@@ -19,7 +19,7 @@ from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from vqrae.images.kinds import key_of
-from vqrae.images.report import Damaged, LeftOut, counted
+from vqrae.images.report import Damaged, LeftOut, counted, some
 from vqrae.runtimes.bundle import sha256_file
 from vqrae.runtimes.errors import DataError, UsageError, storage_error
 from vqrae.runtimes.json_text import read_model
@@ -297,8 +297,7 @@ class JobFolder(Generic[Job]):
                 changed |= dict.fromkeys(resized)
                 moved += len([file for file in others if file in before]) - len(resized)
         if changed:
-            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-            got = f"other content than when the run began in {', '.join(list(changed)[:3])}{more}"
+            got = f"other content than when the run began in {some(list(changed))}"
             raise UsageError(str(root), got=got, expected=_SAME_DATA, remedy=_PUT_BACK)
         if moved:
             note(f"{moved} files of parts not done yet have another time than at the start: read as they are")

@@ -10,6 +10,7 @@ from typing import Any, Self
 from pydantic import Field
 
 from vqrae.config import StrictConfig, VQRAEConfig
+from vqrae.images.report import some
 from vqrae.runtimes.errors import CheckpointError, UsageError
 from vqrae.runtimes.json_text import read_model
 from vqrae.runtimes.staging import write_output
@@ -19,7 +20,6 @@ RUN_FILE, PHASE_FILE = "run.json", "phase.json"
 WITHOUT_EFFECT = {"save_every", "activation_checkpointing", "compile"}
 """Settings of a phase that its result does not depend on, but for rounding."""
 _REMEDY = "give what the run began with, or another output folder"
-_NAMED = 3
 
 
 class RunDescription(StrictConfig):
@@ -57,7 +57,7 @@ class RunDescription(StrictConfig):
         written = written.model_copy(update={"encoder": _place(written.encoder)})
         told = list(_differences(written.model_dump(mode="json"), self.model_dump(mode="json")))
         if told:
-            got, expected = (_some([pair[side] for pair in told]) for side in (0, 1))
+            got, expected = (some([pair[side] for pair in told]) for side in (0, 1))
             raise UsageError(str(folder), got=got, expected=expected, remedy=_REMEDY)
 
 
@@ -81,7 +81,7 @@ def check_finished(folder: Path, phase: str, config: PhaseConfig) -> None:
     told = list(_differences(before, now, f"{phase}."))
     if told:
         remedy = "give the same, or another output folder; delete its result to train it again"
-        got, expected = (_some([pair[side] for pair in told]) for side in (0, 1))
+        got, expected = (some([pair[side] for pair in told]) for side in (0, 1))
         raise UsageError(f"{phase}, which is finished", got=got, expected=expected, remedy=remedy)
 
 
@@ -97,11 +97,6 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
 
 def _word(value: object) -> str:
     return "(none)" if value is None else str(value)
-
-
-def _some(told: list[str]) -> str:
-    more = f" and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
-    return ", ".join(told[:_NAMED]) + more
 
 
 def _place(source: str | None) -> str | None:
