@@ -34,6 +34,8 @@ from vqrae.training.stages import Stage2
 from vqrae.training.state import STATE_FILE
 from vqrae.training.stopping import Terminated
 
+pytestmark = pytest.mark.slow
+
 
 def small_scale(**fields: Any) -> Scale:
     """Two widths, two sizes, one seed, three steps a phase."""
@@ -280,7 +282,6 @@ def test_the_command_keeps_the_reading_and_runs_only_what_is_missing(
     assert (tmp_path / "ablations" / "strategy.svg").exists()
 
 
-@pytest.mark.slow
 def test_worker_processes_do_the_same(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A process that is spawned imports its parent's program, which is pytest here.
     monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)

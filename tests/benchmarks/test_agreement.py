@@ -15,6 +15,8 @@ from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
 from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable, UsageError
 
+pytestmark = pytest.mark.slow
+
 FOUND = Agreement(
     bundle="b", graph="encode", tool="t", ours_ms=1.0, tool_ms=1.0, ratio=1.0, ratio_low=0.9, ratio_high=1.1
 )
@@ -43,7 +45,6 @@ def test_a_plain_loop_and_our_rounds_fill_the_page(bundle, tmp_path, monkeypatch
     assert line[:3] == ["test-siglip-onnx-fp32", "encode", "ONNX Runtime, a plain loop"]
 
 
-@pytest.mark.slow
 def test_benchmark_app_fills_it_too(ir_bundle, tmp_path, monkeypatch):
     (line,) = lines_of([ir_bundle], tmp_path / "page.md", monkeypatch, "--graph", "decode")
     assert line[:3] == ["test-siglip-openvino-fp32", "decode", "OpenVINO, `benchmark_app`"]

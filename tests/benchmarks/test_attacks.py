@@ -23,6 +23,8 @@ from vqrae.runtimes.bundle import listed_files, write_manifest
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.manifest import MANIFEST_FILE, read_manifest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def twins(bundle, tmp_path_factory) -> tuple[Path, Path]:
@@ -99,7 +101,6 @@ def test_answers_are_judged_bit_for_bit(stage, tmp_path):
         assert len({*islice(trials.plan([True, False]), 1000)}) == 2 * 8 * len([*ON_A_FILE, *ON_ALL, *THERE_AND_BACK])
 
 
-@pytest.mark.slow
 def test_no_attack_gets_a_wrong_answer_or_a_crash(twins):
     good, evil = map(str, twins)
     main([good, "--evil", evil, "--trials", "40"])

@@ -14,6 +14,8 @@ from vqrae.benchmarks.operators import GraphTimes, graph_times, section, warning
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import BundleError, UsageError
 
+pytestmark = pytest.mark.slow
+
 
 def kernel(operator: str, start: int, microseconds: int) -> dict[str, object]:
     return {

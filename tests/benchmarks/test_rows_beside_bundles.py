@@ -22,6 +22,8 @@ from vqrae.benchmarks.table import row_names
 from vqrae.reference import ReferenceTokenizer
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
 
+pytestmark = pytest.mark.slow
+
 
 def save_sum(path: Path, shape: list[int | str | None], dtype: int = TensorProto.FLOAT) -> Path:
     """A file that sums an image over all axes but the first."""
@@ -152,7 +154,6 @@ def test_without_a_compiler_there_is_no_torch_compile(checkpoint, monkeypatch, t
         CompiledCandidate(checkpoint, threads=1)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++, which is not installed")
 def test_torch_compile_computes_the_same(checkpoint):
     with PyTorchCandidate(checkpoint, threads=1) as pytorch, CompiledCandidate(checkpoint, threads=1) as compiled:

@@ -42,6 +42,7 @@ def test_fp32_passes_its_gate() -> None:
     assert measured.tokens == 8 * 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["siglip", "dinov2-swiglu", "internvit-qk-norm"])
 def test_every_family_takes_any_batch(network: str, tmp_path: Path) -> None:
     model = tiny_model(network)

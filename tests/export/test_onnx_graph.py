@@ -119,6 +119,7 @@ def test_polygraphy_inspects_it(split: tuple[Path, dict[str, GraphSpec]]) -> Non
     assert "indices [dtype=int32" in inspected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", sorted(set(NETWORKS) - {"siglip"}))
 def test_every_encoder_family_traces(network: str, tmp_path: Path) -> None:
     model, images = tiny_model(network), random_images(3)

@@ -116,6 +116,7 @@ def test_the_pages_show_every_layer_and_have_the_same_bytes_again(
     assert not np.isnan([row.damage_alone for graph in graphs for row in graph.layers]).any()
 
 
+@pytest.mark.slow
 def test_the_command_leaves_a_plan_its_pages_and_a_proven_bundle(
     searched: tuple[Path, Plan, list[GraphPlanning]],
     shallow_checkpoint: Path,

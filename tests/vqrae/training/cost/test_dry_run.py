@@ -39,6 +39,7 @@ def planned() -> DryRun:
     return plan(small_recipe(), 2, 1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PAPER)
 def test_the_six_columns_of_the_paper_are_planned_at_full_size(preset: str) -> None:
     millions, batch, steps = PAPER[preset]

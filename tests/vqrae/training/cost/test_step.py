@@ -92,6 +92,7 @@ def test_a_frozen_encoder_costs_a_forward_pass_alone() -> None:
     assert second.saved > first.saved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("network", "stage"), [("siglip", "stage1"), ("dinov2", "stage2"), ("internvit", "stage2")])
 def test_shallow_models_tell_the_cost_of_deep_ones(network: str, stage: StageName) -> None:
     config = _with_depths(tiny_config(network), Depths(5, 4))
