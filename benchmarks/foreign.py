@@ -184,7 +184,7 @@ def _engine(path: Path, *, threads: int, size: tuple[int, int] | None, trusted: 
         name = "tensorrt-rtx" if file.read(len(RTX_MAGIC)) == RTX_MAGIC else "tensorrt"
     session = session_class(name)  # says what to install
     from vqrae.benchmarks.foreign_engine import ForeignEngine
-    from vqrae.runtimes.engines.session import EngineSession
+    from vqrae.runtimes.backends.tensorrt.session import EngineSession
 
     assert issubclass(session, EngineSession), "the registry has no other for it"  # noqa: S101
     return ForeignEngine(path, session.api(), threads=threads, size=size, trusted=trusted)

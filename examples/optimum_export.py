@@ -1,7 +1,7 @@
 """An encoder to ONNX by optimum, to be timed beside bundles: `python optimum_export.py ENCODER FOLDER`.
 
-ENCODER is what `python -m vqrae.benchmarks.peer_encoder` wrote. Run it in an environment of its own, since optimum-onnx
-takes no transformers 5: `pip install 'optimum-onnx[onnxruntime]' 'transformers<4.58'`, and a torch.
+ENCODER is what `python -m vqrae.benchmarks.studies.peer_encoder` wrote. Run it in an environment of its own, since
+optimum-onnx takes no transformers 5: `pip install 'optimum-onnx[onnxruntime]' 'transformers<4.58'`, and a torch.
 """
 
 from __future__ import annotations

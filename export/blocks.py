@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vqrae.decoder import Decoder
 from vqrae.export.dtypes import GraphDtypes
 from vqrae.export.folding import Affine, affine_from_linear, joined, scaled
-from vqrae.layers import resampled_positions
+from vqrae.model.decoder import Decoder
+from vqrae.model.layers import resampled_positions
 from vqrae.networks import EncoderFamily
 
 
@@ -227,4 +227,4 @@ ENCODER_PARTS: dict[EncoderFamily, Callable[[Any, Grid], EncoderParts]] = {
     "dinov2": lambda network, grid: _class_token_encoder(network, grid, _dinov2_parts),
     "internvl_vision": lambda network, grid: _class_token_encoder(network, grid, _internvl_parts),
 }
-"""How each encoder family of `vqrae.encoder` comes apart, its position embeddings resampled to a token grid."""
+"""How each encoder family of `vqrae.model.encoder` comes apart, its position embeddings resampled to a token grid."""

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vqrae.encoder import Encoder
 from vqrae.model import VQRAE
+from vqrae.model.encoder import Encoder
 
 
 class Affine(NamedTuple):

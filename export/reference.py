@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 
 from vqrae.model import VQRAE
-from vqrae.reference import ReferenceTokenizer
+from vqrae.model.reference import ReferenceTokenizer
+from vqrae.model.search import top2
 from vqrae.runtimes.parity import CodeSpace, Reference, Sample
 from vqrae.runtimes.tokenizer import Tokenizer
-from vqrae.search import top2
 
 
 @torch.inference_mode()

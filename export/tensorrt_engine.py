@@ -11,11 +11,11 @@ from vqrae.export.bundle_graphs import GraphRequest, WrittenGraphs
 from vqrae.export.formats import EngineOptions, TensorRTOptions, TensorRTRTXOptions
 from vqrae.export.onnx_graph import traced_precision, tracer_versions
 from vqrae.export.verify import SOURCE_RUNTIME
-from vqrae.runtimes.engines.api import EngineApi
-from vqrae.runtimes.engines.builder import EngineBuilder, building_gpu
-from vqrae.runtimes.engines.recipe import EngineRecipe
-from vqrae.runtimes.engines.session import EngineSession
-from vqrae.runtimes.engines.timings import TimingCache
+from vqrae.runtimes.backends.tensorrt.api import EngineApi
+from vqrae.runtimes.backends.tensorrt.builder import EngineBuilder, building_gpu
+from vqrae.runtimes.backends.tensorrt.recipe import EngineRecipe
+from vqrae.runtimes.backends.tensorrt.session import EngineSession
+from vqrae.runtimes.backends.tensorrt.timings import TimingCache
 from vqrae.runtimes.manifest import BatchLimits, GraphSpec
 from vqrae.runtimes.registry import session_class
 
@@ -38,7 +38,7 @@ def check_machine(runtime: str, options: EngineOptions) -> None:
 
 def write_tensorrt(request: GraphRequest) -> WrittenGraphs:
     """The `GraphWriter` of the format `tensorrt`; needs a GPU, and builds for it."""
-    from vqrae.runtimes.backends.tensorrt import API  # where it is not installed, the other format still is
+    from vqrae.runtimes.backends.tensorrt.tensorrt import API  # where it is not installed, the other format still is
 
     options = request.target.options
     assert isinstance(options, TensorRTOptions)  # noqa: S101 - by the table of formats
@@ -53,7 +53,9 @@ def write_tensorrt(request: GraphRequest) -> WrittenGraphs:
 
 def write_tensorrt_rtx(request: GraphRequest) -> WrittenGraphs:
     """The `GraphWriter` of the format `tensorrt-rtx`; needs no GPU, and builds for several."""
-    from vqrae.runtimes.backends.tensorrt_rtx import API  # where it is not installed, the other format still is
+    from vqrae.runtimes.backends.tensorrt.tensorrt_rtx import (
+        API,  # where it is not installed, the other format still is
+    )
 
     options = request.target.options
     assert isinstance(options, TensorRTRTXOptions)  # noqa: S101 - by the table of formats

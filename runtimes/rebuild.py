@@ -75,10 +75,10 @@ def _rebuilt(bundle: Bundle, sealed: Sealed, staging: Path, device: str | None) 
     manifest = bundle.manifest
     session = session_class(manifest.runtime.name)
     # Not at the top: these need the CUDA bindings, which are there where the session's framework is.
-    from vqrae.runtimes.engines.builder import EngineBuilder, building_gpu
-    from vqrae.runtimes.engines.layers import read_origins
-    from vqrae.runtimes.engines.recipe import EngineRecipe
-    from vqrae.runtimes.engines.session import EngineSession
+    from vqrae.runtimes.backends.tensorrt.builder import EngineBuilder, building_gpu
+    from vqrae.runtimes.backends.tensorrt.layers import read_origins
+    from vqrae.runtimes.backends.tensorrt.recipe import EngineRecipe
+    from vqrae.runtimes.backends.tensorrt.session import EngineSession
 
     if not issubclass(session, EngineSession):
         raise BundleError(f"{bundle.path} rebuild", got=f"engines of {manifest.runtime.name}", expected="none of it")

@@ -47,13 +47,13 @@ RUNTIMES: Mapping[str, RuntimeEntry] = MappingProxyType(
             distributions=("coremltools",),
         ),
         "tensorrt": RuntimeEntry(
-            backend="vqrae.runtimes.backends.tensorrt:TensorRTSession",
+            backend="vqrae.runtimes.backends.tensorrt.tensorrt:TensorRTSession",
             module="tensorrt",
             extra="tensorrt",
             distributions=("tensorrt",),
         ),
         "tensorrt-rtx": RuntimeEntry(
-            backend="vqrae.runtimes.backends.tensorrt_rtx:TensorRTRTXSession",
+            backend="vqrae.runtimes.backends.tensorrt.tensorrt_rtx:TensorRTRTXSession",
             module="tensorrt_rtx",
             extra="tensorrt-rtx",
             distributions=("tensorrt-rtx",),

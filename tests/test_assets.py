@@ -11,7 +11,7 @@ import pytest
 
 from vqrae.checkpoint import from_pretrained
 from vqrae.config import preset
-from vqrae.reference import ReferenceTokenizer
+from vqrae.model.reference import ReferenceTokenizer
 from vqrae.runtimes.preprocess import prepare
 from vqrae.training.config import recipe
 from vqrae.training.data.photographs import HELD_OUT, photographs

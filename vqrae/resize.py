@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 
 from vqrae.checkpoint import Checkpoint, open_checkpoint, open_config
-from vqrae.layers import resampled_positions
 from vqrae.model import VQRAE
+from vqrae.model.layers import resampled_positions
 from vqrae.runtimes.errors import UsageError
 
 MOST_SIDE = 2**14

@@ -12,9 +12,9 @@ import torch
 from phases import phase_config, write_photographs
 from tiny_models import tiny_config
 
-from vqrae.benchmarks.ablations import __main__ as ablations
-from vqrae.benchmarks.ablations.findings import Findings, Spread, fixed
-from vqrae.benchmarks.ablations.grid import (
+from vqrae.benchmarks.studies.ablations import __main__ as ablations
+from vqrae.benchmarks.studies.ablations.findings import Findings, Spread, fixed
+from vqrae.benchmarks.studies.ablations.grid import (
     DISTILLED,
     STRATEGIES,
     TWO_STAGE,
@@ -25,10 +25,10 @@ from vqrae.benchmarks.ablations.grid import (
     full_scale,
     runs_of,
 )
-from vqrae.benchmarks.ablations.page import END_OF_READING, READING, page_text, reading_of
-from vqrae.benchmarks.ablations.plots import write_plots
-from vqrae.benchmarks.ablations.runs import RunResult, Workplace, perform
-from vqrae.benchmarks.ablations.workers import perform_all, worker_processes
+from vqrae.benchmarks.studies.ablations.page import END_OF_READING, READING, page_text, reading_of
+from vqrae.benchmarks.studies.ablations.plots import write_plots
+from vqrae.benchmarks.studies.ablations.runs import RunResult, Workplace, perform
+from vqrae.benchmarks.studies.ablations.workers import perform_all, worker_processes
 from vqrae.runtimes.errors import DataError, UsageError
 from vqrae.training.stages import Stage2
 from vqrae.training.state import STATE_FILE
@@ -278,7 +278,7 @@ def test_the_command_keeps_the_reading_and_runs_only_what_is_missing(
     assert "What it means." in text
     assert "old figures" not in text
     assert "10 of 10 runs" in text
-    assert f"`python -m vqrae.benchmarks.ablations -o {page} --work {work}`" in text
+    assert f"`python -m vqrae.benchmarks.studies.ablations -o {page} --work {work}`" in text
     assert (tmp_path / "ablations" / "strategy.svg").exists()
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vqrae.benchmarks import agreement
-from vqrae.benchmarks.agreement import Agreement
-from vqrae.benchmarks.runtime_tools import benchmark_app
+from vqrae.benchmarks.studies import agreement
+from vqrae.benchmarks.studies.agreement import Agreement
+from vqrae.benchmarks.studies.runtime_tools import benchmark_app
 from vqrae.checkpoint import open_checkpoint
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vqrae.benchmarks.attacks.__main__ import main
-from vqrae.benchmarks.attacks.kinds import ON_A_FILE, ON_ALL, THERE_AND_BACK, attacking
-from vqrae.benchmarks.attacks.outcomes import RIGHT, WRONG, Outcomes
-from vqrae.benchmarks.attacks.stage import TIME, Stage, files_below
-from vqrae.benchmarks.attacks.trials import MOMENTS, Trials
-from vqrae.benchmarks.attacks.twins import make_twins
-from vqrae.benchmarks.attacks.worker import Worker, WorkerDied
-from vqrae.benchmarks.tokenize_kills import content_hash
+from vqrae.benchmarks.studies.attacks.__main__ import main
+from vqrae.benchmarks.studies.attacks.kinds import ON_A_FILE, ON_ALL, THERE_AND_BACK, attacking
+from vqrae.benchmarks.studies.attacks.outcomes import RIGHT, WRONG, Outcomes
+from vqrae.benchmarks.studies.attacks.stage import TIME, Stage, files_below
+from vqrae.benchmarks.studies.attacks.trials import MOMENTS, Trials
+from vqrae.benchmarks.studies.attacks.twins import make_twins
+from vqrae.benchmarks.studies.attacks.worker import Worker, WorkerDied
+from vqrae.benchmarks.studies.tokenize_kills import content_hash
 from vqrae.runtimes.bundle import listed_files, write_manifest
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.manifest import MANIFEST_FILE, read_manifest

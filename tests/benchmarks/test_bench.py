@@ -125,7 +125,7 @@ def with_graphs(bundle: Path, copy: Path, **changes: object) -> Path:
 def test_an_engine_that_was_not_executed_says_what_is_known_of_it(bundle, manifest, tmp_path):
     """A manifest as TensorRT-RTX's bundles have it, on a machine without a GPU."""
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
-    from vqrae.runtimes.engines.cuda import all_gpus
+    from vqrae.runtimes.backends.tensorrt.cuda import all_gpus
 
     if all_gpus():
         pytest.skip("there is a GPU, on which the file would have to be an engine")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from vqrae.benchmarks import conversion
-from vqrae.benchmarks.conversion import conversion_row
+from vqrae.benchmarks.studies import conversion
+from vqrae.benchmarks.studies.conversion import conversion_row
 from vqrae.runtimes.errors import VqraeError
 
 
@@ -49,4 +49,4 @@ def test_rows_that_are_there_are_kept(tmp_path: Path, monkeypatch: pytest.Monkey
     assert text.count("| checkpoint |") == 1
     assert all(line in text for line in kept)
     assert "| tiny | onnx | fp16 | 2.00" in text
-    assert f"`python -m vqrae.benchmarks.conversion tiny --format onnx -o {table} --images 3`" in text
+    assert f"`python -m vqrae.benchmarks.studies.conversion tiny --format onnx -o {table} --images 3`" in text

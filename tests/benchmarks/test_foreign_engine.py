@@ -18,10 +18,10 @@ from fake_gpu import PLAN, FakeCudart, FakeEngine, FakeTrt  # imports tensorrt_r
 
 from vqrae.benchmarks import foreign_engine
 from vqrae.benchmarks.foreign_engine import ForeignEngine
-from vqrae.runtimes.backends.tensorrt_rtx import API
-from vqrae.runtimes.engines import cuda
-from vqrae.runtimes.engines.api import EngineApi
-from vqrae.runtimes.engines.session import _doubling_engine
+from vqrae.runtimes.backends.tensorrt import cuda
+from vqrae.runtimes.backends.tensorrt.api import EngineApi
+from vqrae.runtimes.backends.tensorrt.session import _doubling_engine
+from vqrae.runtimes.backends.tensorrt.tensorrt_rtx import API
 from vqrae.runtimes.errors import BundleError, UsageError
 
 

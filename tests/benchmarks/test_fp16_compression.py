@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vqrae.benchmarks import fp16_compression
+from vqrae.benchmarks.studies import fp16_compression
 
 
 @pytest.mark.slow

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from vqrae.benchmarks import gpu
 from vqrae.benchmarks.bench import run_benchmark
 from vqrae.benchmarks.rows import BenchRow
+from vqrae.benchmarks.studies import gpu
 from vqrae.runtimes.errors import DeviceMissing, run_as_program
 from vqrae.runtimes.session import SessionOptions
 

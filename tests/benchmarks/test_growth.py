@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from vqrae.benchmarks import growth
-from vqrae.benchmarks.growth import default_sides
-from vqrae.benchmarks.growth_page import write_growth
-from vqrae.benchmarks.growth_points import Point, fixed_and_growing, largest_miss, power_law
+from vqrae.benchmarks.studies import growth
+from vqrae.benchmarks.studies.growth import default_sides
+from vqrae.benchmarks.studies.growth_page import write_growth
+from vqrae.benchmarks.studies.growth_points import Point, fixed_and_growing, largest_miss, power_law
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.latency import Latency
 

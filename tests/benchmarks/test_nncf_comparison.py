@@ -12,7 +12,7 @@ def test_each_way_to_int8_is_measured(
     checkpoint: Path, calibration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("nncf", reason="nncf is not installed")
-    from vqrae.benchmarks import nncf_comparison
+    from vqrae.benchmarks.studies import nncf_comparison
 
     first, *_, last = nncf_comparison.VARIANTS
     monkeypatch.setattr(nncf_comparison, "VARIANTS", (first, last))

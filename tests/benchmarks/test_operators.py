@@ -9,8 +9,8 @@ import pytest
 
 from vqrae.benchmarks.candidates import sample_input
 from vqrae.benchmarks.naive import NaiveCandidate
-from vqrae.benchmarks.operator_profile import OperatorProfile, OperatorTime, operator_times
-from vqrae.benchmarks.operators import GraphTimes, graph_times, section, warning
+from vqrae.benchmarks.studies.operator_profile import OperatorProfile, OperatorTime, operator_times
+from vqrae.benchmarks.studies.operators import GraphTimes, graph_times, section, warning
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import BundleError, UsageError
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import tiny_model
 
-from vqrae.benchmarks.peer_encoder import write_peer_encoder
+from vqrae.benchmarks.studies.peer_encoder import write_peer_encoder
 from vqrae.runtimes.errors import UsageError
 
 

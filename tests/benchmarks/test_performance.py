@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from vqrae.benchmarks.limit import Limit
-from vqrae.benchmarks.performance import starts, targets, write_performance
 from vqrae.benchmarks.rows import BenchResult
+from vqrae.benchmarks.studies.performance import starts, targets, write_performance
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vqrae.benchmarks import ranked_scores
+from vqrae.benchmarks.studies import ranked_scores
 
 
 @pytest.mark.slow

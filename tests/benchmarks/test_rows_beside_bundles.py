@@ -19,7 +19,7 @@ from vqrae.benchmarks.foreign import foreign_candidate, image_axes
 from vqrae.benchmarks.naive import NaiveCandidate
 from vqrae.benchmarks.pytorch import PyTorchCandidate
 from vqrae.benchmarks.table import row_names
-from vqrae.reference import ReferenceTokenizer
+from vqrae.model.reference import ReferenceTokenizer
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
 
 pytestmark = pytest.mark.slow

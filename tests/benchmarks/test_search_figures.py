@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vqrae.benchmarks import search_gpu, search_memory
+from vqrae.benchmarks.studies import search_gpu, search_memory
 from vqrae.runtimes.errors import DeviceMissing, run_as_program
 
 

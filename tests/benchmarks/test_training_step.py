@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from vqrae.benchmarks.training_step import measure
+from vqrae.benchmarks.studies.training_step import measure
 from vqrae.training.config import recipe
 
 

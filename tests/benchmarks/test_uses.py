@@ -10,19 +10,19 @@ import pytest
 from PIL import Image
 from tiny_models import tiny_config
 
-from vqrae.benchmarks.ablations.page import END_OF_READING, READING
-from vqrae.benchmarks.uses import steps as uses_steps
-from vqrae.benchmarks.uses.findings import UsesFindings
-from vqrae.benchmarks.uses.page import write_uses_page
-from vqrae.benchmarks.uses.scale import UsesScale, full_scale
-from vqrae.benchmarks.uses.schedule import perform_all
-from vqrae.benchmarks.uses.steps import perform, steps_of
-from vqrae.benchmarks.uses.workplace import StepResult, Workplace
+from vqrae.benchmarks.studies.ablations.page import END_OF_READING, READING
+from vqrae.benchmarks.studies.downstream import steps as uses_steps
+from vqrae.benchmarks.studies.downstream.findings import UsesFindings
+from vqrae.benchmarks.studies.downstream.page import write_uses_page
+from vqrae.benchmarks.studies.downstream.scale import UsesScale, full_scale
+from vqrae.benchmarks.studies.downstream.schedule import perform_all
+from vqrae.benchmarks.studies.downstream.steps import perform, steps_of
+from vqrae.benchmarks.studies.downstream.workplace import StepResult, Workplace
+from vqrae.downstream.language import LanguageSize
+from vqrae.downstream.tasks import Extent
+from vqrae.downstream.teaching import changed
 from vqrae.runtimes.errors import DataError, UsageError
 from vqrae.training.config import PhaseConfig, Recipe
-from vqrae.uses.language import LanguageSize
-from vqrae.uses.tasks import Extent
-from vqrae.uses.teaching import changed
 
 pytestmark = pytest.mark.slow
 
@@ -105,7 +105,7 @@ def test_a_bundle_does_what_pytorch_does(place: Workplace) -> None:
 def test_the_page(place: Workplace, tmp_path: Path) -> None:
     page = tmp_path / "uses.md"
     page.write_text(f"{READING}\n\nRead by a person.\n\n{END_OF_READING}\n")
-    write_uses_page(small_scale(), place, page, "vqrae.benchmarks.uses")
+    write_uses_page(small_scale(), place, page, "vqrae.benchmarks.studies.downstream")
     text = page.read_text()
     assert "Read by a person." in text
     for title in ("What holds", "Understanding", "Generation", "Scaling", "Through the bundles", "Time"):
@@ -126,4 +126,4 @@ def test_another_scale_is_refused(place: Workplace) -> None:
 
 def test_a_page_of_unfinished_steps_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="got no such file; expected a step's result"):
-        write_uses_page(small_scale(), Workplace(tmp_path), tmp_path / "uses.md", "vqrae.benchmarks.uses")
+        write_uses_page(small_scale(), Workplace(tmp_path), tmp_path / "uses.md", "vqrae.benchmarks.studies.downstream")

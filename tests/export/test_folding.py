@@ -11,8 +11,8 @@ from tiny_models import NETWORKS, random_images, tiny_model
 from vqrae.export import folding
 from vqrae.export.dtypes import FP16, FP64, GraphDtypes
 from vqrae.export.graphs import CodebookGraph, DecodeGraph, DecoderGraph, EncodeGraph, EncoderGraph, QuantizerGraph
-from vqrae.layers import pixels_from_uint8
 from vqrae.model import VQRAE
+from vqrae.model.layers import pixels_from_uint8
 
 TOLERANCE = 1e-11
 

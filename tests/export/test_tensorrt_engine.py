@@ -13,9 +13,9 @@ import tensorrt_rtx
 
 from vqrae.export.build import BundleBuilder, check_target
 from vqrae.export.formats import DYNAMIC, Batch, target
+from vqrae.runtimes.backends.tensorrt import cuda
+from vqrae.runtimes.backends.tensorrt.layers import LayerTable, product_counts
 from vqrae.runtimes.bundle import Bundle
-from vqrae.runtimes.engines import cuda
-from vqrae.runtimes.engines.layers import LayerTable, product_counts
 from vqrae.runtimes.errors import RuntimeUnavailable, UsageError
 from vqrae.runtimes.manifest import BatchLimits
 from vqrae.runtimes.selftest import selftest

@@ -13,9 +13,9 @@ from vqrae.calibration.readback import int8_layers
 from vqrae.export.build import BundleBuilder, check_target
 from vqrae.export.formats import Batch, target
 from vqrae.export.verify import VerifyRow
+from vqrae.runtimes.backends.tensorrt import cuda
+from vqrae.runtimes.backends.tensorrt.layers import LayerTable, product_counts
 from vqrae.runtimes.bundle import Bundle
-from vqrae.runtimes.engines import cuda
-from vqrae.runtimes.engines.layers import LayerTable, product_counts
 from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable
 from vqrae.runtimes.manifest import BatchLimits, Budget, PrecisionName
 from vqrae.runtimes.parity import GATES

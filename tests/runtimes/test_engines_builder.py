@@ -20,11 +20,10 @@ from vqrae.export.build import BundleBuilder
 from vqrae.export.dtypes import DTYPES
 from vqrae.export.graphs import graph_plans
 from vqrae.export.onnx_graph import graph_from_plan, traced_precision
-from vqrae.runtimes.backends.tensorrt_rtx import API
-from vqrae.runtimes.engines import cuda
-from vqrae.runtimes.engines.api import EngineApi
-from vqrae.runtimes.engines.builder import EngineBuilder, building_gpu
-from vqrae.runtimes.engines.layers import (
+from vqrae.runtimes.backends.tensorrt import cuda
+from vqrae.runtimes.backends.tensorrt.api import EngineApi
+from vqrae.runtimes.backends.tensorrt.builder import EngineBuilder, building_gpu
+from vqrae.runtimes.backends.tensorrt.layers import (
     EngineLayer,
     LayerTable,
     check_products,
@@ -32,9 +31,10 @@ from vqrae.runtimes.engines.layers import (
     product_counts,
     read_origins,
 )
-from vqrae.runtimes.engines.recipe import EngineRecipe
-from vqrae.runtimes.engines.ties import this_platform
-from vqrae.runtimes.engines.timings import TimingCache
+from vqrae.runtimes.backends.tensorrt.recipe import EngineRecipe
+from vqrae.runtimes.backends.tensorrt.tensorrt_rtx import API
+from vqrae.runtimes.backends.tensorrt.ties import this_platform
+from vqrae.runtimes.backends.tensorrt.timings import TimingCache
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
 from vqrae.runtimes.manifest import BatchLimits, GraphSpec, PrecisionName, RuntimeInfo, TensorSpec
 

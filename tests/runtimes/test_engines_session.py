@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from fake_gpu import MOST, PLAN, RUNTIME, SPEC, TIES, FakeCudart, FakeTrt, fake_session
 
-from vqrae.runtimes.backends.tensorrt_rtx import TensorRTRTXSession
-from vqrae.runtimes.engines import cuda
-from vqrae.runtimes.engines.session import EngineSession
-from vqrae.runtimes.engines.ties import check_hardware, check_library
+from vqrae.runtimes.backends.tensorrt import cuda
+from vqrae.runtimes.backends.tensorrt.session import EngineSession
+from vqrae.runtimes.backends.tensorrt.tensorrt_rtx import TensorRTRTXSession
+from vqrae.runtimes.backends.tensorrt.ties import check_hardware, check_library
 from vqrae.runtimes.errors import BundleError, EngineMismatch, RuntimeUnavailable, UsageError
 from vqrae.runtimes.manifest import EngineTies, GraphSpec, RuntimeInfo
 from vqrae.runtimes.sealed import Sealed

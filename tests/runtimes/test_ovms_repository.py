@@ -14,7 +14,7 @@ from vqrae.runtimes.backends.openvino import AS_THE_GRAPH_SAYS
 from vqrae.runtimes.backends.openvino_library import openvino
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import UsageError
-from vqrae.runtimes.ovms_repository import PLUGIN_CONFIG, write_ovms_repository
+from vqrae.serving.ovms_repository import PLUGIN_CONFIG, write_ovms_repository
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from tiny_models import random_images
 
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target
+from vqrae.runtimes.backends.tensorrt import cuda
 from vqrae.runtimes.bundle import Bundle
-from vqrae.runtimes.engines import cuda
 from vqrae.runtimes.errors import BundleError, EngineMismatch, RuntimeUnavailable, StorageError, UsageError
 from vqrae.runtimes.manifest import Manifest
 from vqrae.runtimes.rebuild import REASON, rebuild
@@ -101,7 +101,7 @@ def hashes(manifest: Manifest, paths: set[str]) -> dict[str, str]:
 def test_this_machine_s_gpu_is_added(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The GPUs are stand-ins; the engine is real, and left unloaded, which needs a driver."""
     monkeypatch.setattr(cuda, "cudart", FakeCudart("9.0", "12.1"))
-    monkeypatch.setattr("vqrae.runtimes.engines.builder.EngineBuilder._inspected", lambda *_: None)
+    monkeypatch.setattr("vqrae.runtimes.backends.tensorrt.builder.EngineBuilder._inspected", lambda *_: None)
     runtime = rebuild(bundle, "cuda:1").manifest.runtime
     assert runtime.engine is not None
     assert runtime.engine.compute_capabilities == ("8.0", "8.6", "8.9", "12.0", "12.1")

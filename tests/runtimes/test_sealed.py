@@ -27,12 +27,12 @@ from vqrae.runtimes import private_folder
 from vqrae.runtimes.archive import manifest_bytes, pack
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import BundleError, StorageError, UsageError, VqraeError
-from vqrae.runtimes.ovms_repository import write_ovms_repository
 from vqrae.runtimes.private_folder import PrivateFolder
 from vqrae.runtimes.sealed import Sealed, private_copy
 from vqrae.runtimes.signature import make_keys, write_signature
 from vqrae.runtimes.tokenizer import Tokenizer
-from vqrae.runtimes.triton_repository import write_triton_repository
+from vqrae.serving.ovms_repository import write_ovms_repository
+from vqrae.serving.triton_repository import write_triton_repository
 
 IMAGES = random_images(2).numpy()
 FORMATS = ["onnx", "openvino", "coreml"]

@@ -14,7 +14,7 @@ from google.protobuf import text_format
 
 from vqrae.runtimes.bundle import Bundle, sha256_file
 from vqrae.runtimes.errors import BundleError, UsageError
-from vqrae.runtimes.triton_repository import MAX_BATCH, MAX_QUEUE, write_triton_repository
+from vqrae.serving.triton_repository import MAX_BATCH, MAX_QUEUE, write_triton_repository
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of the client's own imports

@@ -21,8 +21,8 @@ import numpy as np
 import tensorrt_rtx
 from cuda.bindings import runtime as real
 
-from vqrae.runtimes.engines.api import EngineApi
-from vqrae.runtimes.engines.session import EngineSession
+from vqrae.runtimes.backends.tensorrt.api import EngineApi
+from vqrae.runtimes.backends.tensorrt.session import EngineSession
 from vqrae.runtimes.manifest import BatchLimits, EngineTies, GraphSpec, RuntimeInfo, TensorSpec
 
 OK = real.cudaError_t.cudaSuccess

@@ -36,9 +36,9 @@ import vqrae
 from vqrae.calibration.plan import Plan
 from vqrae.calibration.sources import source_images
 from vqrae.checkpoint import from_pretrained, save_pretrained
-from vqrae.encoder import Encoder
 from vqrae.images.parts import source_of
 from vqrae.images.reading import encoded_images
+from vqrae.model.encoder import Encoder
 from vqrae.runtimes.archive import pack, unpack
 from vqrae.runtimes.bundle import sha256_file
 from vqrae.runtimes.errors import VqraeError

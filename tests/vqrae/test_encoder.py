@@ -14,7 +14,7 @@ from tiny_models import NETWORKS, SIZE, WIDTH, tiny_config
 from torch import Tensor, nn
 
 from vqrae.config import IMAGENET_MEAN, IMAGENET_STD, SIGLIP_MEAN
-from vqrae.encoder import Encoder
+from vqrae.model.encoder import Encoder
 from vqrae.runtimes.errors import CheckpointError
 
 Built = tuple[nn.Module, Callable[[Tensor], Tensor]]

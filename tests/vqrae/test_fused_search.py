@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 import torch
 
-from vqrae import search
-from vqrae.search import nearest_codes, search_kind
+from vqrae.model import search
+from vqrae.model.search import nearest_codes, search_kind
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed: vqrae[triton], Linux")
 
 INTERPRETED = """
 import json, torch
-from vqrae.fused_search import fused_nearest_codes
-from vqrae.near_ties import disagreement
-from vqrae.search import chunked_nearest_codes
+from vqrae.model.fused_search import fused_nearest_codes
+from vqrae.model.near_ties import disagreement
+from vqrae.model.search import chunked_nearest_codes
 
 def vectors(rows, width, seed, offset):
     return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)) + offset
@@ -93,7 +93,7 @@ def _compiled(capability: int, *, width: int, multiple: int) -> Any:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from vqrae import fused_search
+    from vqrae.model import fused_search
 
     pointers = dict.fromkeys(("features_ptr", "codes_ptr", "half_norms_ptr", "scores_ptr"), "*fp32")
     numbers = dict.fromkeys(("row_count", "code_count", "codes_per_split"), "i32")
@@ -121,7 +121,7 @@ def _stack_bytes(cubin: bytes, folder: Path) -> int:
 
 def test_the_cpu_searches_in_chunks_and_needs_no_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)  # importing it fails now
-    monkeypatch.delitem(sys.modules, "vqrae.fused_search", raising=False)
+    monkeypatch.delitem(sys.modules, "vqrae.model.fused_search", raising=False)
     codes = torch.eye(3)
     assert nearest_codes(codes, codes).tolist() == [0, 1, 2]
     assert search_kind(torch.device("cpu")) == "chunked"

@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 from tiny_models import NETWORKS, PATCH, SIZE, WIDTH, random_images, tiny_config, tiny_model
 from torch import nn
 
-from vqrae.layers import (
+from vqrae.model import VQRAE
+from vqrae.model.layers import (
     patches_from_pixels,
     pixels_from_patches,
     pixels_from_uint8,
     sincos_positions,
     uint8_from_pixels,
 )
-from vqrae.model import VQRAE
-from vqrae.reference import BATCH_SIZE, ReferenceTokenizer
+from vqrae.model.reference import BATCH_SIZE, ReferenceTokenizer
 
 
 @pytest.mark.parametrize("network", sorted(NETWORKS))

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vqrae.config import QuantizerConfig
-from vqrae.quantizer import SimVQ
+from vqrae.model.quantizer import SimVQ
 
 K, E = 32, 12
 

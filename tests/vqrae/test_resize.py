@@ -8,7 +8,7 @@ from tiny_models import NETWORKS, random_images, tiny_model
 
 from vqrae.export.dtypes import FP64
 from vqrae.export.graphs import DecodeGraph, EncoderGraph
-from vqrae.layers import resampled_positions
+from vqrae.model.layers import resampled_positions
 from vqrae.resize import resized
 from vqrae.runtimes.errors import UsageError
 

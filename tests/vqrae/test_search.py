@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vqrae import search
-from vqrae.search import nearest_codes, top2
+from vqrae.model import search
+from vqrae.model.search import nearest_codes, top2
 
 SIZES = st.tuples(st.integers(1, 40), st.integers(2, 30), st.integers(1, 16))
 

@@ -8,7 +8,7 @@ import vector_quantize_pytorch
 from torch import Tensor, nn
 
 from vqrae.config import QuantizerConfig
-from vqrae.quantizer import SimVQ
+from vqrae.model.quantizer import SimVQ
 
 K, E = 96, 24
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from vqrae.cli.judged import Judged
-    from vqrae.reference import ArrayTokenizer
+    from vqrae.model.reference import ArrayTokenizer
     from vqrae.training.evaluation.evaluate import EvalReport
     from vqrae.training.evaluation.feature_space import FeatureSpace
     from vqrae.training.evaluation.image_stream import ImageStream

@@ -57,7 +57,7 @@ def generate(
     else:
         check_new_folder(output, overwrite=overwrite)
     with needing("train"):
-        from vqrae.uses.painter import Painter, Sampling
+        from vqrae.downstream.painter import Painter, Sampling
 
     painter = Painter.open(model)
     if new_tokens is not None and new_tokens < painter.tokens and not only_tokens:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from vqrae.model import VQRAE
-    from vqrae.reference import ArrayTokenizer
+    from vqrae.model.reference import ArrayTokenizer
     from vqrae.runtimes.session import SessionOptions
 
 
@@ -58,7 +58,7 @@ def _open_checkpoint(source: Path, options: SessionOptions) -> Judged:
     import torch
 
     from vqrae.checkpoint import WEIGHTS_FILE, from_pretrained
-    from vqrae.reference import ReferenceTokenizer
+    from vqrae.model.reference import ReferenceTokenizer
     from vqrae.runtimes.bundle import sha256_file
     from vqrae.runtimes.errors import UsageError
 

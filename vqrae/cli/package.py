@@ -31,8 +31,8 @@ def package(
     from vqrae.cli.output import console
     from vqrae.runtimes.errors import UsageError
     from vqrae.runtimes.outputs import check_apart
-    from vqrae.runtimes.ovms_repository import write_ovms_repository
-    from vqrae.runtimes.triton_repository import write_triton_repository
+    from vqrae.serving.ovms_repository import write_ovms_repository
+    from vqrae.serving.triton_repository import write_triton_repository
 
     check_apart({"--output": output}, [bundle])
     if server is ModelServer.TRITON:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from vqrae.cli.judged import Judged
-    from vqrae.reference import ReferenceTokenizer
+    from vqrae.downstream.tasks import Extent, Task, TaskReport
+    from vqrae.model.reference import ReferenceTokenizer
     from vqrae.runtimes.session import SessionOptions
-    from vqrae.uses.tasks import Extent, Task, TaskReport
 
 
 class TaskRequest(NamedTuple):
@@ -34,7 +34,7 @@ def judge_task(source: Path, options: SessionOptions, checkpoint: Path | None, r
     """
     from vqrae.cli.judged import open_judged
     from vqrae.cli.needs import needing
-    from vqrae.reference import ReferenceTokenizer
+    from vqrae.model.reference import ReferenceTokenizer
     from vqrae.runtimes.errors import UsageError
     from vqrae.runtimes.manifest import MANIFEST_FILE, read_manifest
 
@@ -50,7 +50,7 @@ def judge_task(source: Path, options: SessionOptions, checkpoint: Path | None, r
     if (source / MANIFEST_FILE).exists():
         _check_features(source, read_manifest(source / MANIFEST_FILE).graphs.keys())
     with needing("train"):
-        from vqrae.uses.tasks import Extent, token_agreement
+        from vqrae.downstream.tasks import Extent, token_agreement
 
     with ExitStack() as closing:
         judged = open_judged(source, options, checkpoint, closing)
@@ -78,10 +78,9 @@ def _check_features(source: Path, graphs: object) -> None:
 def _report(
     judged: Judged, source: str, reference: ReferenceTokenizer | None, extent: Extent, request: TaskRequest
 ) -> TaskReport:
-    from vqrae.training.evaluation.feature_space import Teacher, open_teacher
-    from vqrae.uses.painter import Painter
-    from vqrae.uses.reader import Reader
-    from vqrae.uses.tasks import (
+    from vqrae.downstream.painter import Painter
+    from vqrae.downstream.reader import Reader
+    from vqrae.downstream.tasks import (
         JUDGED_SAMPLING,
         OwnFeatures,
         fit_probe,
@@ -92,6 +91,7 @@ def _report(
         probe_task,
         vqa_task,
     )
+    from vqrae.training.evaluation.feature_space import Teacher, open_teacher
 
     size, fitted_on = judged.size[0], reference or judged.tokenizer
     if request.task == "probe":

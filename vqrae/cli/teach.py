@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from vqrae.uses.conversations import Conversations
+    from vqrae.downstream.conversations import Conversations
 
 
 def teach(
@@ -54,10 +54,9 @@ def teach(
     if (data is None) != (images is None):
         raise UsageError("--data and --images", got="one without the other", expected="both, or none")
     with needing("train"):
-        from vqrae.training.evaluation.feature_space import open_encoder
-        from vqrae.uses.checkpoint_codes import CODES_FILE, CheckpointCodes
-        from vqrae.uses.language import open_language
-        from vqrae.uses.teaching import (
+        from vqrae.downstream.checkpoint_codes import CODES_FILE, CheckpointCodes
+        from vqrae.downstream.language import open_language
+        from vqrae.downstream.teaching import (
             PAINTING,
             READING,
             changed,
@@ -65,6 +64,7 @@ def teach(
             teach_painter,
             teach_reader,
         )
+        from vqrae.training.evaluation.feature_space import open_encoder
 
     recipes = READING if lesson == "answers" else PAINTING
     if recipe is not None and recipe not in recipes:
@@ -90,9 +90,9 @@ def _conversations(
     data: Path | None, images: Path | None, size: tuple[int, int], count: int, seed: int
 ) -> Conversations:
     """The user's, or the world's."""
+    from vqrae.downstream.conversations import LlavaConversations, WorldConversations
+    from vqrae.downstream.world import World
     from vqrae.runtimes.errors import UsageError
-    from vqrae.uses.conversations import LlavaConversations, WorldConversations
-    from vqrae.uses.world import World
 
     if data is not None and images is not None:
         return LlavaConversations(data, images, size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from vqrae.layers import Block
+from vqrae.model.layers import Block
 
 
 def transformer_blocks(module: nn.Module) -> list[nn.Module]:

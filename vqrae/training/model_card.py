@@ -20,8 +20,8 @@ import numpy as np
 from vqrae import __version__
 from vqrae.checkpoint import from_pretrained
 from vqrae.images.files import image_files
-from vqrae.layers import uint8_from_pixels
-from vqrae.reference import ReferenceTokenizer
+from vqrae.model.layers import uint8_from_pixels
+from vqrae.model.reference import ReferenceTokenizer
 from vqrae.runtimes.errors import run_as_program
 from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.preprocess import open_image, prepare

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqrae.config import VQRAEConfig
-from vqrae.encoder import Encoder
-from vqrae.layers import patches_from_pixels, pixels_from_uint8, sincos_positions
+from vqrae.model.encoder import Encoder
+from vqrae.model.layers import patches_from_pixels, pixels_from_uint8, sincos_positions
 from vqrae.runtimes.staging import staged_folder
 from vqrae.tensor_file import storage_errors
 from vqrae.training.config import PhaseConfig

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from vqrae.checkpoint import from_pretrained, save_pretrained
 from vqrae.config import VQRAEConfig
-from vqrae.encoder import Encoder
 from vqrae.model import VQRAE
+from vqrae.model.encoder import Encoder
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.staging import claimed_folder, make_folder
 from vqrae.training.codebook import place_codes

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vqrae.encoder import Encoder
 from vqrae.model import VQRAE
+from vqrae.model.encoder import Encoder
 from vqrae.training.config import PhaseConfig
 from vqrae.training.data.batches import TrainingImages
 from vqrae.training.losses.adversarial import Adversary

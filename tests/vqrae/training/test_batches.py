@@ -13,7 +13,7 @@ from image_shards import encoded, write_parquet, write_shards
 from PIL import Image
 
 from vqrae.images.files import image_files
-from vqrae.layers import pixels_from_uint8
+from vqrae.model.layers import pixels_from_uint8
 from vqrae.runtimes.errors import DataError, UsageError
 from vqrae.runtimes.preprocess import open_image
 from vqrae.training.config import PhaseConfig

@@ -13,7 +13,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tiny_models import random_images, tiny_model
 
 from vqrae.model import VQRAE
-from vqrae.reference import ReferenceTokenizer
+from vqrae.model.reference import ReferenceTokenizer
 from vqrae.runtimes.errors import ImageError
 from vqrae.training.evaluation.evaluate import CodebookMeter, evaluate, exp_entropy
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from tiny_models import random_images, tiny_model
 from torch.nn import functional as F
 
-from vqrae.encoder import Encoder
-from vqrae.layers import pixels_from_uint8
-from vqrae.reference import ReferenceTokenizer
+from vqrae.model.encoder import Encoder
+from vqrae.model.layers import pixels_from_uint8
+from vqrae.model.reference import ReferenceTokenizer
 from vqrae.runtimes.errors import CheckpointError, RuntimeUnavailable
 from vqrae.training.evaluation.feature_space import Teacher, open_inception, open_teacher
 from vqrae.training.evaluation.frechet import FrechetMeter

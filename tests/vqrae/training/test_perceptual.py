@@ -6,7 +6,7 @@ from tiny_models import SIZE, tiny_config, tiny_model
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqrae.encoder import Encoder
+from vqrae.model.encoder import Encoder
 from vqrae.runtimes.errors import UsageError
 from vqrae.training.losses.perceptual import TeacherPerceptual
 

@@ -9,7 +9,7 @@ from phases import (
     snapshot,
 )
 
-from vqrae.encoder import Encoder
+from vqrae.model.encoder import Encoder
 from vqrae.training.pretrain import write_encoder
 
 

@@ -17,8 +17,8 @@ from tiny_models import tiny_model
 from torch import Tensor
 
 from vqrae.checkpoint import from_pretrained
-from vqrae.encoder import Encoder
 from vqrae.model import VQRAE
+from vqrae.model.encoder import Encoder
 from vqrae.runtimes.errors import CheckpointError, DataError, UsageError
 from vqrae.training.config import recipe
 from vqrae.training.description import PHASE_FILE

@@ -9,12 +9,12 @@ import pytest
 from tiny_models import tiny_config
 
 from vqrae.checkpoint import from_pretrained
-from vqrae.uses.checkpoint_codes import CheckpointCodes
-from vqrae.uses.conversations import WorldConversations
-from vqrae.uses.language import LanguageSize, new_language, write_language
-from vqrae.uses.painter import Painter
-from vqrae.uses.reader import Reader
-from vqrae.uses.teaching import (
+from vqrae.downstream.checkpoint_codes import CheckpointCodes
+from vqrae.downstream.conversations import WorldConversations
+from vqrae.downstream.language import LanguageSize, new_language, write_language
+from vqrae.downstream.painter import Painter
+from vqrae.downstream.reader import Reader
+from vqrae.downstream.teaching import (
     PaintingRecipe,
     ReadingRecipe,
     changed,
@@ -23,7 +23,7 @@ from vqrae.uses.teaching import (
     world_painting,
     world_reading,
 )
-from vqrae.uses.world import World
+from vqrae.downstream.world import World
 
 SIZE = tiny_config().image_size
 SMALL = LanguageSize(width=32, depth=2, heads=4)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from vqrae.downstream.code_embeddings import code_embeddings
+from vqrae.downstream.language import open_language
+from vqrae.downstream.lessons import PaintedData, painting_loss
+from vqrae.downstream.painter import Painter, Sampling
 from vqrae.runtimes.errors import IndicesError, UsageError
-from vqrae.uses.code_embeddings import code_embeddings
-from vqrae.uses.language import open_language
-from vqrae.uses.lessons import PaintedData, painting_loss
-from vqrae.uses.painter import Painter, Sampling
 
 PROMPTS = ["two red crosses at the top left on brick", "", "one blue ring at the top right on grass"]
 GUIDED = Sampling(guidance=3.0, temperature=0.9, top_k=20, top_p=0.9)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from vqrae.downstream.language import LanguageSize, new_language, open_language, write_language
+from vqrae.downstream.reader import Adapter, Reader, ReaderFields
 from vqrae.runtimes.errors import CheckpointError, UsageError
-from vqrae.uses.language import LanguageSize, new_language, open_language, write_language
-from vqrae.uses.reader import Adapter, Reader, ReaderFields
 
 FIELDS = ReaderFields(tokens=16, feature_width=32)
 QUESTION = "what shape is it ?"

@@ -15,14 +15,12 @@ from torch import Tensor
 
 from vqrae.checkpoint import from_pretrained
 from vqrae.cli.app import main
-from vqrae.encoder import Encoder
-from vqrae.runtimes.errors import DataError, UsageError
-from vqrae.uses.checkpoint_codes import CheckpointCodes
-from vqrae.uses.conversations import LlavaConversations, WorldConversations
-from vqrae.uses.lessons import FrozenFeatures
-from vqrae.uses.painter import Painter, Sampling
-from vqrae.uses.reader import Reader
-from vqrae.uses.teaching import (
+from vqrae.downstream.checkpoint_codes import CheckpointCodes
+from vqrae.downstream.conversations import LlavaConversations, WorldConversations
+from vqrae.downstream.lessons import FrozenFeatures
+from vqrae.downstream.painter import Painter, Sampling
+from vqrae.downstream.reader import Reader
+from vqrae.downstream.teaching import (
     PaintingRecipe,
     ReadingRecipe,
     changed,
@@ -33,6 +31,8 @@ from vqrae.uses.teaching import (
     teach_reader,
     world_reading,
 )
+from vqrae.model.encoder import Encoder
+from vqrae.runtimes.errors import DataError, UsageError
 
 FEW = ["phase.steps=2", "phase.batch_size=2", "phase.warmup=1"]
 
@@ -182,7 +182,7 @@ def test_alignment_leaves_the_language_model_as_it_was(
     data = ["--data", llava[0], "--images", llava[1], *(part for one in FEW for part in ("--set", one))]
     command = ["teach", "answers", checkpoint_folder, "--recipe", "llava-align", "--language", language_folder]
     run(*command, *data, "-o", tmp_path / "run")
-    from vqrae.uses.language import open_language
+    from vqrae.downstream.language import open_language
 
     assert equal(Reader.open(tmp_path / "run" / "reader").language, open_language(str(language_folder)).model)
 

@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vqrae.training.data.scenes import SHAPES
-from vqrae.uses.world import (
+from vqrae.downstream.world import (
     COUNTS,
     NAMES,
     POSITIONS,
@@ -20,6 +19,7 @@ from vqrae.uses.world import (
     read_caption,
     vocabulary,
 )
+from vqrae.training.data.scenes import SHAPES
 
 SIZE = 32
 

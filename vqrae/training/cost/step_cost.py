@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from vqrae.config import VQRAEConfig
-from vqrae.search import chunked_nearest_codes
+from vqrae.model.search import chunked_nearest_codes
 from vqrae.training.blocks import transformer_blocks
 from vqrae.training.cost.flops import flop_counter
 from vqrae.training.cost.step import Precision, StageName, StepCount, count_faked_step

@@ -14,8 +14,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vqrae.config import VQRAEConfig
-from vqrae.encoder import Encoder
 from vqrae.model import VQRAE
+from vqrae.model.encoder import Encoder
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from vqrae.layers import pixels_from_uint8
+from vqrae.model.layers import pixels_from_uint8
 from vqrae.training.config import PhaseConfig
 from vqrae.training.data.crops import Crop
 from vqrae.training.data.indexed import IndexedImages

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from vqrae.model import VQRAE
-from vqrae.reference import ArrayTokenizer
+from vqrae.model.reference import ArrayTokenizer
 from vqrae.runtimes.errors import ImageError
 from vqrae.runtimes.parity import mean_ssim, psnr_db
 from vqrae.training.evaluation.feature_space import FeatureSpace

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from vqrae.checkpoint import CONFIG_FILE, MODEL_TYPE, from_pretrained
-from vqrae.encoder import Encoder
-from vqrae.layers import pixels_from_uint8
-from vqrae.reference import BATCH_SIZE
+from vqrae.model.encoder import Encoder
+from vqrae.model.layers import pixels_from_uint8
+from vqrae.model.reference import BATCH_SIZE
 from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.runtimes.json_text import parse_json
 

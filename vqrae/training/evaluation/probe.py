@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from vqrae.reference import ArrayTokenizer
+from vqrae.model.reference import ArrayTokenizer
 from vqrae.training.data.scenes import Scenes
 
 CHUNK_IMAGES = 64

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqrae.encoder import Encoder
+from vqrae.model.encoder import Encoder
 from vqrae.runtimes.errors import UsageError
 
 

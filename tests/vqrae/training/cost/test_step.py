@@ -13,9 +13,9 @@ from tiny_models import NETWORKS, random_images, tiny_config
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from vqrae.encoder import Encoder
-from vqrae.layers import pixels_from_uint8
 from vqrae.model import VQRAE
+from vqrae.model.encoder import Encoder
+from vqrae.model.layers import pixels_from_uint8
 from vqrae.training.blocks import transformer_blocks
 from vqrae.training.config import PhaseConfig
 from vqrae.training.cost.flops import flop_counter

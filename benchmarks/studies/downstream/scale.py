@@ -1,0 +1,78 @@
+"""How much is trained and judged."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from vqrae.config import StrictConfig
+from vqrae.downstream.language import LanguageSize
+from vqrae.downstream.painter import Sampling
+from vqrae.downstream.tasks import JUDGED_SAMPLING, Extent
+from vqrae.downstream.teaching import PaintingRecipe, ReadingRecipe, world_painting, world_reading
+from vqrae.downstream.tokenizer import world_recipe
+from vqrae.training.config import Recipe
+
+
+class UsesScale(StrictConfig):
+    """Everything that the figures depend on."""
+
+    tokenizer: Recipe
+    reading: ReadingRecipe
+    painting: PaintingRecipe
+    """Of the painter whose images are judged."""
+    sizes: dict[str, LanguageSize]
+    """Name -> size, the smallest first, of the painters that show the scaling."""
+    scaling_steps: int = Field(gt=0)
+    """How long they learn; everything else is as for the judged one."""
+    seeds: tuple[int, ...] = Field(min_length=1)
+    """Of the painters: weights and batches. Everything else is trained from the first one."""
+    guidance: tuple[float, ...]
+    """Scales that are tried; the painter's own is among them."""
+    sampling: Sampling
+    """How the judged images are drawn."""
+    extent: Extent
+    validated: int = Field(gt=0)
+    """Scenes that a painter's loss is measured on."""
+    exports: tuple[tuple[str, str], ...]
+    """Format and precision of the bundles, as far as the formats are installed."""
+    evaluated: Extent
+    """How much goes through a bundle that is evaluated operation by operation."""
+
+    @property
+    def painters(self) -> list[tuple[str, int]]:
+        """Size and seed of each that shows the scaling."""
+        return [(size, seed) for size in self.sizes for seed in self.seeds]
+
+    @property
+    def scaling(self) -> PaintingRecipe:
+        """Of the painters that show the scaling, but for their size."""
+        phase = self.painting.phase.model_copy(update={"steps": self.scaling_steps})
+        return self.painting.model_copy(update={"phase": phase})
+
+
+def full_scale() -> UsesScale:
+    """About half an hour on two cores."""
+    painting = world_painting()
+    return UsesScale(
+        tokenizer=world_recipe(),
+        reading=world_reading(),
+        painting=painting,
+        sizes={
+            "small": LanguageSize(width=64, depth=2, heads=2),
+            "middle": LanguageSize(width=128, depth=3, heads=4),
+            "large": painting.language,
+        },
+        scaling_steps=200,
+        seeds=(0, 1, 2),
+        guidance=(1.0, 2.0, 3.0),
+        sampling=JUDGED_SAMPLING,
+        extent=Extent(test=300),
+        validated=500,
+        exports=tuple(
+            (name, precision)
+            for name in ("onnx", "openvino", "coreml")
+            for precision in ("fp32", "fp16", "int8")
+            if (name, precision) != ("coreml", "int8")
+        ),
+        evaluated=Extent(test=100, generated=50),
+    )
