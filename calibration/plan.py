@@ -29,8 +29,8 @@ Scheme = Literal["asymmetric", "symmetric"]
 """What a runtime takes: `asymmetric`, activations in uint8 with a zero point, which covers one-sided ones better, and
 constants in int16; `symmetric`, activations in int8 around zero, and of 16 bits FP16 alone."""
 
-SCORES = "quantizer.scores"
-"""The layer that scores all codes."""
+SCORES = "search"
+"""The group of the product that scores all codes, which is never multiplied in INT8."""
 PLAN_FILE = "plan.json"
 """A bundle's own plan."""
 
@@ -104,7 +104,8 @@ class Plan(Record):
         """Compare with the architecture that it is to be applied to.
 
         Raises:
-            UsageError: it names a layer that is not there, or stores weights where there are none.
+            UsageError: it names a layer that is not there, stores weights where there are none, or multiplies the
+                scores of the codes in INT8.
             DataError: it says nothing of a layer that is.
         """
         known = [product.layer for product in products]
@@ -115,6 +116,12 @@ class Plan(Record):
         if absent:
             got = f"nothing about {absent[0]}" + (f" and {len(absent) - 1} others" if len(absent) > 1 else "")
             raise DataError("layers of the plan", got=got, expected="int8 or float for each layer of the tokenizer")
+        scores = [product.layer for product in self.int8(products) if product.group == SCORES]
+        if self.activations == "int8" and scores:
+            expected = "float: scores in INT8, ranked again, gained nothing and were taken out"
+            raise UsageError(
+                f"layer {scores[0]} of the plan", got="int8", expected=expected, remedy="write float there"
+            )
         weightless = [product.layer for product in self.int8(products) if not product.has_weight]
         if self.activations == "float" and weightless:
             expected = "float: it has no weights to store, and activations stay float"
@@ -123,11 +130,6 @@ class Plan(Record):
     def int8(self, products: Sequence[Product]) -> list[Product]:
         """The products that are to be INT8."""
         return [product for product in products if self.layers[product.layer] == "int8"]
-
-    @property
-    def ranks_again(self) -> bool:
-        """Whether the best codes are scored again in float, because all of them are in INT8."""
-        return self.activations == "int8" and self.layers.get(SCORES) == "int8"
 
     def with_layers(self, changes: Mapping[str, LayerPrecision]) -> Self:
         """The same plan, with other precisions for some layers."""

@@ -1,8 +1,8 @@
 """The search for a plan: the fastest set of INT8 layers that keeps a budget.
 
-It starts from INT8 everywhere and walks layers back to float, first the one that gives back most for a millisecond,
-until the budget is kept; where the plan that it was given keeps it too and is faster, it goes on from there; then it
-takes layers to INT8 again, the cheapest first, as long as the budget is kept.
+It starts from INT8 everywhere but in the scores of the codes, and walks layers back to float, first the one that gives
+back most for a millisecond, until the budget is kept; where the plan that it was given keeps it too and is faster, it
+goes on from there; then it takes layers to INT8 again, the cheapest first, as long as the budget is kept.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ class Sensitivity(Record):
     name: str
     layers: tuple[str, ...]
     share: float
-    """Of the graph's multiplications."""
+    """Of the multiplications of all layers that are tried."""
     damage_alone: float
     """What the graph loses when it alone is INT8; see `Trial.damage`."""
     ms_won_alone: float

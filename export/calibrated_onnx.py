@@ -57,16 +57,6 @@ class CalibratedOnnx(Closing):
         return {name: Quantizer(self._folder / self._specs[name].file, inputs[name]) for name in GRAPHS}
 
     @cached_property
-    def ranking(self) -> Quantizer:
-        """The one for `encode` where a plan has the scores in INT8; its products are of the same layers."""
-        folder, spec = self._traced.ranking("batch")
-        return Quantizer(folder / spec.file, self._images.images)
-
-    def quantizer(self, name: str, plan: Plan) -> Quantizer:
-        """What makes a graph's INT8 by a plan."""
-        return self.ranking if name == "encode" and plan.ranks_again else self.quantizers[name]
-
-    @cached_property
     def products(self) -> tuple[Product, ...]:
         """The matrix products of both graphs."""
         return tuple(product for quantizer in self.quantizers.values() for product in quantizer.products)
@@ -82,7 +72,7 @@ class CalibratedOnnx(Closing):
         Raises:
             CheckpointError: an activation holds no numbers, or only one.
         """
-        return self.quantizer(name, plan).carried(plan)
+        return self.quantizers[name].carried(plan)
 
     def float_graph(self, name: str) -> tuple[Path, GraphSpec]:
         """The traced FP32 graph and its spec."""
@@ -108,7 +98,7 @@ class CalibratedOnnx(Closing):
         self._written += 1
         found: list[str] = []
         for name in GRAPHS:
-            quantizer = self.quantizer(name, plan)
+            quantizer = self.quantizers[name]
             path = folder / self._specs[name].file
             self._write(name, plan, scheme, path)
             layers = int8_layers(path, quantizer.products)
@@ -121,7 +111,7 @@ class CalibratedOnnx(Closing):
         return folder, specs, Precision(name="int8", kept_float=plan.kept_float(), int8_share=share)
 
     def _write(self, name: str, plan: Plan, scheme: Scheme, path: Path) -> None:
-        self.quantizer(name, plan).write(plan, scheme, path)
+        self.quantizers[name].write(plan, scheme, path)
         if plan.storage == "compact":
             model = onnx.load(path)
             store_constants(model, scheme, lookup_bits=LOOKUP_BITS[name], added_bits=ADDED_BITS[name])
@@ -141,6 +131,6 @@ class CalibratedOnnx(Closing):
 
     def close(self) -> None:
         """Delete the graphs."""
-        for quantizer in [*self.__dict__.get("quantizers", {}).values(), *filter(None, [self.__dict__.get("ranking")])]:
+        for quantizer in self.__dict__.get("quantizers", {}).values():
             quantizer.close()
         self._temporary.cleanup()

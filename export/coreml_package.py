@@ -47,8 +47,7 @@ def write_coreml(request: GraphRequest) -> WrittenGraphs:
     target, options = request.target, _options(request.target)
     quantized = request.written_plan() if target.precision in QUANTIZED else None
     graphs = {}
-    ranks_again = quantized is not None and quantized.ranks_again
-    for plan in graph_plans(request.model, split=target.split, batch=target.batch.axis, ranks_again=ranks_again):
+    for plan in graph_plans(request.model, split=target.split, batch=target.batch.axis):
         int8 = None if quantized is None else graph_int8(plan.name, quantized, request)
         graphs[plan.name] = package_from_plan(plan, request.model, target, request.folder, int8)
         gc.collect()  # traced graphs refer to themselves, and a large one must be gone before the next

@@ -76,22 +76,6 @@ def search(model: VQRAE) -> Affine:
     return Affine(scores.weight - scores.weight.mean(0), scores.bias - scores.bias.mean())
 
 
-def evened(norm: nn.Module, affine: Affine) -> tuple[Tensor, Tensor]:
-    """Where a norm's outputs lie and how far they spread, as seen by the map behind it: two vectors (C,) in float64.
-
-    The norm's bias, and SmoothQuant's factor with α = ½ for its scale and the map's weights, to a power of two.
-    """
-    scale_C, bias_C = (norm.get_parameter(name).detach().double() for name in ("weight", "bias"))
-    least = torch.finfo(torch.float32).tiny
-    reach_C = scale_C.abs().clamp_min(least) / affine.weight.abs().amax(0).clamp_min(least)
-    return bias_C, torch.exp2((reach_C.log2() / 2).round().clamp(-16, 16))
-
-
-def of_evened(affine: Affine, center_C: Tensor, spread_C: Tensor) -> Affine:
-    """The same map, from (x − center) / spread in place of x."""
-    return Affine(affine.weight * spread_C, affine.bias + affine.weight @ center_C)
-
-
 def lookup_table(model: VQRAE) -> Tensor:
     """Every code after the projection out, float64 (K, C), so that decoding starts with a gather of ready features."""
     projection = affine_from_linear(model.out_projection)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +28,6 @@ from vqrae.runtimes.manifest import TensorSpec
 
 SLICE = 64
 """Most codes in a slice; see `argmax_by_slices`."""
-RANKED = 16
-"""Codes that are scored again; see `RankingQuantizerGraph`."""
 
 
 class EncoderGraph(nn.Module):
@@ -83,40 +80,6 @@ class QuantizerGraph(nn.Module):
         return argmax_by_slices(self.scores(features)).to(torch.int32).reshape(-1, *self.grid)
 
 
-class RankingQuantizerGraph(nn.Module):
-    """The same from scores that will be rounded: the best codes by them are scored once more, in float.
-
-    Candidates are the best codes of the `RANKED` best slices, one of each. A code that rounding puts before the right
-    one is its neighbor in score, not in place, so that the two rarely meet in one slice.
-
-    What is rounded is even: features around the norm's bias, in powers of two of how far they and the weights reach.
-    """
-
-    center_C: Tensor
-    shrinking_C: Tensor
-    table_KC: Tensor
-    bias_K: Tensor
-
-    def __init__(self, model: VQRAE, dtypes: GraphDtypes = FP32) -> None:
-        super().__init__()
-        self.grid = model.grid
-        search = folding.search(model)
-        norm = ENCODER_PARTS[model.encoder.config.family](model.encoder.network, model.grid).norm
-        center_C, spread_C = folding.evened(norm, search)
-        self.scores = folding.of_evened(search, center_C, spread_C).as_linear(dtypes.kept)
-        self.register_buffer("center_C", center_C.to(dtypes.kept))
-        self.register_buffer("shrinking_C", (1 / spread_C).to(dtypes.kept))
-        self.register_buffer("table_KC", search.weight.to(dtypes.kept))
-        self.register_buffer("bias_K", search.bias.to(dtypes.kept))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """See the class."""
-        codes_BNR = best_by_slices(self.scores((features - self.center_C) * self.shrinking_C), RANKED)
-        scores_BNR = (self.table_KC[codes_BNR] * features[:, :, None]).sum(-1) + self.bias_K[codes_BNR]
-        best_BN = codes_BNR.gather(-1, scores_BNR.argmax(-1, keepdim=True)).squeeze(-1)
-        return best_BN.to(torch.int32).reshape(-1, *self.grid)
-
-
 class CodebookGraph(nn.Module):
     """Indices int32 (B, h, w) -> quantized features (B, h·w, C): one gather."""
 
@@ -160,10 +123,10 @@ class DecoderGraph(nn.Module):
 class EncodeGraph(nn.Module):
     """Images uint8 (B, H, W, 3) -> indices int32 (B, h, w) and features (B, h·w, C)."""
 
-    def __init__(self, model: VQRAE, dtypes: GraphDtypes = FP32, *, ranks_again: bool = False) -> None:
+    def __init__(self, model: VQRAE, dtypes: GraphDtypes = FP32) -> None:
         super().__init__()
         self.encoder = EncoderGraph(model, dtypes)
-        self.quantizer = (RankingQuantizerGraph if ranks_again else QuantizerGraph)(model, dtypes)
+        self.quantizer = QuantizerGraph(model, dtypes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
@@ -210,16 +173,6 @@ def argmax_by_slices(scores_BNK: Tensor) -> Tensor:
     return first_BN + scores_BNK.gather(-1, codes_BNW).argmax(-1)
 
 
-def best_by_slices(scores_BNK: Tensor, count: int) -> Tensor:
-    """The best code of each of the `count` best slices, int64 (B, N, count); of as many as there are, if fewer."""
-    (_, tokens, codes), width = scores_BNK.shape, math.gcd(scores_BNK.shape[-1], SLICE)
-    count = min(count, codes // width)
-    first_BNR = scores_BNK.unflatten(-1, (-1, width)).amax(-1).topk(count).indices * width
-    codes_BNRW = first_BNR[..., None] + torch.arange(width, device=scores_BNK.device)
-    chosen_BNRW = scores_BNK.gather(-1, codes_BNRW.flatten(2)).reshape(-1, tokens, count, width)
-    return first_BNR + chosen_BNRW.argmax(-1)
-
-
 TRACED_BATCH = 2
 
 
@@ -243,14 +196,13 @@ class GraphPlan:
         return ({0: torch.export.Dim(axis)},) if isinstance(axis, str) else None
 
 
-def graph_plans(model: VQRAE, *, split: bool, batch: int | str = "batch", ranks_again: bool = False) -> list[GraphPlan]:
+def graph_plans(model: VQRAE, *, split: bool, batch: int | str = "batch") -> list[GraphPlan]:
     """The graphs of a bundle.
 
     Args:
         model: at the image size that they are for.
         split: beside `encode` and `decode` also the four parts.
         batch: a size, or the name of the dynamic axis.
-        ranks_again: `encode` is for scores in INT8, and scores the best codes once more in float.
     """
     (height, width), (h, w), c = model.size, model.grid, model.config.feature_width
     images = TensorSpec(name="images", dtype="uint8", shape=(batch, height, width, 3))
@@ -258,9 +210,7 @@ def graph_plans(model: VQRAE, *, split: bool, batch: int | str = "batch", ranks_
     features = TensorSpec(name="features", dtype="float32", shape=(batch, h * w, c))
     quantized = TensorSpec(name="quantized_features", dtype="float32", shape=(batch, h * w, c))
     wholes = [
-        GraphPlan(
-            name="encode", make=partial(EncodeGraph, ranks_again=ranks_again), input=images, outputs=(indices, features)
-        ),
+        GraphPlan(name="encode", make=EncodeGraph, input=images, outputs=(indices, features)),
         GraphPlan(name="decode", make=DecodeGraph, input=indices, outputs=(images,)),
     ]
     parts = [

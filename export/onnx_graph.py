@@ -59,12 +59,6 @@ class TracedOnnx(Closing):
         plans = graph_plans(self._model, split=split, batch=batch)
         return self._traced_once(self._folder(precision, batch), plans, precision)
 
-    def ranking(self, batch: int | str) -> tuple[Path, GraphSpec]:
-        """A folder with the graph `encode` in FP32, for scores in INT8 (see `RankingQuantizerGraph`), and its spec."""
-        encode, _ = graph_plans(self._model, split=False, batch=batch, ranks_again=True)
-        folder, specs = self._traced_once(Path(self._temporary.name) / f"ranking-{batch}", [encode], "fp32")
-        return folder, specs[encode.name]
-
     def compact(self, batch: int | str, *, split: bool) -> tuple[Path, dict[str, GraphSpec]]:
         """As `graphs` in FP16, with the large constants that are not FP16 in int16 (see `store_in_whole_numbers`)."""
         source, specs = self.graphs("fp16", batch, split=split)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqrae import __version__
-from vqrae.calibration.plan import Plan
+from vqrae.calibration.plan import SCORES, Plan
 from vqrae.calibration.search import Found, kept, search
 from vqrae.calibration.sensitivity import Sensitivity, group_sensitivities, layer_sensitivities
 from vqrae.calibration.trials import GraphName, Trial, TrialLog
@@ -72,7 +72,8 @@ def search_plan(
 def _search_graph(
     builder: BundleBuilder, name: GraphName, plan: Plan, target: Target, reference: Reference, log: TrialLog
 ) -> GraphPlanning:
-    products, budget = builder.calibrated.quantizers[name].products, _whole(target.budget)
+    products = [product for product in builder.calibrated.quantizers[name].products if product.group != SCORES]
+    budget = _whole(target.budget)
     given = [product.layer for product in plan.int8(products)]
 
     def progress(step: str, done: int, total: int) -> None:

@@ -33,7 +33,7 @@ def products() -> tuple[Product, ...]:
         Product(
             layer=layer,
             node=f"node_{number}",
-            group="attention",
+            group="search" if layer == "quantizer.scores" else "attention",
             inputs=(f"x_{number}", f"w_{number}"),
             has_weight=".attention." not in layer,
             multiplications=1,
@@ -129,6 +129,15 @@ def test_an_unknown_layer_is_refused_with_the_nearest_one(products: tuple[Produc
     )
     with pytest.raises(UsageError, match=message):
         plan.check(products)
+
+
+def test_scores_are_not_multiplied_in_int8(products: tuple[Product, ...]) -> None:
+    asked = Plan.default(products).with_layers({"quantizer.scores": "int8"})
+    with pytest.raises(
+        UsageError, match=r"^layer quantizer\.scores of the plan: got int8; expected float: .*; write float"
+    ):
+        asked.check(products)
+    Plan.default(products, "float").with_layers({"quantizer.scores": "int8"}).check(products)  # stored, as before
 
 
 def test_a_layer_that_is_left_out_is_named(products: tuple[Product, ...]) -> None:

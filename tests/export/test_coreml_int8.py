@@ -119,7 +119,7 @@ def packaged(builder: BundleBuilder, name: str, folder: Path, wanted: Target, *,
     if not pairs:
         int8 = replace(int8, reaches={}, corrected={})
     model = builder.checkpoint.model
-    graphs = graph_plans(model, split=False, batch=wanted.batch.axis, ranks_again=plan.ranks_again)
+    graphs = graph_plans(model, split=False, batch=wanted.batch.axis)
     (graph,) = [graph for graph in graphs if graph.name == name]
     return folder / package_from_plan(graph, model, wanted, folder, int8).file
 

@@ -85,23 +85,6 @@ def test_centering_leaves_no_mean() -> None:
     assert scores.bias.mean().abs() < 1e-12
 
 
-def test_evened_features_score_the_same() -> None:
-    """A channel that a norm silences does no harm."""
-    scores, generator = folding.search(tiny_model()), torch.Generator().manual_seed(0)
-    norm = torch.nn.LayerNorm(32, dtype=torch.float64)
-    for parameter in norm.parameters():
-        torch.nn.init.normal_(parameter, std=8, generator=generator)
-    norm.weight.data[0] = 0
-    features = norm(torch.randn(50, 32, dtype=torch.float64, generator=generator))
-    center, spread = folding.evened(norm, scores)
-    assert torch.equal(spread.log2(), spread.log2().round())
-    even = (features - center) / spread
-    folded = folding.of_evened(scores, center, spread)
-    wanted = features @ scores.weight.T + scores.bias
-    torch.testing.assert_close(even @ folded.weight.T + folded.bias, wanted, atol=1e-9, rtol=1e-9)
-    assert even[:, 1:].std(0).std() < features[:, 1:].std(0).std()
-
-
 def test_lookup_table(model: VQRAE) -> None:
     indices = torch.arange(32, dtype=torch.int32).reshape(2, 4, 4)
     with torch.inference_mode():
