@@ -8,37 +8,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vqrae.export.dtypes import GraphDtypes
-from vqrae.export.folding import Affine, affine_from_linear, joined, scaled
+from vqrae.export.folding import joined
 from vqrae.model.decoder import Decoder
 from vqrae.model.layers import resampled_positions
+from vqrae.model.parts import BlockParts, EncoderParts, affine_from_linear, scaled
 from vqrae.networks import EncoderFamily
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockParts:
-    """A pre-norm transformer block of any family, taken apart. `Affine` parts have their layer scales folded in."""
-
-    heads: int
-    attention_norm: nn.Module
-    query: Affine
-    key: Affine
-    value: Affine
-    out: Affine
-    mlp_norm: nn.Module
-    up: Affine
-    down: Affine
-    activation: nn.Module
-    query_norm: nn.Module | None = None
-    key_norm: nn.Module | None = None
-    gate: Affine | None = None
-    """Where the MLP is gated: activation(gate) · up."""
 
 
 class DeployedNorm(nn.Module):
@@ -176,19 +156,6 @@ def _internvl_parts(layer: Any) -> BlockParts:
         down=scaled(affine_from_linear(layer.mlp.fc2), layer.lambda_2.detach().double()),
         activation=layer.mlp.activation_fn,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderParts:
-    """A vision encoder of any family, taken apart."""
-
-    convolution: nn.Conv2d
-    prefix_1TC: Tensor
-    """Class token with its position embedding (1, T, C); T is 0 where there is none."""
-    positions_NC: Tensor
-    """Position embeddings of the patch tokens."""
-    blocks: tuple[BlockParts, ...]
-    norm: nn.Module
 
 
 Grid = tuple[int, int]

@@ -8,42 +8,12 @@ Shape suffixes: C feature width, E code width, K codes, P = p·p·3 values of a 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
 from vqrae.model import VQRAE
 from vqrae.model.encoder import Encoder
-
-
-class Affine(NamedTuple):
-    """x ↦ x·weightᵀ + bias, in float64."""
-
-    weight: Tensor
-    """(out, in)."""
-    bias: Tensor
-    """(out,)."""
-
-    def as_linear(self, dtype: torch.dtype) -> nn.Linear:
-        """The same map as a module."""
-        layer = nn.Linear(self.weight.shape[1], self.weight.shape[0], dtype=dtype, device="meta")
-        layer.weight = nn.Parameter(self.weight.to(dtype), requires_grad=False)
-        layer.bias = nn.Parameter(self.bias.to(dtype), requires_grad=False)
-        return layer
-
-
-def affine_from_linear(layer: nn.Linear) -> Affine:
-    """The map of a Linear; a missing bias is zero."""
-    weight = layer.weight.detach().double()
-    bias: Tensor | None = layer.bias  # torch declares it as always there
-    return Affine(weight, weight.new_zeros(weight.shape[0]) if bias is None else bias.detach().double())
-
-
-def scaled(affine: Affine, factor: Tensor | float) -> Affine:
-    """The map followed by a multiplication, per output where `factor` is a vector (such as a layer scale)."""
-    column = factor[:, None] if isinstance(factor, Tensor) else factor
-    return Affine(affine.weight * column, affine.bias * factor)
+from vqrae.model.parts import Affine, affine_from_linear, scaled
 
 
 def joined(*affines: Affine) -> Affine:
