@@ -15,10 +15,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/vqrae demo
 
-# The README's picture and table are the demo's.
+# The README's picture and table, and the tables of docs/figures/benchmarks.md, are the demo's.
 figures: demo
-	cp demo/reconstruction.png docs/
-	sed -i -e '/<!-- figures/,/<!-- end of figures/{//!d}' -e '/<!-- figures/r demo/benchmark.md' README.md
+	cp demo/reconstruction.png docs/figures/
+	sed -i -e '/<!-- figures/,/<!-- end of figures/{//!d}' -e '/<!-- figures/r demo/benchmark.md' docs/figures/benchmarks.md
+	sed -i -e '/<!-- figures/,/<!-- end of figures/{//!d}' -e '/<!-- figures/r demo/summary.md' README.md
 
 # A file's tests stay together, since they share what was built for them; the files come in the order of conftest.py. A
 # process that dies ends the run, which names its test: one that takes its place may wait for ever.

@@ -16,6 +16,7 @@ from vqrae.benchmarks.picture import reconstruction_picture
 from vqrae.benchmarks.reconstructions import Reconstructions, golden_reconstructions
 from vqrae.benchmarks.report import write_report
 from vqrae.benchmarks.rows import BenchResult
+from vqrae.benchmarks.table import summary_table
 from vqrae.calibration.images import LEAST_IMAGES, CalibrationImages, calibration_images
 from vqrae.checkpoint import open_checkpoint
 from vqrae.export.build import BundleBuilder, check_target
@@ -72,7 +73,7 @@ def run_demo(checkpoint: Path, output: Path, *, rounds: int, command: str, repor
 
     Args:
         checkpoint: a checkpoint's folder.
-        output: gets the bundles, `reconstruction.png`, `report.html`, `benchmark.json` and `benchmark.md`.
+        output: gets the bundles, `reconstruction.png`, `report.html`, `benchmark.json`, `benchmark.md` and `summary.md`.
         rounds: timed calls of each candidate.
         command: what the user typed, to be printed with the result.
         report: told of each step as it begins.
@@ -148,6 +149,7 @@ def _write_pages(
 ) -> None:
     (folder / BENCHMARK_FILE).write_text(result.to_json())
     (folder / "benchmark.md").write_text(markdown_page(result))
+    (folder / "summary.md").write_text(markdown_page(result, summary_table))
     title = manifests[0].checkpoint.name
     write_report(folder / "report.html", result, manifests, title=title, pictures=pictures)
 

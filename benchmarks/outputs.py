@@ -47,10 +47,10 @@ def check_output_name(path: Path) -> None:
     check_suffix(path, WRITERS)
 
 
-def markdown_page(result: BenchResult) -> str:
+def markdown_page(result: BenchResult, table: Callable[[BenchResult], str] = markdown_table) -> str:
     """The tables with the machine, the versions, the date and the command."""
     versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
-    return f"{markdown_table(result)}\n{versions}; {result.date}; `{result.command}`.\n"
+    return f"{table(result)}\n{versions}; {result.date}; `{result.command}`.\n"
 
 
 def csv_table(result: BenchResult) -> str:

@@ -87,6 +87,21 @@ def markdown_table(result: BenchResult) -> str:
     return f"{speed}\n{footprint}\n{notes}{caption(result)}\n"
 
 
+def summary_table(result: BenchResult) -> str:
+    """One row for each candidate that was executed, both graphs at the first batch size, in Markdown."""
+    firsts: dict[str, Sequence[BenchRow]] = {}
+    for _, rows in result.groups():
+        firsts.setdefault(rows[0].graph, rows)
+    titles = ("encode ms", "speed", "decode ms", "speed", "tokens", "disk MB", "gate")
+    lines = [_line("", *titles), _line("---", *("--:" for _ in titles))]
+    for encode, decode in zip(firsts["encode"], firsts["decode"], strict=True):
+        if encode.gate != "not-executed":
+            speeds = [cell for row in (encode, decode) for cell in (significant(row.p50_ms), times(row))]
+            size, tokens = significant(encode.size_mb), percent(encode.token_agreement)
+            lines.append(_line(encode.label, *speeds, tokens, size, encode.gate))
+    return "\n".join(lines) + f"\n\n{caption(result)}\n"
+
+
 def _notes(result: BenchResult) -> list[str]:
     return [
         *untimed_notes(result),

@@ -4,7 +4,7 @@
 // in the project's tests, on Linux; on your machine, `vqrae selftest BUNDLE` runs it, and is the place to start.
 //
 // Core ML has no bytes at a graph's edge. The manifest's `carriers` say what stands for them: `float32` is what is written
-// here, whole numbers from 0 to 255. The rule that brings a picture to the bundle's size is in docs/bundle-format.md.
+// here, whole numbers from 0 to 255. The rule that brings a picture to the bundle's size is in docs/reference/bundle-format.md.
 
 import CoreML
 

@@ -1,6 +1,6 @@
 """What it takes to convert a checkpoint to each format: time, peak memory and size, each in a fresh process.
 
-    python -m vqrae.benchmarks.studies.conversion base siglip2-so400m-256 -o docs/conversion.md
+    python -m vqrae.benchmarks.studies.conversion base siglip2-so400m-256 -o docs/figures/conversion.md
 
 Covered: the whole of `vqrae export`, so folding, tracing, converting, and verifying on a few photographs. A row that is
 in the output file already is kept, so that a run that was stopped goes on; delete the line to measure it anew.

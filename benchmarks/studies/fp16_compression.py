@@ -1,6 +1,6 @@
 """What FP16 costs in tokens: our graphs, which keep the scores in FP32, against compression of all weights.
 
-    python -m vqrae.benchmarks.studies.fp16_compression assets/vqrae-tiny -o docs/fp16.md
+    python -m vqrae.benchmarks.studies.fp16_compression assets/vqrae-tiny -o docs/explanation/fp16.md
 
 Covered: OpenVINO on this machine's processor, on the held-out photographs. Not covered: devices that compute in FP16.
 """

@@ -1,7 +1,7 @@
 """The page of a checkpoint's performance: exports it to every runtime that runs here, benchmarks all rows in one run.
 
     python -m vqrae.benchmarks.studies.performance base --calibration photographs/calibration --bundles runs/base \
-        --throughput photographs/held-out -o docs/performance.md
+        --throughput photographs/held-out -o docs/figures/performance.md
 
 Bundles that are in the folder already are taken as they are. Run it on a machine that does nothing else.
 """
@@ -29,7 +29,7 @@ FORMAT_NAMES = ("onnx", "openvino")
 PRECISIONS = ("fp32", "fp16", "int8")
 INTRODUCTION = """
 Everything in one run on one machine, each row in turn in every round; speed is a ratio within the run, beside PyTorch
-in eager mode. What the columns mean is said in the [README](../README.md#benchmark). A preset's name stands for that
+in eager mode. What the columns mean is said in [Benchmark](../how-to/benchmark.md). A preset's name stands for that
 size with random weights: they do not change the arithmetic, and say nothing of fidelity.
 
 More than 100 % of the peak happens in two ways: a graph may hold products of constants, which the runtime computes

@@ -1,6 +1,6 @@
 """What memory the nearest-code search takes on a CPU: in chunks, against the whole score matrix.
 
-    python -m vqrae.benchmarks.studies.search_memory -o docs/search.md
+    python -m vqrae.benchmarks.studies.search_memory -o docs/explanation/search.md
 
 Covered: peak resident memory of a fresh process, beyond what the inputs take. Not covered: GPUs, see `search_gpu`.
 """

@@ -1,4 +1,4 @@
-"""What `make docs` makes of other files: the command line's reference, the README's figures, links out of docs/."""
+"""What `make docs` makes of other files: the command line's reference, the tree of errors, links out of docs/."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typer.cli import get_docs_for_click
 
 ROOT = Path(__file__).parents[2]
 CLI_PAGE = "reference/cli.md"
-FIGURES = "<!-- the README's figures -->"
 ERRORS = "<!-- the tree of errors -->"
 
 
@@ -29,22 +28,12 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Put the figures where a page asks for them, and name the files that a link outside docs/ meant."""
-    if FIGURES in markdown:
-        markdown = markdown.replace(FIGURES, _figures())
+    """Put the tree of errors where a page asks for it, and name the files that a link outside docs/ meant."""
     if ERRORS in markdown:
         from vqrae.runtimes import errors
 
         markdown = markdown.replace(ERRORS, f"```text\n{errors.__doc__}\n```")
     return re.sub(r"\[([^\]]*)\]\(((?:\.\./)+)([^)#]*)[^)]*\)", lambda link: _inside(link, page), markdown)
-
-
-def _figures() -> str:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = re.search(r"<!-- figures[^>]*-->\n(.*?)<!-- end of figures -->", readme, re.DOTALL)
-    if found is None:
-        raise PluginError("README.md: got no block of figures")
-    return found[1]
 
 
 def _inside(link: re.Match[str], page: Any) -> str:

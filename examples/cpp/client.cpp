@@ -1,5 +1,5 @@
 // A picture to tokens in C++, with OpenVINO: `client BUNDLE picture.ppm`. The bundle is one for OpenVINO; the picture is a
-// PPM (P6, 8 bits) of exactly the bundle's size. Resizing is left to the program: the rule is in docs/bundle-format.md.
+// PPM (P6, 8 bits) of exactly the bundle's size. Resizing is left to the program: the rule is in docs/reference/bundle-format.md.
 //
 // Compiled and run: on Linux with g++ 12 and the headers and libraries of OpenVINO's Python package,
 //   openvino=$(python -c "from importlib.util import find_spec as f; print(f('openvino').submodule_search_locations[0])")

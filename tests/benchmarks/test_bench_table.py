@@ -5,7 +5,7 @@ from rich.console import Console
 
 from vqrae.benchmarks.figures import decibels, percent, significant, tiny_percent
 from vqrae.benchmarks.rows import BenchResult, result_schema
-from vqrae.benchmarks.table import bench_table, markdown_table, row_names
+from vqrae.benchmarks.table import bench_table, markdown_table, row_names, summary_table
 from vqrae.runtimes.errors import DataError
 
 
@@ -43,6 +43,15 @@ def test_markdown(result):
     assert lines[0] == "|  |  | p50 ms | p90 | p99 | img/s | speed | tokens | gate |"
     assert lines[2] == "| encode · batch 1 | PyTorch FP32 | 20.0 | 22.0 | 25.0 | 50.0 | 1× | – | reference |"
     assert len({line.count("|") for line in lines[:6]}) == 1
+
+
+def test_the_summary_is_one_row_for_each_that_was_executed(result):
+    encode = [row for row in result.rows if row.graph == "encode"]
+    rows = (*encode, *(row.model_copy(update={"graph": "decode"}) for row in encode))
+    lines = summary_table(result.model_copy(update={"rows": rows})).splitlines()
+    assert lines[0] == "|  | encode ms | speed | decode ms | speed | tokens | disk MB | gate |"
+    assert "| ONNX Runtime FP32 | 10.0 | 2.00× | 10.0 | 2.00× | 99.99% | 20.0 | pass |" in lines
+    assert not any("not-executed" in line for line in lines)
 
 
 def test_a_reason_is_told_once_for_all_that_it_holds_for(result):

@@ -12,7 +12,7 @@ from vqrae.runtimes.errors import UsageError
 
 
 def test_the_published_schema_is_the_result_s():
-    published = Path(__file__).parents[2] / "docs" / "bench.schema.json"
+    published = Path(__file__).parents[2] / "docs" / "reference" / "bench.schema.json"
     assert json.loads(published.read_text()) == result_schema()
 
 

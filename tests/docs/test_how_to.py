@@ -1,4 +1,4 @@
-"""Every line of code in the how-to pages and the tutorials is run, in the order of the page, in a folder of its own.
+"""Every line of code in the how-to pages of runtimes and in the tutorials is run, in the order of the page, in a folder of its own.
 
 `sh` blocks are commands of ours, `python` blocks are programs; those marked `gpu` must end with exit code 4, or with
 RuntimeUnavailable, where there is no GPU. `console` blocks install: they are checked against pyproject.toml.
@@ -22,7 +22,7 @@ from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.runtimes.registry import session_class
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted((ROOT / "docs" / "how-to").glob("*.md"))
+PAGES = [ROOT / "docs" / "how-to" / f"{runtime}.md" for runtime in ("coreml", "onnxruntime", "openvino", "tensorrt")]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 

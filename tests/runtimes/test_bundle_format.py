@@ -26,7 +26,7 @@ from vqrae.runtimes.selftest import selftest
 from vqrae.runtimes.signature import SIGNATURE_BYTES, make_keys, signature_path
 from vqrae.runtimes.tokenizer import load
 
-PAGE = (Path(__file__).parents[2] / "docs" / "bundle-format.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "bundle-format.md").read_text(encoding="utf-8")
 
 
 class Case(NamedTuple):

@@ -294,7 +294,7 @@ def test_only_int8_is_calibrated(make_manifest: MakeManifest) -> None:
 
 
 def test_the_published_schema_is_the_manifest_s() -> None:
-    published = Path(__file__).parents[2] / "docs" / "manifest.schema.json"
+    published = Path(__file__).parents[2] / "docs" / "reference" / "manifest.schema.json"
     assert json.loads(published.read_text()) == manifest_schema()
 
 

@@ -20,7 +20,7 @@ from PIL import ExifTags, Image
 from vqrae.runtimes.errors import ImageError
 from vqrae.runtimes.preprocess import MAX_PIXELS, open_image, prepare, read_image, to_rgb
 
-VECTORS = json.loads((Path(__file__).parents[2] / "docs" / "decoding-vectors.json").read_text())
+VECTORS = json.loads((Path(__file__).parents[2] / "docs" / "reference" / "decoding-vectors.json").read_text())
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
 

@@ -1,4 +1,4 @@
-"""Makes docs/decoding-vectors.json: small files, and the pixels that the rule's first two steps make of them.
+"""Makes docs/reference/decoding-vectors.json: small files, and the pixels that the rule's first two steps make of them.
 
 The pixels follow from the rule's words, not from our decoder. `python tests/support/decoding_vectors.py` writes it.
 """
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin
 
-VECTORS = Path(__file__).parents[2] / "docs" / "decoding-vectors.json"
+VECTORS = Path(__file__).parents[2] / "docs" / "reference" / "decoding-vectors.json"
 Pixels = NDArray[np.uint8]
 COLORS: Pixels = np.array([[[250, 0, 0], [0, 250, 0], [0, 0, 250]], [[9, 9, 9], [99, 99, 99], [240, 240, 0]]], np.uint8)
 GRAY: Pixels = np.array([[0, 1, 127], [128, 254, 255]], np.uint8)

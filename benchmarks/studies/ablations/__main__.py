@@ -1,6 +1,6 @@
 """The paper's claims on codebook and strategy, tried at a size that runs here: tables, plots, and what was expected.
 
-    python -m vqrae.benchmarks.studies.ablations -o docs/ablations.md --work runs/ablations --workers 2
+    python -m vqrae.benchmarks.studies.ablations -o docs/figures/ablations.md --work runs/ablations --workers 2
 
 A run that was stopped goes on: finished runs are JSON files in the work folder, unfinished ones go on from their last
 saved state. What was changed in the grid is run anew, the rest is kept. The page shows all that is in the work folder.

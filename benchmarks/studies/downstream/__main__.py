@@ -1,6 +1,6 @@
 """The tokenizer's three uses, trained and judged from nothing: understanding, generation, reconstruction, and bundles.
 
-    python -m vqrae.benchmarks.studies.downstream -o docs/uses.md --work runs/uses
+    python -m vqrae.benchmarks.studies.downstream -o docs/figures/uses.md --work runs/uses
 
 A run that was stopped goes on: finished steps are JSON files in the work folder, unfinished training goes on from its
 last saved state. Each step runs on one thread, so that its figures do not depend on how many there are.

@@ -1,7 +1,7 @@
 """How good a tokenizer is, in PyTorch and deployed alike: reconstruction, codebook health, semantics.
 
 Usage alone is no health: a codebook can be used to 100 % and yet say almost everything with a few codes, so perplexity
-and effective rank stand beside it. What each figure means: docs/evaluation.md.
+and effective rank stand beside it. What each figure means: docs/explanation/evaluation.md.
 
 Images come in chunks and none is kept: beside the networks, memory holds one chunk, two numbers per image, and the
 covariances.
