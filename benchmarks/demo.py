@@ -73,7 +73,7 @@ def run_demo(checkpoint: Path, output: Path, *, rounds: int, command: str, repor
 
     Args:
         checkpoint: a checkpoint's folder.
-        output: gets the bundles, `reconstruction.png`, `report.html`, `benchmark.json`, `benchmark.md` and `summary.md`.
+        output: gets the bundles, `reconstruction.png`, `report.html`, `benchmark.{json,md}` and `summary.md`.
         rounds: timed calls of each candidate.
         command: what the user typed, to be printed with the result.
         report: told of each step as it begins.

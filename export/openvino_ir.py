@@ -20,8 +20,9 @@ def write_openvino(request: GraphRequest) -> WrittenGraphs:
     """The `GraphWriter` of the format `openvino`.
 
     FP16 is what the graphs were traced in, weights and arithmetic, with the scores kept in FP32. OpenVINO's own
-    compression would put the scores' weights into FP16 too, and that alone misses the gate (docs/explanation/fp16.md). INT8 is the
-    Q/DQ that ONNX Runtime gets, which OpenVINO compiles to the same kernels as what NNCF makes (docs/explanation/int8.md).
+    compression would put the scores' weights into FP16 too, and that alone misses the gate (docs/explanation/fp16.md).
+    INT8 is the Q/DQ that ONNX Runtime gets, which OpenVINO compiles to the same kernels as what NNCF makes
+    (docs/explanation/int8.md).
     """
     folder, traced, precision = request.onnx_graphs()
     graphs = {}

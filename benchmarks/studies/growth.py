@@ -1,6 +1,6 @@
 """What batch and image size cost: latency and peak memory of a checkpoint's bundles, with the fitted growth.
 
-    python -m vqrae.benchmarks.studies.growth base --format onnx --format openvino --bundles growth -o docs/figures/growth.md
+    python -m vqrae.benchmarks.studies.growth base --format onnx --format openvino -o docs/figures/growth.md
 
 Covered: one graph on the CPU; the batch grows at the trained size, the image's side at batch 1, and on each of the two
 axes all runtimes and all points take turns in the same rounds. Not covered: fidelity at other sizes.

@@ -1,6 +1,6 @@
 """Our INT8 against NNCF's, of the same FP32 graph on OpenVINO: by its defaults for transformers, and changed.
 
-    python -m vqrae.benchmarks.studies.nncf_comparison assets/vqrae-tiny --calibration photographs -o docs/explanation/nncf.md
+    python -m vqrae.benchmarks.studies.nncf_comparison assets/vqrae-tiny --calibration DIR -o docs/explanation/nncf.md
 
 Covered: the graph `encode`, on images that it was not calibrated on, on this machine's processor. Not covered: NNCF's
 accuracy control, and weights alone.

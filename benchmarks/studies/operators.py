@@ -1,6 +1,6 @@
 """The page on where the naive export's time goes, and the folded graph's, both on ONNX Runtime, and what bounds them.
 
-    python -m vqrae.benchmarks.studies.operators base --bundle runs/base/vqrae-base-onnx-fp32 -o docs/figures/operators.md
+    python -m vqrae.benchmarks.studies.operators base --bundle runs/vqrae-base-onnx-fp32 -o docs/figures/operators.md
 
 Run it on a machine that does nothing else.
 """

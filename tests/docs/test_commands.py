@@ -1,6 +1,6 @@
 """Every command that any page shows exists, with every option that it is shown with, and every program compiles.
 
-The how-to pages of runtimes and the tutorials are run as well (test_how_to.py); what the others show would take too long.
+The runtimes' pages and the tutorials are run as well (test_how_to.py); what the others show would take too long.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every line of code in the how-to pages of runtimes and in the tutorials is run, in the order of the page, in a folder of its own.
+"""Every line of code in the runtimes' pages and the tutorials is run, in the order of the page, in a folder of its own.
 
 `sh` blocks are commands of ours, `python` blocks are programs; those marked `gpu` must end with exit code 4, or with
 RuntimeUnavailable, where there is no GPU. `console` blocks install: they are checked against pyproject.toml.

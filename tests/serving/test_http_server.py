@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import tritonclient.http as triton
+from numpy.typing import NDArray
 from running_server import running
 from tritonclient.utils import InferenceServerException
 
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.tokenizer import Tokenizer
 from vqrae.serving.app import Service
+from vqrae.serving.engine import Computed
 from vqrae.serving.http import bound_socket
 from vqrae.serving.worker import Worker
 
@@ -191,22 +195,37 @@ def test_a_client_that_goes_leaves_nothing_behind(worker: Worker, make_service: 
         assert (service.gate.requests, len(server.server_state.connections)) == (0, 0)
 
 
+class StartedByHand:
+    """A worker that begins when it is told to."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self.told = threading.Event()
+
+    async def encode_file(self, content: bytes) -> Computed:
+        while not self.told.is_set():
+            await asyncio.sleep(0.001)
+        return await self._worker.encode_file(content)
+
+    async def infer(self, graph: str, batch: NDArray[Any], outputs: tuple[str, ...]) -> Computed:
+        return await self._worker.infer(graph, batch, outputs)
+
+    async def ready(self) -> bool:
+        return await self._worker.ready()
+
+
 def test_what_is_inside_is_finished_when_the_server_stops(
     worker: Worker, make_service: Callable[..., Service], photograph: bytes
 ) -> None:
-    service = make_service(worker)
-    answers: list[bytes] = []
-    with running(service) as (server, port):
-        request = head(str(len(photograph)), more="Connection: close\r\n") + photograph
-        client = threading.Thread(
-            target=lambda: answers.append(exchange(port, request[:-1], then=request[-1:], pause=0.3))
-        )
-        client.start()
+    engine = StartedByHand(worker)
+    service = make_service(engine)
+    with running(service) as (server, port), socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(head(str(len(photograph)), more="Connection: close\r\n") + photograph)
         while not service.gate.requests:
             time.sleep(0.001)
         server.stop()
-        client.join(10)
-    assert answers[0].startswith(b"HTTP/1.1 200 ")
+        engine.told.set()
+        assert until_json(connection).startswith(b"HTTP/1.1 200 ")
     with pytest.raises(ConnectionRefusedError):
         exchange(port, b"x")
 
