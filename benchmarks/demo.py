@@ -22,6 +22,7 @@ from vqrae.checkpoint import open_checkpoint
 from vqrae.export.build import BundleBuilder, check_target
 from vqrae.export.formats import Target, target
 from vqrae.export.parity_images import parity_images
+from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.export.verify import VerifyRow
 from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable
 from vqrae.runtimes.manifest import MANIFEST_FILE, GateVerdict, Manifest, read_manifest
@@ -83,7 +84,7 @@ def run_demo(checkpoint: Path, output: Path, *, rounds: int, command: str, repor
         RuntimeUnavailable: ONNX Runtime is not installed.
     """
     targets, missing = _installed_targets()
-    opened = open_checkpoint(str(checkpoint))
+    opened = VqraeTokenizer(open_checkpoint(str(checkpoint)))
     photographs = parity_images(None, opened.model.size)
     with staged_folder(output, overwrite=True) as staging:
         report("cropping photographs to calibrate INT8 on")

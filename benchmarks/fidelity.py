@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from vqrae.export.parity_images import DEFAULT_COUNT, parity_images
 from vqrae.export.reference import reference_from_model
+from vqrae.export.tokenizers.vqrae import VqraeReference
 from vqrae.model import VQRAE
 from vqrae.runtimes.manifest import ParityFigures
 from vqrae.runtimes.parity import Sample, measure
@@ -34,7 +35,7 @@ def measured_fidelity(
         batch: the only batch size that they take.
         images: photographs to compare on.
     """
-    reference = reference_from_model(model, parity_images(None, model.size, images).images)
+    reference = reference_from_model(VqraeReference(model), parity_images(None, model.size, images).images)
     indices, features = _batch_by_batch(encode, reference.images, batch)
     (decoded,) = _batch_by_batch(decode, reference.indices, batch)
     (reconstructed,) = _batch_by_batch(decode, indices, batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from vqrae.benchmarks.candidates import GRAPHS, Candidate, Graph, Subject, fidel
 from vqrae.benchmarks.fidelity import measured_fidelity
 from vqrae.benchmarks.work import Work, counted_work
 from vqrae.checkpoint import open_checkpoint
-from vqrae.export.dtypes import GraphDtypes
-from vqrae.export.graphs import graph_plans
+from vqrae.export.form import Form
 from vqrae.export.onnx_graph import graph_from_plan
+from vqrae.export.tokenizers.vqrae import graph_plans
 from vqrae.model import VQRAE
 from vqrae.resize import resized
 from vqrae.runtimes.backends.onnxruntime import OnnxRuntimeSession
@@ -103,7 +104,7 @@ class NaiveCandidate(Candidate):
         folder = Path(self._temporary.name) / f"{graph}-{batch}"
         folder.mkdir(exist_ok=True)
         plan = next(plan for plan in graph_plans(self._model, split=False, batch=batch) if plan.name == graph)
-        spec = graph_from_plan(replace(plan, make=_AS_WRITTEN[graph]), self._model, folder)
+        spec = graph_from_plan(replace(plan, module=partial(_AS_WRITTEN[graph], self._model)), folder)
         runtime = RuntimeInfo(name="onnxruntime", built_with={})
         file = folder / spec.file
         options = SessionOptions(threads=self.threads)
@@ -130,7 +131,7 @@ class _Trace:
 
 
 class _Encode(nn.Module):
-    def __init__(self, model: VQRAE, dtypes: GraphDtypes) -> None:
+    def __init__(self, model: VQRAE, form: Form) -> None:
         super().__init__()
         self.model = model
 
@@ -139,7 +140,7 @@ class _Encode(nn.Module):
 
 
 class _Decode(nn.Module):
-    def __init__(self, model: VQRAE, dtypes: GraphDtypes) -> None:
+    def __init__(self, model: VQRAE, form: Form) -> None:
         super().__init__()
         self.model = model
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vqrae.export.dtypes import GraphDtypes
 from vqrae.export.folding import joined
+from vqrae.export.form import Form
 from vqrae.model.decoder import Decoder
 from vqrae.model.layers import resampled_positions
 from vqrae.model.parts import BlockParts, EncoderParts, affine_from_linear, scaled
@@ -37,7 +37,7 @@ class DeployedNorm(nn.Module):
 class DeployedBlock(nn.Module):
     """One transformer block in its deployed form."""
 
-    def __init__(self, parts: BlockParts, dtypes: GraphDtypes) -> None:
+    def __init__(self, parts: BlockParts, dtypes: Form) -> None:
         super().__init__()
         self.heads = parts.heads
         self.dtypes = dtypes
@@ -78,7 +78,7 @@ class DeployedBlock(nn.Module):
         return (weights_BHNN @ v_BHND).transpose(1, 2).flatten(2)
 
 
-def deployed_blocks(parts: Iterable[BlockParts], dtypes: GraphDtypes) -> nn.Sequential:
+def deployed_blocks(parts: Iterable[BlockParts], dtypes: Form) -> nn.Sequential:
     """A stack of deployed blocks."""
     return nn.Sequential(*(DeployedBlock(part, dtypes) for part in parts))
 

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from vqrae import __version__
 from vqrae.calibration.images import CalibrationImages
-from vqrae.checkpoint import Checkpoint
-from vqrae.config import VQRAEConfig
 from vqrae.export.bundle_graphs import GraphRequest, GraphWriter, WrittenGraphs
 from vqrae.export.bundle_writer import creation_time, with_evidence, write_golden
+from vqrae.export.deployable import Deployable
 from vqrae.export.formats import EngineOptions, Target
 from vqrae.export.onnx_graph import TracedOnnx
 from vqrae.export.parity_images import ParityImages
@@ -25,7 +24,7 @@ from vqrae.export.verify import VerifyRow, gather_evidence, source_evidence, ver
 from vqrae.runtimes.bundle import Bundle, listed_files, write_manifest
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.errors import BundleError, DeviceMissing, EngineMismatch, GateFailure, UsageError
-from vqrae.runtimes.manifest import QUANTIZED, Evidence, Manifest, Preprocessing, Tokens
+from vqrae.runtimes.manifest import QUANTIZED, Evidence, Manifest
 from vqrae.runtimes.parity import Reference
 from vqrae.runtimes.registry import session_class
 from vqrae.runtimes.staging import staged_folder
@@ -52,19 +51,17 @@ def check_target(target: Target) -> None:
         check_machine(target.format.runtime, target.options)
 
 
-def bundle_name(config: VQRAEConfig, size: tuple[int, int] | None, target: Target) -> str:
-    """The tokenizer's name, its image size (H, W) where that is not the trained one (or None), format and precision."""
-    trained = size in (None, (config.image_size, config.image_size))
-    sides = [] if trained or size is None else [f"{size[0]}x{size[1]}"]
-    return "-".join([config.name, *sides, target.format_name, target.precision])
+def bundle_name(tokenizer: str, target: Target) -> str:
+    """The tokenizer's name (`Deployable.name`), format and precision."""
+    return "-".join([tokenizer, target.format_name, target.precision])
 
 
 class BundleBuilder(Closing):
-    """Builds bundles of one checkpoint; the reference runs once for all of them, and so does each tracing."""
+    """Builds bundles of one tokenizer; the reference runs once for all of them, and so does each tracing."""
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        tokenizer: Deployable,
         images: ParityImages,
         report: Callable[[str], None],
         calibration: CalibrationImages | None = None,
@@ -72,17 +69,17 @@ class BundleBuilder(Closing):
         """Run the reference.
 
         Args:
-            checkpoint: the model is taken at the size that it has (`vqrae.resize`).
+            tokenizer: to build them of.
             images: to verify on.
             report: told of each step as it begins.
             calibration: for targets at INT8.
         """
-        self.checkpoint = checkpoint
+        self.tokenizer = tokenizer
         self.images = images
         self.report = report
         report("running the PyTorch reference")
-        self.reference: Reference = reference_from_model(checkpoint.model, images.images)
-        self._onnx = TracedOnnx(checkpoint.model)
+        self.reference: Reference = reference_from_model(tokenizer, images.images)
+        self._onnx = TracedOnnx(tokenizer)
         self._calibration = calibration
 
     def close(self) -> None:
@@ -103,7 +100,7 @@ class BundleBuilder(Closing):
             raise UsageError("int8", got="no calibration images", expected="some", remedy=remedy)
         from vqrae.export.calibrated_onnx import CalibratedOnnx  # brings ONNX Runtime, which only INT8 needs
 
-        return CalibratedOnnx(self._onnx, self._calibration, self.checkpoint.model.config.quantizer.codebook_size)
+        return CalibratedOnnx(self._onnx, self._calibration, self.tokenizer.tokens.codebook_size)
 
     @cached_property
     def stored(self) -> WeightsOnnx:
@@ -114,7 +111,7 @@ class BundleBuilder(Closing):
 
     def name(self, target: Target) -> str:
         """What the bundle is called."""
-        return bundle_name(self.checkpoint.model.config, self.checkpoint.model.size, target)
+        return bundle_name(self.tokenizer.name, target)
 
     def build(
         self, target: Target, folder: Path, *, allow_gate_failure: bool = False, overwrite: bool = False
@@ -130,10 +127,9 @@ class BundleBuilder(Closing):
         with staged_folder(path, overwrite=overwrite) as staging:
             self.report(f"{path.name}: folding and tracing")
             writer: GraphWriter = _imported(target.format.writer)
-            model = self.checkpoint.model
             request = self._request(target, staging)
             written = writer(request)
-            write_golden(staging, model, self.images.photographs)
+            write_golden(staging, self.tokenizer, self.images.photographs)
             manifest = self._manifest(path.name, target, written, staging)
             write_manifest(staging, manifest)
             self.report(f"{path.name}: verifying on {len(self.images.images)} photographs")
@@ -153,7 +149,7 @@ class BundleBuilder(Closing):
 
     def _request(self, target: Target, folder: Path) -> GraphRequest:
         return GraphRequest(
-            model=self.checkpoint.model,
+            tokenizer=self.tokenizer,
             onnx=self._onnx,
             calibrated=self.calibrated if target.precision == "int8" else None,
             stored=self.stored if target.precision == "int8-weights" else None,
@@ -195,20 +191,14 @@ class BundleBuilder(Closing):
             return Evidence(executed=False, reason=str(error), gate="not-executed", source=source)
 
     def _manifest(self, name: str, target: Target, written: WrittenGraphs, folder: Path) -> Manifest:
-        model = self.checkpoint.model
-        height, width = model.size
         return Manifest(
             name=name,
             created=creation_time(),
             created_with={"vqrae": __version__, **written.runtime.built_with},
-            checkpoint=self.checkpoint.identity,
+            checkpoint=self.tokenizer.identity,
             graphs=written.graphs,
-            preprocessing=Preprocessing(height=height, width=width),
-            tokens=Tokens(
-                grid=model.grid,
-                codebook_size=model.config.quantizer.codebook_size,
-                feature_width=model.config.feature_width,
-            ),
+            preprocessing=self.tokenizer.preprocessing,
+            tokens=self.tokenizer.tokens,
             precision=written.precision.model_copy(update={"budget": target.budget}),
             runtime=written.runtime,
             calibration=self.calibrated.provenance() if target.precision == "int8" else None,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from vqrae.calibration.layers import Product
 from vqrae.calibration.plan import PLAN_FILE, Activations, Plan, Scheme
+from vqrae.export.deployable import Deployable
 from vqrae.export.formats import Target
 from vqrae.export.onnx_graph import TracedOnnx, traced_precision
-from vqrae.model import VQRAE
 from vqrae.runtimes.manifest import GraphSpec, Precision, RuntimeInfo
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class GraphRequest:
     """The graphs that a bundle needs."""
 
-    model: VQRAE
+    tokenizer: Deployable
     """At the image size that the graphs are for."""
     onnx: TracedOnnx
     """Its graphs in ONNX, traced once for all the formats that start from them."""

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vqrae.export.deployable import Deployable
 from vqrae.export.parity_images import golden_source
 from vqrae.export.reference import reference_from_model
-from vqrae.model import VQRAE
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.golden import GoldenSamples, save_golden
 from vqrae.runtimes.manifest import Evidence, Manifest
@@ -39,16 +39,16 @@ def creation_time() -> str:
     return moment.replace(microsecond=0).isoformat()
 
 
-def write_golden(folder: Path, model: VQRAE, photographs: Sequence[Image.Image]) -> None:
+def write_golden(folder: Path, tokenizer: Deployable, photographs: Sequence[Image.Image]) -> None:
     """Save the first photographs, and what the reference makes of them, as the bundle's golden samples."""
-    height, width = model.size
+    size = (tokenizer.preprocessing.height, tokenizer.preprocessing.width)
     with tempfile.TemporaryDirectory() as temporary:
         sources = []
         for number, photograph in enumerate(photographs[:GOLDEN_COUNT]):
             sources.append(Path(temporary) / f"{number}.png")
-            golden_source(photograph, model.size).save(sources[-1], optimize=True)
-        images = np.stack([prepare(source, height, width) for source in sources])
-        reference = reference_from_model(model, images)
+            golden_source(photograph, size).save(sources[-1], optimize=True)
+        images = np.stack([prepare(source, *size) for source in sources])
+        reference = reference_from_model(tokenizer, images)
         golden = GoldenSamples(
             sources=tuple(sources),
             photographs=tuple(source.read_bytes() for source in sources),

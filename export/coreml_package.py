@@ -22,11 +22,10 @@ from vqrae.export.bundle_graphs import GraphRequest, WrittenGraphs
 from vqrae.export.coreml_int8 import GraphInt8, pipeline
 from vqrae.export.coreml_metadata import write_metadata
 from vqrae.export.coreml_precision import built_int8, built_precision
-from vqrae.export.dtypes import DTYPES
+from vqrae.export.deployable import Deployable, GraphPlan
+from vqrae.export.form import FORMS
 from vqrae.export.formats import Batch, CoreMLOptions, Target
-from vqrae.export.graphs import DecoderGraph, GraphPlan, graph_plans
 from vqrae.export.onnx_graph import quiet_exporter
-from vqrae.model import VQRAE
 from vqrae.runtimes.backends.coreml_spec import read_spec
 from vqrae.runtimes.backends.coreml_tools import TITLE, ct, quiet_coremltools
 from vqrae.runtimes.errors import RuntimeUnavailable
@@ -47,9 +46,9 @@ def write_coreml(request: GraphRequest) -> WrittenGraphs:
     target, options = request.target, _options(request.target)
     quantized = request.written_plan() if target.precision in QUANTIZED else None
     graphs = {}
-    for plan in graph_plans(request.model, split=target.split, batch=target.batch.axis):
+    for plan in request.tokenizer.graphs(target.batch.axis, split=target.split):
         int8 = None if quantized is None else graph_int8(plan.name, quantized, request)
-        graphs[plan.name] = package_from_plan(plan, request.model, target, request.folder, int8)
+        graphs[plan.name] = package_from_plan(plan, request.tokenizer, target, request.folder, int8)
         gc.collect()  # traced graphs refer to themselves, and a large one must be gone before the next
     built_with = {name: version(name) for name in ("torch", "coremltools")}
     runtime = RuntimeInfo(
@@ -78,7 +77,7 @@ def graph_int8(name: str, plan: Plan, request: GraphRequest) -> GraphInt8:
         reaches: dict[str, tuple[float, ...]] = {product.layer: () for product in plan.int8(products[name])}
         return GraphInt8(products=products[name], reaches=reaches, storage=storage)
     found = request.calibrated.carried(name, plan)
-    scale = DTYPES[storage].byte_scale  # what was observed are bytes, as FP32 has them
+    scale = FORMS[storage].byte_scale  # what was observed are bytes, as FP32 has them
     for product in products[name]:
         if product.group == "patch embedding" and product.layer in found.reaches:
             found.reaches[product.layer] = tuple(reach * scale for reach in found.reaches[product.layer])
@@ -95,13 +94,13 @@ def graph_int8(name: str, plan: Plan, request: GraphRequest) -> GraphInt8:
 
 
 def package_from_plan(
-    plan: GraphPlan, model: VQRAE, target: Target, folder: Path, int8: GraphInt8 | None = None
+    plan: GraphPlan, tokenizer: Deployable, target: Target, folder: Path, int8: GraphInt8 | None = None
 ) -> GraphSpec:
     """Fold, trace, convert and describe one graph; its package is the folder `<name>.mlpackage`.
 
     Args:
         plan: of the graph.
-        model: at the image size that the graph is for.
+        tokenizer: whose graph it is.
         target: precision, batch axis and options.
         folder: where the package goes.
         int8: what the graph's INT8 is made of, for a target at INT8.
@@ -112,8 +111,8 @@ def package_from_plan(
     options, path = _options(target), folder / f"{plan.name}.mlpackage"
     carrier: Literal["float32", "image"] = "image" if options.inputs == "image" else "float32"
     carriers: Carriers = {tensor.name: carrier for tensor in (plan.input, *plan.outputs) if tensor.dtype == "uint8"}
-    package_from_program(program_from_plan(plan, model, target, int8), path, plan, carriers, target, int8)
-    write_metadata(path, plan, model, options)
+    package_from_program(program_from_plan(plan, target, int8), path, plan, carriers, target, int8)
+    write_metadata(path, plan, tokenizer, options)
     return GraphSpec(
         file=path.name,
         inputs=(plan.input,),
@@ -137,20 +136,16 @@ class ImageEdges(nn.Module):
         return given.permute(0, 3, 1, 2) if self.leaves else given
 
 
-def program_from_plan(
-    plan: GraphPlan, model: VQRAE, target: Target, int8: GraphInt8 | None = None
-) -> torch.export.ExportedProgram:
+def program_from_plan(plan: GraphPlan, target: Target, int8: GraphInt8 | None = None) -> torch.export.ExportedProgram:
     """Fold and trace one graph, with what calibration made of its weights where it becomes INT8.
 
     Images are float32 at its edges, laid out as the target's options say.
     """
-    module, example = plan.make(model, DTYPES[int8.storage if int8 else target.precision]).eval(), plan.example()
+    form = replace(FORMS[int8.storage if int8 else target.precision], images=torch.float32)
+    module, example = plan.module(form).eval(), plan.example()
     with torch.no_grad():
         for name, values in ({**int8.smoothed, **int8.corrected} if int8 else {}).items():
             module.get_parameter(name).copy_(torch.tensor(values))
-    for part in module.modules():
-        if isinstance(part, DecoderGraph):
-            part.image_dtype = torch.float32
     if example.dtype == torch.uint8:
         example = example.float()
     if _options(target).inputs == "image":

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from vqrae.calibration.layers import Product
 from vqrae.calibration.plan import Plan
 from vqrae.calibration.readback import check_int8, int8_share
-from vqrae.export.dtypes import KEPT_IN_FP16
+from vqrae.export.form import KEPT_IN_FP16
 from vqrae.runtimes.backends.coreml_spec import PRODUCTS, dtype_name, matrix_products, operands, operations
 from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.runtimes.manifest import Precision, PrecisionName

@@ -18,9 +18,8 @@ from torch import nn
 
 from vqrae.calibration.layers import LAYER_METADATA, node_layers
 from vqrae.calibration.weights import store_in_whole_numbers
-from vqrae.export.dtypes import DTYPES, FP32, KEPT_IN_FP16, GraphDtypes
-from vqrae.export.graphs import GraphPlan, graph_plans
-from vqrae.model import VQRAE
+from vqrae.export.deployable import Deployable, GraphPlan
+from vqrae.export.form import FORMS, FP32, KEPT_IN_FP16, Form
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, VqraeError
 from vqrae.runtimes.manifest import GraphSpec, Precision, PrecisionName
@@ -41,10 +40,10 @@ def tracer_versions() -> dict[str, str]:
 
 
 class TracedOnnx(Closing):
-    """The ONNX graphs of one model, each variant traced when it is first asked for, and kept until this is closed."""
+    """The ONNX graphs of one tokenizer, each variant traced when first asked for, and kept until this is closed."""
 
-    def __init__(self, model: VQRAE) -> None:
-        self._model = model
+    def __init__(self, tokenizer: Deployable) -> None:
+        self._tokenizer = tokenizer
         self._temporary = tempfile.TemporaryDirectory(prefix="vqrae-onnx-")
         self._traced: dict[str, dict[str, GraphSpec]] = {}
 
@@ -56,7 +55,7 @@ class TracedOnnx(Closing):
             batch: a fixed size, or the name of the dynamic axis.
             split: also the four parts.
         """
-        plans = graph_plans(self._model, split=split, batch=batch)
+        plans = self._tokenizer.graphs(batch, split=split)
         return self._traced_once(self._folder(precision, batch), plans, precision)
 
     def compact(self, batch: int | str, *, split: bool) -> tuple[Path, dict[str, GraphSpec]]:
@@ -81,7 +80,7 @@ class TracedOnnx(Closing):
         traced = self._traced.setdefault(folder.name, {})
         for plan in plans:
             if plan.name not in traced:
-                traced[plan.name] = graph_from_plan(plan, self._model, folder, DTYPES[precision])
+                traced[plan.name] = graph_from_plan(plan, folder, FORMS[precision])
                 gc.collect()  # traced graphs refer to themselves, and a large one must be gone before the next
         return folder, {plan.name: traced[plan.name] for plan in plans}
 
@@ -108,9 +107,9 @@ class TracedOnnx(Closing):
         return Path(self._temporary.name) / f"{precision}-{batch}"
 
 
-def graph_from_plan(plan: GraphPlan, model: VQRAE, folder: Path, dtypes: GraphDtypes = FP32) -> GraphSpec:
+def graph_from_plan(plan: GraphPlan, folder: Path, form: Form = FP32) -> GraphSpec:
     """Fold, trace, check and write one graph; its file is `<name>.onnx`."""
-    module = plan.make(model, dtypes).eval()
+    module = plan.module(form).eval()
     path = folder / f"{plan.name}.onnx"
     external = _weight_bytes(module) > SINGLE_FILE_LIMIT
     with quiet_exporter():

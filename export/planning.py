@@ -60,7 +60,7 @@ def search_plan(
         DataError: the folder's log is of another search.
     """
     builder.report("running the PyTorch reference on the images to measure on")
-    reference = reference_from_model(builder.checkpoint.model, images)
+    reference = reference_from_model(builder.tokenizer, images)
     plan = target.chosen_plan(builder.calibrated.products)
     plan.check(builder.calibrated.products)
     log = TrialLog(folder / TRIALS_FILE, _made_with(builder, reference, target.format.runtime, plan))
@@ -98,11 +98,11 @@ def _whole(budget: Budget | None) -> Budget:
 
 def _made_with(builder: BundleBuilder, reference: Reference, runtime: str, plan: Plan) -> dict[str, str]:
     """What trials depend on: those of one log have it in common."""
-    provenance, model = builder.calibrated.provenance(), builder.checkpoint.model
+    provenance, image = builder.calibrated.provenance(), builder.tokenizer.preprocessing
     return {
         "vqrae": __version__,
-        "checkpoint": builder.checkpoint.identity.weights_sha256,
-        "image size": "x".join(map(str, model.size)),
+        "checkpoint": builder.tokenizer.identity.weights_sha256,
+        "image size": f"{image.height}x{image.width}",
         "runtime": f"{runtime} {runtime_version(runtime)}",
         "machine": str(this_machine()),
         "calibration images": hashlib.sha256("".join(provenance.image_sha256).encode()).hexdigest(),

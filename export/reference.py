@@ -1,27 +1,20 @@
-"""What parity compares: the unfolded PyTorch model's sample in FP32, and a deployed tokenizer's of the same images."""
+"""What parity compares: a trained tokenizer's sample in FP32, and a deployed one's of the same images."""
 
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from vqrae.model import VQRAE
-from vqrae.model.reference import ReferenceTokenizer
-from vqrae.model.search import top2
-from vqrae.runtimes.parity import CodeSpace, Reference, Sample
+from vqrae.export.deployable import ReferenceModel
+from vqrae.runtimes.parity import Reference, Sample
 from vqrae.runtimes.tokenizer import Tokenizer
 
 
-@torch.inference_mode()
-def reference_from_model(model: VQRAE, images: NDArray[np.uint8]) -> Reference:
-    """Run the PyTorch model on images uint8 (B, H, W, 3) and keep what parity needs to know of it."""
-    tokenizer = ReferenceTokenizer(model)
-    indices, features = tokenizer.encode(images)
-    decoded = tokenizer.decode(indices)
-    codes_KE = tokenizer.codes_KE
-    projection = model.in_projection
-    best_two = top2(projection(torch.from_numpy(features)).flatten(0, 1), codes_KE).numpy().astype(np.int32)
+def reference_from_model(model: ReferenceModel, images: NDArray[np.uint8]) -> Reference:
+    """Run a trained tokenizer on images uint8 (B, H, W, 3) and keep what parity needs to know of it."""
+    indices, features = model.encode(images)
+    decoded = model.decode(indices)
+    best_two = model.best_two(features)
     # The runner-up must be another code than the chosen one, in whichever order a tie came out.
     runners_up = np.where(best_two[:, 0] == indices.ravel(), best_two[:, 1], best_two[:, 0])
     return Reference(
@@ -31,7 +24,7 @@ def reference_from_model(model: VQRAE, images: NDArray[np.uint8]) -> Reference:
         decoded=decoded,
         reconstructed=decoded,
         runners_up=runners_up.reshape(indices.shape),
-        space=CodeSpace(weight_EC=projection.weight.numpy(), bias_E=projection.bias.numpy(), codes_KE=codes_KE.numpy()),
+        space=model.space,
     )
 
 

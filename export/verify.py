@@ -8,11 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from vqrae.checkpoint import WEIGHTS_FILE, Checkpoint
 from vqrae.export.reference import sample_from_tokenizer
-from vqrae.resize import open_at_size
-from vqrae.runtimes.bundle import Bundle, sha256_file
-from vqrae.runtimes.errors import CheckpointError, UsageError
+from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.manifest import (
     Evidence,
@@ -155,50 +152,3 @@ def verify_row(bundle: Path, manifest: Manifest, evidence: Evidence) -> VerifyRo
 
 def _shared_fields(figures: ParityFigures | None) -> dict[str, Any]:
     return {} if figures is None else figures.model_dump(include=set(VerifyRow.model_fields))
-
-
-def reference_source(manifest: Manifest, source: str | None, option: str = "--reference") -> str:
-    """Where the checkpoint that a bundle was made of lies, its weights' hash compared.
-
-    Args:
-        manifest: names the checkpoint.
-        source: where it lies now; None looks where it lay when the bundle was made.
-        option: how the command line lets its user name the place.
-
-    Raises:
-        UsageError: there is nothing at that place.
-        CheckpointError: what is there is another checkpoint.
-    """
-    named = manifest.checkpoint
-    place = source or named.source
-    if named.random_weights and source is None:
-        return place  # a preset's name: the weights are made anew from their seed
-    weights = Path(place) / WEIGHTS_FILE
-    if not weights.is_file():
-        remedy = f"pass {option} CHECKPOINT"
-        raise UsageError(f"reference {place}", got="no checkpoint's folder", expected=named.name, remedy=remedy)
-    _compare_hashes(place, sha256_file(weights), named.name, named.weights_sha256)
-    return place
-
-
-def reference_checkpoint(manifest: Manifest, source: str | None, option: str = "--reference") -> Checkpoint:
-    """Open the checkpoint that a bundle was made of, its model at the bundle's image size.
-
-    Arguments and errors as for `reference_source`.
-    """
-    size = (manifest.preprocessing.height, manifest.preprocessing.width)
-    checkpoint = open_at_size(reference_source(manifest, source, option), size)
-    named, found = manifest.checkpoint, checkpoint.identity
-    _compare_hashes(found.source, found.weights_sha256, named.name, named.weights_sha256)
-    _compare_hashes(found.source, found.config_sha256, named.name, named.config_sha256)
-    return checkpoint
-
-
-def _compare_hashes(place: str, got: str, name: str, expected: str) -> None:
-    if got != expected:
-        raise CheckpointError(
-            f"reference {place}",
-            got=f"SHA-256 {got[:12]}…",
-            expected=f"{expected[:12]}… of {name}",
-            remedy="give the checkpoint that the bundle was made of",
-        )

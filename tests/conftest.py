@@ -83,8 +83,9 @@ def builder(checkpoint_folder: Path) -> Iterator[BundleBuilder]:
     from vqrae.checkpoint import open_checkpoint
     from vqrae.export.build import BundleBuilder
     from vqrae.export.parity_images import parity_images
+    from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 
-    opened = open_checkpoint(str(checkpoint_folder))
+    opened = VqraeTokenizer(open_checkpoint(str(checkpoint_folder)))
     with BundleBuilder(opened, parity_images(None, (32, 32), 8), lambda _: None) as builder:
         yield builder
 

@@ -17,6 +17,7 @@ from vqrae.checkpoint import open_checkpoint
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target
 from vqrae.export.parity_images import DEFAULT_COUNT, parity_images
+from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.export.verify import gather_evidence
 from vqrae.runtimes.backends.openvino_library import openvino
 from vqrae.runtimes.bundle import Bundle, listed_files, write_manifest
@@ -39,7 +40,7 @@ HEADER = (
 
 def compression_rows(checkpoint: str, *, images: int) -> list[str]:
     """FP32, FP16 as we trace it, and FP32 compressed by OpenVINO: a line of the table each."""
-    opened = open_checkpoint(checkpoint)
+    opened = VqraeTokenizer(open_checkpoint(checkpoint))
     photographs = parity_images(None, opened.model.size, images)
     with tempfile.TemporaryDirectory() as folder, BundleBuilder(opened, photographs, lambda _: None) as builder:
         bundles = {

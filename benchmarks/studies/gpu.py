@@ -29,6 +29,7 @@ from vqrae.checkpoint import open_checkpoint
 from vqrae.export.comparison import verify_bundles
 from vqrae.export.parity_images import parity_images
 from vqrae.export.reference import reference_from_model
+from vqrae.export.tokenizers.vqrae import VqraeReference
 from vqrae.export.verify import VerifyRow
 from vqrae.resize import resized
 from vqrae.runtimes.bundle import Bundle
@@ -85,7 +86,7 @@ def parity_rows(
     """
     model = open_checkpoint(checkpoint).model
     model = resized(model, image_size(bundles) or model.size)
-    reference = reference_from_model(model, parity_images(None, model.size).images)
+    reference = reference_from_model(VqraeReference(model), parity_images(None, model.size).images)
     return verify_bundles([Bundle.open(path) for path in bundles], reference, options, report)
 
 

@@ -26,6 +26,7 @@ from vqrae.checkpoint import open_config
 from vqrae.export.build import BundleBuilder, bundle_name
 from vqrae.export.formats import Target, target
 from vqrae.export.parity_images import parity_images
+from vqrae.export.tokenizers.vqrae import VqraeTokenizer, tokenizer_name
 from vqrae.resize import open_at_size
 from vqrae.runtimes.errors import UsageError, run_as_program
 from vqrae.runtimes.latency import MIN_ROUNDS, interleave, latency
@@ -90,10 +91,10 @@ def built(checkpoint: str, targets: Sequence[Target], side: int, folder: Path) -
         CheckpointError: the checkpoint is invalid.
     """
     size, config = (side, side), open_config(checkpoint)
-    paths = [folder / bundle_name(config, size, wanted) for wanted in targets]
+    paths = [folder / bundle_name(tokenizer_name(config, size), wanted) for wanted in targets]
     missing = [wanted for wanted, path in zip(targets, paths, strict=True) if not path.exists()]
     if missing:
-        opened = open_at_size(checkpoint, size)
+        opened = VqraeTokenizer(open_at_size(checkpoint, size))
         with BundleBuilder(opened, parity_images(None, size, 1), lambda step: print(step, flush=True)) as builder:
             for wanted in missing:
                 builder.build(wanted, folder, allow_gate_failure=True)  # only its cost is told here

@@ -13,6 +13,7 @@ from vqrae.calibration.trials import Trial
 from vqrae.checkpoint import open_checkpoint
 from vqrae.export.build import BundleBuilder
 from vqrae.export.parity_images import DEFAULT_COUNT, parity_images
+from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 
 
 def int8_parser(module: str, about: str) -> argparse.ArgumentParser:
@@ -42,7 +43,7 @@ def calibrated_builder(
         CheckpointError: the checkpoint is invalid.
         DataError: there are too few images.
     """
-    opened = open_checkpoint(checkpoint)
+    opened = VqraeTokenizer(open_checkpoint(checkpoint))
     photographs = parity_images(None, opened.model.size, images)
     calibration = calibration_images(source, opened.model.size, count=count)
     with BundleBuilder(opened, photographs, lambda _: None, calibration) as builder:

@@ -12,6 +12,7 @@ from vqrae.checkpoint import open_checkpoint, save_pretrained
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
+from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.machine import Machine
 from vqrae.runtimes.manifest import Manifest
@@ -27,7 +28,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def bundle(checkpoint: Path) -> Path:
-    opened = open_checkpoint(str(checkpoint))
+    opened = VqraeTokenizer(open_checkpoint(str(checkpoint)))
     with BundleBuilder(opened, parity_images(None, (32, 32), 2), lambda step: None) as builder:
         builder.build(target("onnx"), checkpoint.parent)
     return checkpoint.parent / "test-siglip-onnx-fp32"

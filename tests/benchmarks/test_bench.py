@@ -17,6 +17,7 @@ from vqrae.benchmarks.rows import BenchResult
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
+from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.resize import open_at_size
 from vqrae.runtimes.bundle import Bundle, write_manifest
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
@@ -169,7 +170,7 @@ def test_a_batch_beyond_what_a_graph_takes_is_left_out(bundle, manifest, tmp_pat
 
 
 def test_bundles_of_several_sizes_are_not_compared(bundle, tmp_path):
-    opened = open_at_size(str(bundle.parent / "model"), (64, 32))
+    opened = VqraeTokenizer(open_at_size(str(bundle.parent / "model"), (64, 32)))
     with BundleBuilder(opened, parity_images(None, (64, 32), 1), lambda step: None) as builder:
         tall = builder.build(target("onnx"), tmp_path).bundle
     with pytest.raises(

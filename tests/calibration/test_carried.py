@@ -13,7 +13,7 @@ from tiny_models import random_images, tiny_model
 from vqrae.calibration.layers import Product
 from vqrae.calibration.plan import Plan
 from vqrae.calibration.quantize import Quantizer
-from vqrae.export.graphs import EncodeGraph
+from vqrae.export.tokenizers.vqrae import EncodeGraph
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from vqrae.calibration.images import CalibrationImages, calibration_images
 from vqrae.checkpoint import open_checkpoint, save_pretrained
 from vqrae.export.build import BundleBuilder
 from vqrae.export.parity_images import parity_images
+from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.training.data.photographs import TRAIN, crops
 
 COUNT = 8
@@ -36,7 +37,7 @@ def calibration(tmp_path_factory: pytest.TempPathFactory) -> CalibrationImages:
 
 @pytest.fixture(scope="session")
 def int8_builder(checkpoint_folder: Path, calibration: CalibrationImages) -> Iterator[BundleBuilder]:
-    opened = open_checkpoint(str(checkpoint_folder))
+    opened = VqraeTokenizer(open_checkpoint(str(checkpoint_folder)))
     photographs = parity_images(None, (32, 32), 8)
     with BundleBuilder(opened, photographs, lambda _: None, calibration) as builder:
         yield builder

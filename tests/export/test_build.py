@@ -18,7 +18,8 @@ from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
 from vqrae.export.reference import reference_from_model, sample_from_tokenizer
-from vqrae.export.verify import gather_evidence, reference_checkpoint
+from vqrae.export.tokenizers.vqrae import VqraeReference, reference_checkpoint
+from vqrae.export.verify import gather_evidence
 from vqrae.runtimes.errors import BundleError, CheckpointError, GateFailure, RuntimeUnavailable, UsageError
 from vqrae.runtimes.parity import GATES, judge, measure
 from vqrae.runtimes.selftest import selftest
@@ -64,7 +65,7 @@ def test_a_model_with_other_weights_fails_the_gate(exported: Path, builder: Bund
         out = faulty.encoder.network.encoder.layers[0].self_attn.out_proj.weight
         out.copy_(out.T.clone())
     with load(exported) as tokenizer:
-        reference = reference_from_model(faulty, builder.images.images)
+        reference = reference_from_model(VqraeReference(faulty), builder.images.images)
         figures = measure(reference, sample_from_tokenizer(tokenizer, reference))
     assert judge(figures, GATES["fp32"])
 

@@ -16,6 +16,7 @@ from vqrae.export.build import BundleBuilder
 from vqrae.export.comparison import verify_bundles
 from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
+from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.export.verify import VerifyRow
 from vqrae.runtimes import registry
 from vqrae.runtimes.bundle import Bundle, listed_files
@@ -36,7 +37,7 @@ def stranger(builder: BundleBuilder, tmp_path_factory: pytest.TempPathFactory) -
     """A bundle of other weights."""
     folder = tmp_path_factory.mktemp("stranger")
     save_pretrained(tiny_model(seed=5), folder / "model")
-    opened = open_checkpoint(str(folder / "model"))
+    opened = VqraeTokenizer(open_checkpoint(str(folder / "model")))
     with BundleBuilder(opened, parity_images(None, (32, 32), 2), lambda _: None) as other:
         yield Bundle.open(other.build(target("onnx"), folder).bundle)
 

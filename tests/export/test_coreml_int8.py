@@ -19,7 +19,6 @@ from vqrae.export.build import BundleBuilder
 from vqrae.export.coreml_package import graph_int8, package_from_plan
 from vqrae.export.coreml_precision import built_int8
 from vqrae.export.formats import Batch, Target, target
-from vqrae.export.graphs import graph_plans
 from vqrae.export.verify import VerifyRow
 from vqrae.runtimes.backends.coreml_evaluator import Evaluator
 from vqrae.runtimes.backends.coreml_spec import matrix_products, operations, product_precisions, read_spec
@@ -118,10 +117,8 @@ def packaged(builder: BundleBuilder, name: str, folder: Path, wanted: Target, *,
     int8 = graph_int8(name, plan, request)
     if not pairs:
         int8 = replace(int8, reaches={}, corrected={})
-    model = builder.checkpoint.model
-    graphs = graph_plans(model, split=False, batch=wanted.batch.axis)
-    (graph,) = [graph for graph in graphs if graph.name == name]
-    return folder / package_from_plan(graph, model, wanted, folder, int8).file
+    (graph,) = [graph for graph in builder.tokenizer.graphs(wanted.batch.axis) if graph.name == name]
+    return folder / package_from_plan(graph, builder.tokenizer, wanted, folder, int8).file
 
 
 @pytest.mark.parametrize("name", ["encode", "decode"])
@@ -179,14 +176,14 @@ def test_corrected_biases_are_carried(int8_builder: BundleBuilder, tmp_path: Pat
     found = int8_builder.calibrated.carried("encode", plan).corrected
     layers = ("query_key_value", "out", "up", "down")
     assert found.keys() == {f"encoder.blocks.{block}.{layer}.bias" for block in (0, 1) for layer in layers}
-    wanted, model = target("coreml", "int8", plan=plan), int8_builder.checkpoint.model
+    wanted, tokenizer = target("coreml", "int8", plan=plan), int8_builder.tokenizer
     int8 = graph_int8("encode", plan, int8_builder._request(wanted, tmp_path))
-    graph, _ = graph_plans(model, split=False, batch=wanted.batch.axis)
+    graph, _ = tokenizer.graphs(wanted.batch.axis)
     errors = []
     for name, made in (("with", int8), ("without", replace(int8, corrected={}))):
         folder = tmp_path / name
         folder.mkdir()
-        path = folder / package_from_plan(graph, model, wanted, folder, made).file
+        path = folder / package_from_plan(graph, tokenizer, wanted, folder, made).file
         given = Evaluator(path, read_spec(path)).run({"images": int8_builder.reference.images.astype(np.float32)})
         errors.append(np.abs((given["features"] - int8_builder.reference.features).mean((0, 1))).mean())
     assert errors[0] < errors[1]

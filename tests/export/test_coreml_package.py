@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from vqrae.export.build import BundleBuilder
 from vqrae.export.coreml_precision import built_precision
-from vqrae.export.dtypes import KEPT_IN_FP16
+from vqrae.export.form import KEPT_IN_FP16
 from vqrae.export.formats import Batch, target
-from vqrae.export.graphs import EncodeGraph
+from vqrae.export.tokenizers.vqrae import EncodeGraph
 from vqrae.runtimes.backends.coreml_spec import batch_limits, operations, read_spec
 from vqrae.runtimes.backends.coreml_tools import ct
 from vqrae.runtimes.errors import RuntimeUnavailable, UsageError

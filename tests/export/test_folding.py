@@ -9,8 +9,15 @@ import torch
 from tiny_models import NETWORKS, random_images, tiny_model
 
 from vqrae.export import folding
-from vqrae.export.dtypes import FP16, FP64, GraphDtypes
-from vqrae.export.graphs import CodebookGraph, DecodeGraph, DecoderGraph, EncodeGraph, EncoderGraph, QuantizerGraph
+from vqrae.export.form import FP16, FP64, Form
+from vqrae.export.tokenizers.vqrae import (
+    CodebookGraph,
+    DecodeGraph,
+    DecoderGraph,
+    EncodeGraph,
+    EncoderGraph,
+    QuantizerGraph,
+)
 from vqrae.model import VQRAE
 from vqrae.model.layers import pixels_from_uint8
 
@@ -51,8 +58,8 @@ def test_fp16_has_hardly_any_subnormal_weights() -> None:
     model = tiny_model()
     torch.nn.init.normal_(model.encoder.network.embeddings.patch_embedding.weight, std=0.02)
 
-    def subnormal(dtypes: GraphDtypes) -> float:
-        weight = EncoderGraph(model, dtypes).patch_embedding.weight
+    def subnormal(form: Form) -> float:
+        weight = EncoderGraph(model, form).patch_embedding.weight
         return float((weight.abs() < torch.finfo(torch.float16).smallest_normal).float().mean())
 
     assert subnormal(FP16) < 0.01

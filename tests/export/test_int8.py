@@ -161,7 +161,7 @@ def test_a_row_tells_how_many_of_the_codes_the_images_use(
 def test_the_decoder_is_calibrated_on_the_encoder_s_tokens(
     int8_builder: BundleBuilder, calibration: CalibrationImages
 ) -> None:
-    wanted = reference_from_model(int8_builder.checkpoint.model, calibration.images).indices
+    wanted = reference_from_model(int8_builder.tokenizer, calibration.images).indices
     np.testing.assert_array_equal(int8_builder.calibrated.indices, wanted)
 
 

@@ -12,13 +12,14 @@ import torch
 from tiny_models import NETWORKS, random_images, tiny_model
 
 from vqrae.export import onnx_graph
-from vqrae.export.graphs import argmax_by_slices, graph_plans
+from vqrae.export.graphs.operators import argmax_by_slices
+from vqrae.export.tokenizers.vqrae import graph_plans
 from vqrae.model import VQRAE
 from vqrae.runtimes.manifest import GraphSpec
 
 
 def traced(model: VQRAE, folder: Path, *, split: bool = False) -> dict[str, GraphSpec]:
-    return {plan.name: onnx_graph.graph_from_plan(plan, model, folder) for plan in graph_plans(model, split=split)}
+    return {plan.name: onnx_graph.graph_from_plan(plan, folder) for plan in graph_plans(model, split=split)}
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import pytest
 from onnx import TensorProto, helper
 from tiny_models import tiny_model
 
-from vqrae.export.dtypes import FP16
-from vqrae.export.graphs import graph_plans
+from vqrae.export.form import FP16
 from vqrae.export.onnx_graph import LAYER_METADATA, graph_from_plan
 from vqrae.export.openvino_ir import ir_from_onnx
+from vqrae.export.tokenizers.vqrae import graph_plans
 from vqrae.runtimes.errors import RuntimeUnavailable
 
 
@@ -29,7 +29,7 @@ def constants(path: Path, least: int) -> dict[str, int]:
 def test_fp16_keeps_the_scores_in_fp32_and_nothing_else_large(tmp_path: Path) -> None:
     (tmp_path / "ir").mkdir()
     encode, _ = graph_plans(tiny_model(), split=False)
-    graph_from_plan(encode, tiny_model(), tmp_path, FP16)
+    graph_from_plan(encode, tmp_path, FP16)
     path = ir_from_onnx(tmp_path / "encode.onnx", tmp_path / "ir")
     # Large are the matrices: 64 codes × 32, four in each of two blocks, and the patch embedding.
     assert constants(path, 1024) == {"f16": 9, "f32": 1}

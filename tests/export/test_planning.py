@@ -22,6 +22,7 @@ from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
 from vqrae.export.planning import TRIALS_FILE, GraphPlanning, search_plan
 from vqrae.export.speed import GraphSpeed
+from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.export.trials import GraphTrials
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import DataError, GateFailure
@@ -40,7 +41,7 @@ def int8_builder(shallow_checkpoint: Path) -> Iterator[BundleBuilder]:
         seed=0,
         duplicates=0,
     )
-    opened = open_checkpoint(str(shallow_checkpoint))
+    opened = VqraeTokenizer(open_checkpoint(str(shallow_checkpoint)))
     with BundleBuilder(opened, parity_images(None, (32, 32), 4), lambda _: None, observed) as builder:
         yield builder
 

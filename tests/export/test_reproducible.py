@@ -13,6 +13,7 @@ from vqrae.export.build import BundleBuilder
 from vqrae.export.bundle_writer import creation_time
 from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
+from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.runtimes.errors import UsageError
 
 TARGETS = [("onnx", "fp16"), ("onnx", "int8"), ("openvino", "int8"), ("openvino", "int8-weights"), ("coreml", "fp16")]
@@ -23,7 +24,7 @@ def built(checkpoint: Path, calibration: CalibrationImages, folder: Path, year: 
     images = parity_images(None, (32, 32), 4)
     with (
         pytest.MonkeyPatch.context() as patch,
-        BundleBuilder(open_checkpoint(str(checkpoint)), images, lambda _: None, calibration) as builder,
+        BundleBuilder(VqraeTokenizer(open_checkpoint(str(checkpoint))), images, lambda _: None, calibration) as builder,
     ):
         patch.setenv("SOURCE_DATE_EPOCH", str((year - 1970) * 365 * 86400))
         patch.setattr("vqrae.export.build.int8_speeds", lambda *_: {})  # a verdict on noise at this size

@@ -17,9 +17,9 @@ from tiny_models import tiny_model
 
 from vqrae.calibration.layers import node_layers
 from vqrae.export.build import BundleBuilder
-from vqrae.export.dtypes import DTYPES
-from vqrae.export.graphs import graph_plans
+from vqrae.export.form import FORMS
 from vqrae.export.onnx_graph import graph_from_plan, traced_precision
+from vqrae.export.tokenizers.vqrae import graph_plans
 from vqrae.runtimes.backends.tensorrt import cuda
 from vqrae.runtimes.backends.tensorrt.api import EngineApi
 from vqrae.runtimes.backends.tensorrt.builder import EngineBuilder, building_gpu
@@ -149,7 +149,7 @@ def test_weights_beside_the_graph(traced: Traced, tmp_path: Path) -> None:
 def test_parts_of_a_split_target(tmp_path: Path, name: str, counts: dict[str, int]) -> None:
     """The scores are kept in FP32 where they are a graph of their own too."""
     (plan,) = (plan for plan in graph_plans(tiny_model(), split=True) if plan.name == name)
-    spec = graph_from_plan(plan, tiny_model(), tmp_path, DTYPES["fp16"])
+    spec = graph_from_plan(plan, tmp_path, FORMS["fp16"])
     changes = {"file": f"{name}.engine", "layers": f"{name}.layers.json", "batch_limits": LIMITS}
     source = tmp_path / spec.file
     builder = EngineBuilder(API, RECIPE, traced_precision("fp16"), gpu=None)

@@ -13,6 +13,7 @@ from vqrae.checkpoint import open_checkpoint
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
+from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.resize import resized
 from vqrae.runtimes.bundle import listed_files, write_manifest
 from vqrae.runtimes.manifest import MANIFEST_FILE, read_manifest
@@ -23,7 +24,7 @@ def larger(checkpoint_folder: Path) -> Iterator[BundleBuilder]:
     """Builds bundles of the same checkpoint for images of twice the height and one and a half times the width."""
     opened = open_checkpoint(str(checkpoint_folder))
     larger = replace(opened, model=resized(opened.model, (64, 48)))
-    with BundleBuilder(larger, parity_images(None, (64, 48), 4), lambda _: None) as builder:
+    with BundleBuilder(VqraeTokenizer(larger), parity_images(None, (64, 48), 4), lambda _: None) as builder:
         yield builder
 
 

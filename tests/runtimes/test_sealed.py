@@ -23,6 +23,7 @@ from vqrae.checkpoint import open_checkpoint, save_pretrained
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
+from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.runtimes import private_folder
 from vqrae.runtimes.archive import manifest_bytes, pack
 from vqrae.runtimes.bundle import Bundle
@@ -60,7 +61,9 @@ def evil_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
         parameter.data = parameter.data.flip(0)
     save_pretrained(model, folder / "model")
     made: dict[str, Path] = {}
-    with BundleBuilder(open_checkpoint(str(folder / "model")), parity_images(None, (32, 32), 2), print) as builder:
+    with BundleBuilder(
+        VqraeTokenizer(open_checkpoint(str(folder / "model"))), parity_images(None, (32, 32), 2), print
+    ) as builder:
 
         def built(name: str) -> Path:
             if name not in made:

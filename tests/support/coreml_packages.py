@@ -11,14 +11,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tiny_models import random_images, tiny_model
+from tiny_models import deployable, random_images, tiny_model
 from torch import nn
 
 from vqrae.export.build import BundleBuilder, check_target
 from vqrae.export.coreml_package import package_from_plan
 from vqrae.export.formats import Batch, Target, target
-from vqrae.export.graphs import graph_plans
 from vqrae.export.reference import reference_from_model
+from vqrae.export.tokenizers.vqrae import VqraeReference
 from vqrae.model import VQRAE
 from vqrae.runtimes.backends.coreml import CoreMLSession
 from vqrae.runtimes.backends.coreml_tools import ct, quiet_coremltools
@@ -66,10 +66,10 @@ def package(
     change: Callable[[nn.Module], nn.Module] = lambda module: module,
 ) -> tuple[Path, GraphSpec]:
     """One graph's package, its module changed before it is traced."""
-    plan = next(plan for plan in graph_plans(model, split=True, batch=wanted.batch.axis) if plan.name == name)
-    make = plan.make
-    plan = replace(plan, make=lambda model, dtypes: change(make(model, dtypes)))
-    graph = package_from_plan(plan, model, wanted, folder)
+    tokenizer = deployable(model)
+    plan = next(plan for plan in tokenizer.graphs(wanted.batch.axis, split=True) if plan.name == name)
+    changed = replace(plan, module=lambda form: change(plan.module(form)))
+    graph = package_from_plan(changed, tokenizer, wanted, folder)
     return folder / graph.file, graph
 
 
@@ -82,7 +82,7 @@ def opened(path: Path, graph: GraphSpec, options: SessionOptions = ANYWHERE) -> 
 @cache
 def reference() -> Reference:
     """What the tiny SigLIP itself makes of eight images."""
-    return reference_from_model(tiny_model(), random_images(8).numpy())
+    return reference_from_model(VqraeReference(tiny_model()), random_images(8).numpy())
 
 
 def figures(encode: tuple[Path, GraphSpec], decode: tuple[Path, GraphSpec]) -> ParityFigures:

@@ -6,8 +6,11 @@ from typing import Any
 
 import torch
 
+from vqrae.checkpoint import Checkpoint
 from vqrae.config import DecoderConfig, EncoderConfig, EncoderFamily, QuantizerConfig, VQRAEConfig
+from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.model import VQRAE
+from vqrae.runtimes.manifest import CheckpointIdentity
 
 SIZE, PATCH, WIDTH = 32, 8, 32
 SHARED = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -51,6 +54,12 @@ def tiny_model(network: str = "siglip", seed: int = 0, *, depth: int = 2) -> VQR
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return model
+
+
+def deployable(model: VQRAE) -> VqraeTokenizer:
+    """A model that lies in no checkpoint, to be exported."""
+    made = {"source": "memory", "weights_sha256": "0" * 64, "config_sha256": "0" * 64, "random_weights": True}
+    return VqraeTokenizer(Checkpoint(model=model, identity=CheckpointIdentity(name=model.config.name, **made)))
 
 
 def random_images(count: int = 3, seed: int = 0) -> torch.Tensor:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_models import NETWORKS, random_images, tiny_model
 
-from vqrae.export.dtypes import FP64
-from vqrae.export.graphs import DecodeGraph, EncoderGraph
+from vqrae.export.form import FP64
+from vqrae.export.tokenizers.vqrae import DecodeGraph, EncoderGraph
 from vqrae.model.layers import resampled_positions
 from vqrae.resize import resized
 from vqrae.runtimes.errors import UsageError

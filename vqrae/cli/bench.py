@@ -99,7 +99,7 @@ def _checkpoint(bundles: list[Path], reference: str | None) -> str:
     from vqrae.runtimes.errors import UsageError
 
     with needing("export"):
-        from vqrae.export.verify import reference_source
+        from vqrae.export.tokenizers.vqrae import reference_source
 
     manifests = [Bundle.open(bundle).manifest for bundle in bundles]
     if len({manifest.checkpoint.weights_sha256 for manifest in manifests}) > 1:

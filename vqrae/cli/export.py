@@ -103,16 +103,17 @@ def export(
         from vqrae.checkpoint import open_config
         from vqrae.export.build import BundleBuilder, bundle_name, check_target
         from vqrae.export.parity_images import parity_images
+        from vqrae.export.tokenizers.vqrae import VqraeTokenizer, tokenizer_name
         from vqrae.resize import open_at_size
 
     config = open_config(checkpoint)
-    paths = [output / bundle_name(config, size, target) for target in targets]
+    paths = [output / bundle_name(tokenizer_name(config, size), target) for target in targets]
     read = [path for path in (checkpoint, data, calibration, plan) if path is not None]
     check_apart({f"bundle {path.name}": path for path in paths}, read)
     for target, path in zip(targets, paths, strict=True):
         check_target(target)
         check_new_folder(path, overwrite=overwrite)
-    opened = open_at_size(checkpoint, size)
+    opened = VqraeTokenizer(open_at_size(checkpoint, size))
     photographs = parity_images(data, opened.model.size, images)
     observed = None
     if calibration is not None:

@@ -40,7 +40,7 @@ def open_judged(source: Path, options: SessionOptions, checkpoint: Path | None, 
 
 
 def _open_bundle(source: Path, options: SessionOptions, checkpoint: Path | None, closing: ExitStack) -> Judged:
-    from vqrae.export.verify import reference_checkpoint
+    from vqrae.export.tokenizers.vqrae import reference_checkpoint
     from vqrae.runtimes.bundle import Bundle
     from vqrae.runtimes.tokenizer import Tokenizer
 

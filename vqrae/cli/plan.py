@@ -73,9 +73,10 @@ def plan(
             from vqrae.export.build import BundleBuilder, check_target
             from vqrae.export.parity_images import parity_images
             from vqrae.export.planning import search_plan
+            from vqrae.export.tokenizers.vqrae import VqraeTokenizer
         check_target(wanted)
         title = runtime_title(wanted.format.runtime)
-        opened = open_checkpoint(checkpoint)
+        opened = VqraeTokenizer(open_checkpoint(checkpoint))
         proof = parity_images(data, opened.model.size, images)
         count = calibration_images + measured
         assert calibration is not None, "checked above"  # noqa: S101

@@ -40,16 +40,17 @@ def verify(
         from vqrae.export.comparison import verify_bundles
         from vqrae.export.parity_images import parity_images
         from vqrae.export.reference import reference_from_model
-        from vqrae.export.verify import reference_checkpoint
+        from vqrae.export.tokenizers.vqrae import VqraeTokenizer, reference_checkpoint
 
     options = SessionOptions(device=device, threads=threads, trusted=trusted)
     rows: list[VerifyRow] = []
     with progress_console.status("") as status:
         for alike in _groups([Bundle.open(path) for path in bundles]):
             status.update(f"running the reference of {alike[0].path}")
-            model = reference_checkpoint(alike[0].manifest, reference).model
-            photographs = parity_images(data, model.size, images)
-            rows += verify_bundles(alike, reference_from_model(model, photographs.images), options, status.update)
+            checkpoint = reference_checkpoint(alike[0].manifest, reference)
+            photographs = parity_images(data, checkpoint.model.size, images)
+            made = reference_from_model(VqraeTokenizer(checkpoint), photographs.images)
+            rows += verify_bundles(alike, made, options, status.update)
     rows.sort(key=lambda row: bundles.index(Path(row.bundle)))
     print_json(rows) if as_json else print_rows(rows)
     for row in rows:

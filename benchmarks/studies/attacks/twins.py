@@ -12,6 +12,7 @@ from vqrae.checkpoint import Checkpoint, open_checkpoint, save_pretrained
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
+from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.runtimes.errors import unknown_name
 
 GOOD, EVIL = "good", "evil"
@@ -63,6 +64,6 @@ def _perturbed(checkpoint: Checkpoint) -> Checkpoint:
 
 def _exported(checkpoint: Checkpoint, format_name: str, path: Path, report: Callable[[str], None]) -> Path:
     images = parity_images(None, checkpoint.model.size, IMAGES)
-    with BundleBuilder(checkpoint, images, lambda step: report(f"{path.name}: {step}")) as builder:
+    with BundleBuilder(VqraeTokenizer(checkpoint), images, lambda step: report(f"{path.name}: {step}")) as builder:
         row = builder.build(target(format_name), path.parent)
     return Path(row.bundle).rename(path)

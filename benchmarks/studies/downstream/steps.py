@@ -50,6 +50,7 @@ from vqrae.downstream.world import Split, World, caption, labels_of
 from vqrae.export.build import BundleBuilder, check_target
 from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
+from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.model import VQRAE
 from vqrae.model.encoder import Encoder
 from vqrae.model.reference import ArrayTokenizer, ReferenceTokenizer
@@ -227,7 +228,7 @@ def export(scale: UsesScale, place: Workplace, format_name: str, precision: str)
         check_target(wanted)
     except RuntimeUnavailable as error:
         return {"missing": str(error)}
-    opened = open_checkpoint(str(place.checkpoint))
+    opened = VqraeTokenizer(open_checkpoint(str(place.checkpoint)))
     images = parity_images(place.scenes / "verify", opened.model.size, VERIFIED)
     observed = None
     if precision == "int8":

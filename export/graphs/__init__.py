@@ -1,0 +1,1 @@
+"""What the graphs of any tokenizer are made of, in a form that every runtime takes."""

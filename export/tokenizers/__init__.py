@@ -1,0 +1,1 @@
+"""The tokenizers that can be exported, one file each (`vqrae.export.deployable`)."""

@@ -1,0 +1,269 @@
+"""VQRAE: its deployed graphs, the four parts as they are traced and the two wholes that they compose to.
+
+    encode = encoder ∘ quantizer      images uint8 (B, H, W, 3) -> indices int32 (B, h, w), features float32 (B, h·w, C)
+    decode = codebook ∘ decoder       indices int32 (B, h, w)   -> images uint8 (B, H, W, 3)
+
+Scaling, layout and rounding are inside. Weights come from `folding`; there is no convolution, no distance matrix and no
+code width left at run time.
+
+Bytes become numbers first and numbers become bytes last, because TensorRT takes uint8 only at the edge of a graph. The
+precision of every value is in the graph (`Form`), because TensorRT's networks are strongly typed.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vqrae.checkpoint import WEIGHTS_FILE, Checkpoint
+from vqrae.config import VQRAEConfig
+from vqrae.export import folding
+from vqrae.export.blocks import ENCODER_PARTS, DeployedNorm, decoder_parts, deployed_blocks
+from vqrae.export.deployable import GraphPlan
+from vqrae.export.form import FP32, Form
+from vqrae.export.graphs.operators import argmax_by_slices, images_from_patches, patches_from_images
+from vqrae.model import VQRAE
+from vqrae.model.reference import ReferenceTokenizer
+from vqrae.model.search import top2
+from vqrae.resize import open_at_size
+from vqrae.runtimes.bundle import sha256_file
+from vqrae.runtimes.errors import CheckpointError, UsageError
+from vqrae.runtimes.manifest import Manifest, Preprocessing, TensorSpec, Tokens
+from vqrae.runtimes.parity import CodeSpace
+
+
+class EncoderGraph(nn.Module):
+    """Images uint8 (B, H, W, 3) -> features (B, h·w, C)."""
+
+    byte_scale: Tensor
+    prefix_1TC: Tensor
+    positions_NC: Tensor
+
+    def __init__(self, model: VQRAE, form: Form = FP32) -> None:
+        super().__init__()
+        encoder = model.encoder
+        parts = ENCODER_PARTS[encoder.config.family](encoder.network, model.grid)
+        self.grid = model.grid
+        self.patch_size = model.config.decoder.patch_size
+        self.prefix_tokens = encoder.prefix_tokens
+        self.form = form
+        embedding = folding.patch_embedding(encoder, parts.convolution, form.byte_scale)
+        self.patch_embedding = embedding.as_linear(form.compute)
+        # A tensor: beside a bare number, coremltools would compute in FP32 from here on.
+        self.register_buffer("byte_scale", torch.tensor(form.byte_scale, dtype=form.compute))
+        self.register_buffer("prefix_1TC", parts.prefix_1TC.to(form.residual))
+        self.register_buffer("positions_NC", parts.positions_NC.to(form.residual))
+        self.blocks = deployed_blocks(parts.blocks, form)
+        self.norm = DeployedNorm(parts.norm, form.kept)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See the class."""
+        numbers_BHW3 = images.to(self.form.compute)
+        if self.form.byte_scale != 1:
+            numbers_BHW3 = numbers_BHW3 * self.byte_scale
+        patches_BNP = patches_from_images(numbers_BHW3, self.grid, self.patch_size)
+        x_BNC = self.patch_embedding(patches_BNP).to(self.form.residual) + self.positions_NC
+        if self.prefix_tokens:
+            x_BNC = torch.cat([self.prefix_1TC.expand(x_BNC.shape[0], -1, -1), x_BNC], dim=1)
+        x_BNC = self.norm(self.blocks(x_BNC))
+        return x_BNC[:, self.prefix_tokens :] if self.prefix_tokens else x_BNC
+
+
+class QuantizerGraph(nn.Module):
+    """Features (B, h·w, C) -> indices int32 (B, h, w): one GEMM and an argmax."""
+
+    def __init__(self, model: VQRAE, form: Form = FP32) -> None:
+        super().__init__()
+        self.grid = model.grid
+        self.scores = folding.search(model).as_linear(form.kept)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """See the class."""
+        return argmax_by_slices(self.scores(features)).to(torch.int32).reshape(-1, *self.grid)
+
+
+class CodebookGraph(nn.Module):
+    """Indices int32 (B, h, w) -> quantized features (B, h·w, C): one gather."""
+
+    table_KC: Tensor
+
+    def __init__(self, model: VQRAE, form: Form = FP32) -> None:
+        super().__init__()
+        self.tokens = model.grid[0] * model.grid[1]
+        self.form = form
+        self.register_buffer("table_KC", folding.lookup_table(model).to(form.compute))
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """See the class."""
+        return nn.functional.embedding(indices.reshape(-1, self.tokens), self.table_KC).to(self.form.kept)
+
+
+class DecoderGraph(nn.Module):
+    """Quantized features (B, h·w, C) -> images uint8 (B, H, W, 3)."""
+
+    positions_NC: Tensor
+
+    def __init__(self, model: VQRAE, form: Form = FP32) -> None:
+        super().__init__()
+        decoder = model.decoder
+        self.grid = decoder.grid
+        self.patch_size = decoder.patch_size
+        self.form = form
+        self.register_buffer("positions_NC", decoder.position_embedding.detach().to(form.residual))
+        self.blocks = deployed_blocks(decoder_parts(decoder), form)
+        self.norm = DeployedNorm(decoder.norm, form.kept)
+        self.head = folding.pixel_head(decoder.head).as_linear(form.compute)
+
+    def forward(self, quantized_features: Tensor) -> Tensor:
+        """See the class."""
+        x_BNC = self.norm(self.blocks(quantized_features.to(self.form.residual) + self.positions_NC))
+        pixels_BHW3 = images_from_patches(self.head(x_BNC.to(self.form.compute)), self.grid, self.patch_size)
+        return pixels_BHW3.round().clamp(0, 255).to(self.form.images)
+
+
+class EncodeGraph(nn.Module):
+    """Images uint8 (B, H, W, 3) -> indices int32 (B, h, w) and features (B, h·w, C)."""
+
+    def __init__(self, model: VQRAE, form: Form = FP32) -> None:
+        super().__init__()
+        self.encoder = EncoderGraph(model, form)
+        self.quantizer = QuantizerGraph(model, form)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        features = self.encoder(images)
+        return self.quantizer(features), features
+
+
+class DecodeGraph(nn.Module):
+    """Indices int32 (B, h, w) -> images uint8 (B, H, W, 3)."""
+
+    def __init__(self, model: VQRAE, form: Form = FP32) -> None:
+        super().__init__()
+        self.codebook = CodebookGraph(model, form)
+        self.decoder = DecoderGraph(model, form)
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """See the class."""
+        return self.decoder(self.codebook(indices))
+
+
+def graph_plans(model: VQRAE, *, split: bool, batch: int | str = "batch") -> list[GraphPlan]:
+    """The graphs of a bundle.
+
+    Args:
+        model: at the image size that they are for.
+        split: beside `encode` and `decode` also the four parts.
+        batch: a size, or the name of the dynamic axis.
+    """
+    (height, width), (h, w), c = model.size, model.grid, model.config.feature_width
+    images = TensorSpec(name="images", dtype="uint8", shape=(batch, height, width, 3))
+    indices = TensorSpec(name="indices", dtype="int32", shape=(batch, h, w))
+    features = TensorSpec(name="features", dtype="float32", shape=(batch, h * w, c))
+    quantized = TensorSpec(name="quantized_features", dtype="float32", shape=(batch, h * w, c))
+    wholes = [
+        GraphPlan(name="encode", module=partial(EncodeGraph, model), input=images, outputs=(indices, features)),
+        GraphPlan(name="decode", module=partial(DecodeGraph, model), input=indices, outputs=(images,)),
+    ]
+    parts = [
+        GraphPlan(name="encoder", module=partial(EncoderGraph, model), input=images, outputs=(features,)),
+        GraphPlan(name="quantizer", module=partial(QuantizerGraph, model), input=features, outputs=(indices,)),
+        GraphPlan(name="codebook", module=partial(CodebookGraph, model), input=indices, outputs=(quantized,)),
+        GraphPlan(name="decoder", module=partial(DecoderGraph, model), input=quantized, outputs=(images,)),
+    ]
+    return wholes + parts if split else wholes
+
+
+class VqraeReference(ReferenceTokenizer):
+    """A model as a `ReferenceModel`."""
+
+    @cached_property
+    def space(self) -> CodeSpace:
+        """The projection into the quantizer, and the effective codes."""
+        projection = self.model.in_projection
+        weight, bias = projection.weight.detach().numpy(), projection.bias.detach().numpy()
+        return CodeSpace(weight_EC=weight, bias_E=bias, codes_KE=self.codes_KE.numpy())
+
+    @torch.inference_mode()
+    def best_two(self, features: NDArray[np.float32]) -> NDArray[np.int32]:
+        """The nearest and the second-nearest code of each of these features (B, h·w, C), (B·h·w, 2)."""
+        projected_ME = self.model.in_projection(torch.from_numpy(features)).flatten(0, 1)
+        return top2(projected_ME, self.codes_KE).numpy().astype(np.int32)
+
+
+class VqraeTokenizer(VqraeReference):
+    """A checkpoint as a `Deployable`, its model at the size that it has (`vqrae.resize`)."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__(checkpoint.model)
+        self.identity = checkpoint.identity
+        (height, width), config = checkpoint.model.size, checkpoint.model.config
+        self.name = tokenizer_name(config, checkpoint.model.size)
+        self.preprocessing = Preprocessing(height=height, width=width)
+        self.tokens = Tokens(
+            grid=checkpoint.model.grid,
+            codebook_size=config.quantizer.codebook_size,
+            feature_width=config.feature_width,
+        )
+
+    def graphs(self, batch: int | str = "batch", *, split: bool = False) -> list[GraphPlan]:
+        """See `Deployable`."""
+        return graph_plans(self.model, split=split, batch=batch)
+
+
+def tokenizer_name(config: VQRAEConfig, size: tuple[int, int] | None) -> str:
+    """The tokenizer's name, and its image size (H, W) where that is not the trained one (or None)."""
+    trained = size in (None, (config.image_size, config.image_size))
+    return config.name if trained or size is None else f"{config.name}-{size[0]}x{size[1]}"
+
+
+def reference_source(manifest: Manifest, source: str | None, option: str = "--reference") -> str:
+    """Where the checkpoint that a bundle was made of lies, its weights' hash compared.
+
+    Args:
+        manifest: names the checkpoint.
+        source: where it lies now; None looks where it lay when the bundle was made.
+        option: how the command line lets its user name the place.
+
+    Raises:
+        UsageError: there is nothing at that place.
+        CheckpointError: what is there is another checkpoint.
+    """
+    named = manifest.checkpoint
+    place = source or named.source
+    if named.random_weights and source is None:
+        return place  # a preset's name: the weights are made anew from their seed
+    weights = Path(place) / WEIGHTS_FILE
+    if not weights.is_file():
+        remedy = f"pass {option} CHECKPOINT"
+        raise UsageError(f"reference {place}", got="no checkpoint's folder", expected=named.name, remedy=remedy)
+    _compare_hashes(place, sha256_file(weights), named.name, named.weights_sha256)
+    return place
+
+
+def reference_checkpoint(manifest: Manifest, source: str | None, option: str = "--reference") -> Checkpoint:
+    """Open the checkpoint that a bundle was made of, its model at the bundle's image size.
+
+    Arguments and errors as for `reference_source`.
+    """
+    size = (manifest.preprocessing.height, manifest.preprocessing.width)
+    checkpoint = open_at_size(reference_source(manifest, source, option), size)
+    named, found = manifest.checkpoint, checkpoint.identity
+    _compare_hashes(found.source, found.weights_sha256, named.name, named.weights_sha256)
+    _compare_hashes(found.source, found.config_sha256, named.name, named.config_sha256)
+    return checkpoint
+
+
+def _compare_hashes(place: str, got: str, name: str, expected: str) -> None:
+    if got != expected:
+        raise CheckpointError(
+            f"reference {place}",
+            got=f"SHA-256 {got[:12]}…",
+            expected=f"{expected[:12]}… of {name}",
+            remedy="give the checkpoint that the bundle was made of",
+        )
