@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrae.calibration.sources import source_images
+from vqrae.images.numbered import Images, source_images
 from vqrae.images.report import Damaged, LeftOut, lines_of
 from vqrae.runtimes.errors import ImageError, UsageError
 from vqrae.runtimes.preprocess import prepare
@@ -61,7 +61,7 @@ def calibration_images(
     """Choose `count` different images of a source by a seed, and prepare them.
 
     Args:
-        source: see `sources.source_images`.
+        source: see `vqrae.images.numbered.source_images`.
         size: (H, W) in pixels of the tokenizer's images.
         count: how many.
         seed: of the choice; the same source, count and seed give the same images in the same order.
@@ -74,38 +74,50 @@ def calibration_images(
     if count < 1:
         raise UsageError("number of calibration images", got=str(count), expected="at least 1")
     candidates = source_images(source)
-    order = np.random.default_rng(seed).permutation(len(candidates))
-    chosen: dict[str, tuple[str, NDArray[np.uint8]]] = {}
-    damaged = list(candidates.damaged)
-    duplicates = 0
-    for number in map(int, order):
+    choice = _Choice(kept_apart=kept_apart or {}, damaged=list(candidates.damaged))
+    for number in map(int, np.random.default_rng(seed).permutation(len(candidates))):
+        choice.consider(candidates, number, size)
+        if len(choice.images) == count:
+            break
+    _check_count(source, len(choice.images), count, choice.duplicates, choice.damaged)
+    names, images = zip(*choice.images.values(), strict=True)
+    return CalibrationImages(
+        names=names,
+        images=np.stack(images),
+        sha256=tuple(choice.images),
+        seed=seed,
+        duplicates=choice.duplicates,
+        left_out=tuple(candidates.left_out),
+        damaged=tuple(choice.damaged),
+    )
+
+
+@dataclass
+class _Choice:
+    """What was chosen so far, and what was passed over."""
+
+    kept_apart: Mapping[str, str]
+    damaged: list[Damaged]
+    images: dict[str, tuple[str, NDArray[np.uint8]]] = field(default_factory=dict)
+    """SHA-256 -> name and pixels."""
+    duplicates: int = 0
+
+    def consider(self, candidates: Images, number: int, size: tuple[int, int]) -> None:
+        """Take one, unless an equal one was taken or it cannot be read."""
         name = candidates.name(number)
         try:
             image = prepare(candidates.read(number), *size)
         except ImageError as error:
-            damaged.append(Damaged(key=name, reason=str(error)))
-            continue
+            self.damaged.append(Damaged(key=name, reason=str(error)))
+            return
         digest = pixels_sha256(image)
-        if kept_apart and digest in kept_apart:
-            got, expected = f"{kept_apart[digest]}, which the result is verified on", "other images"
+        if digest in self.kept_apart:
+            got, expected = f"{self.kept_apart[digest]}, which the result is verified on", "other images"
             raise UsageError(f"calibration image {name}", got=got, expected=expected, remedy="leave it out")
-        if digest in chosen:
-            duplicates += 1
-            continue
-        chosen[digest] = name, image
-        if len(chosen) == count:
-            break
-    _check_count(source, len(chosen), count, duplicates, damaged)
-    names, images = zip(*chosen.values(), strict=True)
-    return CalibrationImages(
-        names=names,
-        images=np.stack(images),
-        sha256=tuple(chosen),
-        seed=seed,
-        duplicates=duplicates,
-        left_out=tuple(candidates.left_out),
-        damaged=tuple(damaged),
-    )
+        if digest in self.images:
+            self.duplicates += 1
+        else:
+            self.images[digest] = name, image
 
 
 def _check_count(source: Path, found: int, count: int, duplicates: int, damaged: Sequence[Damaged]) -> None:

@@ -56,7 +56,7 @@ def _in_order(layers: dict[str, LayerPrecision]) -> dict[str, LayerPrecision]:
     return dict(sorted(layers.items()))
 
 
-class Plan(Record):
+class PrecisionPlan(Record):
     """The precision of every matrix product of a tokenizer's graphs, and how its INT8 is made."""
 
     format: Literal["vqrae-plan/1"] = "vqrae-plan/1"

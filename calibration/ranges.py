@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -63,11 +63,7 @@ def activation_ranges(
     Raises:
         CheckpointError: a tensor holds no numbers, or one value only: the model is broken there.
     """
-    lows = dict.fromkeys(tensors, np.inf)
-    highs = dict.fromkeys(tensors, -np.inf)
-    largest: dict[str, NDArray[np.float32]] = {}
-    means: dict[str, NDArray[np.float32]] = {}
-    moments: dict[str, _Moments] = {}
+    seen = {tensor: _Observation(layer, covariance=covariances) for tensor, layer in tensors.items()}
     collector = None if method == "minmax" else _collector(method)
     with _observed(path, list(tensors)) as session:
         name = session.get_inputs()[0].name
@@ -75,39 +71,57 @@ def activation_ranges(
             batch = inputs[start : start + BATCH]
             values = dict(zip(tensors, session.run(list(tensors), {name: batch}), strict=True))
             for tensor, array in values.items():
-                _check_finite(tensors[tensor], array)
-                lows[tensor], highs[tensor] = min(lows[tensor], array.min()), max(highs[tensor], array.max())
-                rows = array.reshape(-1, array.shape[-1])
-                channels = np.abs(rows).max(0)
-                largest[tensor] = np.maximum(largest.get(tensor, channels), channels)
-                means[tensor] = means.get(tensor, 0) + rows.mean(0) * len(batch) / len(inputs)
-                if covariances and array.ndim <= TOKEN_AXES:
-                    some = rows[:: _odd(len(rows) * len(inputs) // (len(batch) * COVARIANCE_ROWS))]
-                    if tensor not in moments:
-                        moments[tensor] = _Moments(some)
-                    moments[tensor].add(some)
+                seen[tensor].add(array, len(batch), len(inputs))
             if collector is not None:
                 with redirect_stdout(None):  # it tells its progress
                     collector.collect({tensor: [array] for tensor, array in values.items()})
-    for tensor, layer in tensors.items():
-        if lows[tensor] == highs[tensor]:
-            got = f"nothing but {lows[tensor]:g}"
-            raise CheckpointError(f"activations of {layer}", got=got, expected="values that differ")
+    found = {tensor: observation.range() for tensor, observation in seen.items()}
     if collector is not None:
         with redirect_stdout(None):
-            found = collector.compute_collection_result()
-        for tensor, (low, high, *_) in found.items():
-            lows[tensor], highs[tensor] = low, high
-    return {
-        tensor: Range(
-            low=float(lows[tensor]),
-            high=float(highs[tensor]),
-            largest_C=largest[tensor],
-            mean_C=means[tensor],
-            covariance_CC=moments[tensor].covariance() if tensor in moments else None,
+            limits = collector.compute_collection_result()
+        for tensor, (low, high, *_) in limits.items():
+            found[tensor] = replace(found[tensor], low=float(low), high=float(high))
+    return found
+
+
+class _Observation:
+    """What one tensor held so far."""
+
+    def __init__(self, layer: str, *, covariance: bool) -> None:
+        self._layer = layer
+        self._covariance = covariance
+        self._low, self._high = np.inf, -np.inf
+        self._largest_C = self._mean_C = np.zeros(1, np.float32)
+        self._moments: _Moments | None = None
+
+    def add(self, array: NDArray[np.float32], images: int, of: int) -> None:
+        """What it held for `images` images out of `of`."""
+        if not np.isfinite(array).all():
+            raise CheckpointError(self._subject, got="values that are not numbers", expected="finite ones")
+        self._low, self._high = min(self._low, array.min()), max(self._high, array.max())
+        rows = array.reshape(-1, array.shape[-1])
+        self._largest_C = np.maximum(self._largest_C, np.abs(rows).max(0))
+        self._mean_C = self._mean_C + rows.mean(0) * images / of
+        if self._covariance and array.ndim <= TOKEN_AXES:
+            some = rows[:: _odd(len(rows) * of // (images * COVARIANCE_ROWS))]
+            self._moments = self._moments or _Moments(some)
+            self._moments.add(some)
+
+    def range(self) -> Range:
+        """All of it."""
+        if self._low == self._high:
+            raise CheckpointError(self._subject, got=f"nothing but {self._low:g}", expected="values that differ")
+        return Range(
+            low=float(self._low),
+            high=float(self._high),
+            largest_C=self._largest_C,
+            mean_C=self._mean_C,
+            covariance_CC=None if self._moments is None else self._moments.covariance(),
         )
-        for tensor in tensors
-    }
+
+    @property
+    def _subject(self) -> str:
+        return f"activations of {self._layer}"
 
 
 def _odd(step: int) -> int:
@@ -158,8 +172,3 @@ def _observed(path: Path, tensors: Sequence[str]) -> Iterator[onnxruntime.Infere
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         yield onnxruntime.InferenceSession(observed, options, providers=["CPUExecutionProvider"])
-
-
-def _check_finite(layer: str, array: NDArray[Any]) -> None:
-    if not np.isfinite(array).all():
-        raise CheckpointError(f"activations of {layer}", got="values that are not numbers", expected="finite ones")

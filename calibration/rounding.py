@@ -8,17 +8,16 @@ counted, since the bias takes that (see `bias`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
 from vqrae.calibration.layers import Product
-from vqrae.calibration.packed import PACKED_MOST, store_packed
 from vqrae.calibration.plan import Scheme
 from vqrae.calibration.ranges import Range
-from vqrae.calibration.shelf import Shelf
-from vqrae.calibration.weights import LARGEST, Bits, store_whole, whole_numbers
+from vqrae.calibration.weights import LARGEST, PACKED_MOST, Bits, store_packed, store_whole, whole_numbers
 
 BLOCK = 128
 """Channels whose errors are handed on one at a time; to all later ones they are handed on at once."""
@@ -27,6 +26,26 @@ DAMPING = 0.01
 HALF_REACH = float(np.finfo(np.float16).max)
 Nearest = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """One channel's weights (O,) -> the nearest that can be stored."""
+
+
+class Shelf:
+    """A folder of arrays: at the paper's scale covariances and rounded weights are gigabytes, and seldom needed.
+
+    The system keeps in memory what fits there, and reads the rest again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` exists, and outlives every array; who made it deletes it."""
+        self._folder = folder
+        self._count = 0
+
+    def put(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Write an array; the same values, read-only, mapped from the file."""
+        path = self._folder / f"{self._count}.npy"
+        self._count += 1
+        np.save(path, array)
+        mapped: NDArray[np.float32] = np.load(path, mmap_mode="r")
+        return mapped
 
 
 class Rounding:

@@ -60,10 +60,31 @@ def search(
         GateFailure: not even a graph with one INT8 layer keeps it, nor the given plan; names the best that the walk
             reached, and its cost.
     """
-    names = {sensitivity.name for sensitivity in sensitivities}
-    everything = make(names)
+    everything = make({sensitivity.name for sensitivity in sensitivities})
     by_gain = sorted(sensitivities, key=lambda s: -s.damage_per_ms(everything.ms_won))
-    walked, current = [everything], set(names)
+    walked = _walk_back(by_gain, everything, make, keeps, progress)
+    reached = [trial for trial in (walked[-1], *([make(given)] if given else [])) if keeps(trial)]
+    if not reached:
+        raise _out_of_reach(walked)
+    best = min(reached, key=lambda trial: trial.relative_time)
+    if best is not walked[-1]:
+        walked.append(best)
+    left = [sensitivity for sensitivity in by_gain if sensitivity.name not in best.int8]
+    for step, sensitivity in enumerate(reversed(left)):
+        progress(f"{sensitivity.name} to INT8 again", step, len(by_gain))
+        trial = make({*best.int8, sensitivity.name})
+        # It does less work: slower by no more than the noise is not slower.
+        if keeps(trial) and trial.relative_time_low <= best.relative_time:
+            best = trial
+            walked.append(trial)
+    return Found(best=best, walked=tuple(walked))
+
+
+def _walk_back(
+    by_gain: Sequence[Sensitivity], everything: Trial, make: Try, keeps: Callable[[Trial], bool], progress: Progress
+) -> list[Trial]:
+    """From INT8 everywhere, one layer after another to float, until a trial keeps the budget or no layer is left."""
+    walked, current = [everything], set(everything.int8)
     for step, sensitivity in enumerate(by_gain):
         if keeps(walked[-1]):
             break
@@ -72,22 +93,7 @@ def search(
         if not current:
             break
         walked.append(make(current))
-    reached = [trial for trial in (walked[-1], *([make(given)] if given else [])) if keeps(trial)]
-    if not reached:
-        raise _out_of_reach(walked)
-    best = min(reached, key=lambda trial: trial.relative_time)
-    if best is not walked[-1]:
-        current = set(given)
-        walked.append(best)
-    for step, sensitivity in enumerate(reversed([s for s in by_gain if s.name not in current])):
-        progress(f"{sensitivity.name} to INT8 again", step, len(by_gain))
-        trial = make(current | {sensitivity.name})
-        # It does less work: slower by no more than the noise is not slower.
-        if keeps(trial) and trial.relative_time_low <= best.relative_time:
-            current.add(sensitivity.name)
-            best = trial
-            walked.append(trial)
-    return Found(best=best, walked=tuple(walked))
+    return walked
 
 
 def frontier(trials: Collection[Trial]) -> list[Trial]:

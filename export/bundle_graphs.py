@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from vqrae.calibration.layers import Product
-from vqrae.calibration.plan import PLAN_FILE, Activations, Plan, Scheme
+from vqrae.calibration.plan import PLAN_FILE, Activations, PrecisionPlan, Scheme
 from vqrae.export.deployable import Deployable
 from vqrae.export.formats import Target
 from vqrae.export.onnx_graph import TracedOnnx, traced_precision
@@ -53,7 +53,7 @@ class GraphRequest:
             folder, graphs = self.onnx.graphs(target.precision, target.batch.axis, split=target.split)
         return folder, graphs, traced_precision(target.precision)
 
-    def written_plan(self) -> Plan:
+    def written_plan(self) -> PrecisionPlan:
         """The plan of a target at INT8, the target's own or the default one, after it was written into the bundle."""
         source, activations = self._quantized()
         plan = self.target.chosen_plan(source.products, activations)

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from vqrae.calibration.carried import Carried
 from vqrae.calibration.images import CalibrationImages
-from vqrae.calibration.layers import Product
-from vqrae.calibration.plan import PLAN_FILE, Plan, Scheme
-from vqrae.calibration.quantize import Quantizer
-from vqrae.calibration.readback import check_int8, int8_layers, int8_share
+from vqrae.calibration.int8_graph import Int8Graph
+from vqrae.calibration.layers import Product, check_int8, int8_layers, int8_share
+from vqrae.calibration.plan import PLAN_FILE, PrecisionPlan, Scheme
 from vqrae.calibration.trials import GraphName
 from vqrae.calibration.weights import ADDED_BITS, LOOKUP_BITS, store_constants
 from vqrae.export.onnx_graph import TracedOnnx
@@ -51,10 +50,10 @@ class CalibratedOnnx(Closing):
         return np.concatenate(parts)
 
     @cached_property
-    def quantizers(self) -> dict[str, Quantizer]:
+    def quantizers(self) -> dict[str, Int8Graph]:
         """One for `encode` and one for `decode`."""
         inputs: dict[str, NDArray[Any]] = {"encode": self._images.images, "decode": self.indices}
-        return {name: Quantizer(self._folder / self._specs[name].file, inputs[name]) for name in GRAPHS}
+        return {name: Int8Graph(self._folder / self._specs[name].file, inputs[name]) for name in GRAPHS}
 
     @cached_property
     def products(self) -> tuple[Product, ...]:
@@ -66,7 +65,7 @@ class CalibratedOnnx(Closing):
         """The same of each graph."""
         return {name: quantizer.products for name, quantizer in self.quantizers.items()}
 
-    def carried(self, name: str, plan: Plan) -> Carried:
+    def carried(self, name: str, plan: PrecisionPlan) -> Carried:
         """What one graph's INT8 is made with, for a format that is not made from ONNX.
 
         Raises:
@@ -78,12 +77,12 @@ class CalibratedOnnx(Closing):
         """The traced FP32 graph and its spec."""
         return self._folder / self._specs[name].file, self._specs[name]
 
-    def write(self, name: str, plan: Plan, path: Path) -> GraphSpec:
+    def write(self, name: str, plan: PrecisionPlan, path: Path) -> GraphSpec:
         """Write one INT8 graph, for a trial; its spec."""
         self._write(name, plan, "asymmetric", path)
         return self._specs[name].model_copy(update={"file": path.name, "extra_files": ()})
 
-    def graphs(self, plan: Plan, scheme: Scheme) -> tuple[Path, dict[str, GraphSpec], Precision]:
+    def graphs(self, plan: PrecisionPlan, scheme: Scheme) -> tuple[Path, dict[str, GraphSpec], Precision]:
         """A folder with the INT8 graphs, their specs, and what is really INT8 in them.
 
         Raises:
@@ -110,7 +109,7 @@ class CalibratedOnnx(Closing):
         }
         return folder, specs, Precision(name="int8", kept_float=plan.kept_float(), int8_share=share)
 
-    def _write(self, name: str, plan: Plan, scheme: Scheme, path: Path) -> None:
+    def _write(self, name: str, plan: PrecisionPlan, scheme: Scheme, path: Path) -> None:
         self.quantizers[name].write(plan, scheme, path)
         if plan.storage == "compact":
             model = onnx.load(path)

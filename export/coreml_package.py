@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vqrae.calibration.plan import Plan
+from vqrae.calibration.plan import PrecisionPlan
 from vqrae.export.bundle_graphs import GraphRequest, WrittenGraphs
 from vqrae.export.coreml_int8 import GraphInt8, pipeline
 from vqrae.export.coreml_metadata import write_metadata
@@ -62,7 +62,7 @@ def write_coreml(request: GraphRequest) -> WrittenGraphs:
     return WrittenGraphs(graphs=graphs, precision=precision, runtime=runtime)
 
 
-def graph_int8(name: str, plan: Plan, request: GraphRequest) -> GraphInt8:
+def graph_int8(name: str, plan: PrecisionPlan, request: GraphRequest) -> GraphInt8:
     """What one graph's INT8 is made of.
 
     Raises:

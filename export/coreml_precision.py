@@ -6,9 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from vqrae.calibration.layers import Product
-from vqrae.calibration.plan import Plan
-from vqrae.calibration.readback import check_int8, int8_share
+from vqrae.calibration.layers import Product, check_int8, int8_share
+from vqrae.calibration.plan import PrecisionPlan
 from vqrae.export.form import KEPT_IN_FP16
 from vqrae.runtimes.backends.coreml_spec import PRODUCTS, dtype_name, matrix_products, operands, operations
 from vqrae.runtimes.errors import RuntimeUnavailable
@@ -52,7 +51,7 @@ def built_precision(asked: PrecisionName, specs: Mapping[str, Any]) -> Precision
 
 
 def built_int8(
-    asked: PrecisionName, plan: Plan, specs: Mapping[str, Any], products: Mapping[str, Sequence[Product]]
+    asked: PrecisionName, plan: PrecisionPlan, specs: Mapping[str, Any], products: Mapping[str, Sequence[Product]]
 ) -> Precision:
     """What was built: which products take their inputs from INT8, and what share of the multiplications they do.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
-from vqrae.calibration.plan import Activations, Plan
+from vqrae.calibration.plan import Activations, PrecisionPlan
 from vqrae.config import StrictConfig
 from vqrae.runtimes.errors import UsageError, unknown_name
 from vqrae.runtimes.manifest import QUANTIZED, BatchLimits, Budget, PrecisionName
@@ -216,7 +216,7 @@ class Target:
     options: FormatOptions = NO_OPTIONS
     split: bool = False
     """Also write encoder, quantizer, codebook and decoder."""
-    plan: Plan | None = None
+    plan: PrecisionPlan | None = None
     """Of INT8, products or weights: the precision of every layer; None is the format's default."""
     budget: Budget | None = None
     """Of the same: what it may cost, where that is not what its gate allows."""
@@ -226,10 +226,10 @@ class Target:
         """Its entry in the table."""
         return FORMATS[self.format_name]
 
-    def chosen_plan(self, products: Sequence[Product], activations: Activations = "int8") -> Plan:
+    def chosen_plan(self, products: Sequence[Product], activations: Activations = "int8") -> PrecisionPlan:
         """Its own plan, or the default one of its format for a tokenizer with these products."""
         also = self.format.int8_too if activations == "int8" else ()
-        return self.plan or Plan.default(products, activations, also=also)
+        return self.plan or PrecisionPlan.default(products, activations, also=also)
 
 
 def format_key(name: str) -> str:
@@ -251,7 +251,7 @@ def target(
     batch: Batch = DYNAMIC,
     options: Mapping[str, str] = MappingProxyType({}),
     split: bool = False,
-    plan: Plan | None = None,
+    plan: PrecisionPlan | None = None,
     budget: Budget | None = None,
 ) -> Target:
     """Check a request by the tables alone, before anything heavy is imported.
@@ -295,7 +295,9 @@ def target(
     )
 
 
-def _check_quantized(name: str, precision: PrecisionName, batch: Batch, *, split: bool, plan: Plan | None) -> None:
+def _check_quantized(
+    name: str, precision: PrecisionName, batch: Batch, *, split: bool, plan: PrecisionPlan | None
+) -> None:
     """INT8 is made of the graphs that a plan is for: the wholes, and where they come from ONNX, with an open batch."""
     if batch.axis != "batch" and name != "coreml":
         raise UsageError(f"batch of {name} at {precision}", got=f"fixed at {batch.axis}", expected="dynamic")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqrae import __version__
-from vqrae.calibration.plan import SCORES, Plan
+from vqrae.calibration.plan import SCORES, PrecisionPlan
 from vqrae.calibration.search import Found, kept, search
 from vqrae.calibration.sensitivity import Sensitivity, group_sensitivities, layer_sensitivities
 from vqrae.calibration.trials import GraphName, Trial, TrialLog
@@ -42,7 +42,7 @@ class GraphPlanning:
 
 def search_plan(
     builder: BundleBuilder, target: Target, images: NDArray[np.uint8], folder: Path
-) -> tuple[Plan, list[GraphPlanning]]:
+) -> tuple[PrecisionPlan, list[GraphPlanning]]:
     """Search both graphs of a tokenizer.
 
     Args:
@@ -70,7 +70,7 @@ def search_plan(
 
 
 def _search_graph(
-    builder: BundleBuilder, name: GraphName, plan: Plan, target: Target, reference: Reference, log: TrialLog
+    builder: BundleBuilder, name: GraphName, plan: PrecisionPlan, target: Target, reference: Reference, log: TrialLog
 ) -> GraphPlanning:
     products = [product for product in builder.calibrated.quantizers[name].products if product.group != SCORES]
     budget = _whole(target.budget)
@@ -96,7 +96,7 @@ def _whole(budget: Budget | None) -> Budget:
     return Budget(**limits | (budget.model_dump(exclude_none=True) if budget else {}))
 
 
-def _made_with(builder: BundleBuilder, reference: Reference, runtime: str, plan: Plan) -> dict[str, str]:
+def _made_with(builder: BundleBuilder, reference: Reference, runtime: str, plan: PrecisionPlan) -> dict[str, str]:
     """What trials depend on: those of one log have it in common."""
     provenance, image = builder.calibrated.provenance(), builder.tokenizer.preprocessing
     return {

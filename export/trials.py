@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrae.calibration.plan import Plan
+from vqrae.calibration.plan import PrecisionPlan
 from vqrae.calibration.trials import GraphName, Trial
 from vqrae.export.calibrated_onnx import CalibratedOnnx
 from vqrae.runtimes.closing import Closing
@@ -30,7 +30,7 @@ class GraphTrials(Closing):
     """Makes trials of one graph; the other one stays in FP32."""
 
     def __init__(
-        self, calibrated: CalibratedOnnx, plan: Plan, graph: GraphName, runtime: str, reference: Reference
+        self, calibrated: CalibratedOnnx, plan: PrecisionPlan, graph: GraphName, runtime: str, reference: Reference
     ) -> None:
         """Open the FP32 graphs.
 

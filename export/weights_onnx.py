@@ -8,9 +8,8 @@ from tempfile import TemporaryDirectory
 
 import onnx
 
-from vqrae.calibration.layers import Product, matrix_products
-from vqrae.calibration.plan import Plan, Scheme
-from vqrae.calibration.readback import check_int8, int8_layers
+from vqrae.calibration.layers import Product, check_int8, int8_layers, matrix_products
+from vqrae.calibration.plan import PrecisionPlan, Scheme
 from vqrae.calibration.weights import ADDED_BITS, LOOKUP_BITS, store_constants, store_in_int8
 from vqrae.export.onnx_graph import TracedOnnx
 from vqrae.runtimes.closing import Closing
@@ -36,7 +35,7 @@ class WeightsOnnx(Closing):
         """The matrix products of both graphs."""
         return tuple(product for products in self.graph_products.values() for product in products)
 
-    def graphs(self, plan: Plan, scheme: Scheme) -> tuple[Path, dict[str, GraphSpec], Precision]:
+    def graphs(self, plan: PrecisionPlan, scheme: Scheme) -> tuple[Path, dict[str, GraphSpec], Precision]:
         """A folder with the graphs, their specs, and what stays in float in them.
 
         Raises:

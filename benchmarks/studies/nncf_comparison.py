@@ -19,7 +19,7 @@ from vqrae.benchmarks.page import write_page
 from vqrae.benchmarks.studies.int8_trials import calibrated_builder, int8_parser, trial_row
 from vqrae.calibration.images import CalibrationImages
 from vqrae.calibration.layers import Product
-from vqrae.calibration.plan import Plan
+from vqrae.calibration.plan import PrecisionPlan
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import FORMATS
 from vqrae.export.trials import GraphTrials
@@ -71,7 +71,7 @@ VARIANTS = (
 def comparison_rows(builder: BundleBuilder, calibration: CalibrationImages) -> Iterator[str]:
     """NNCF's variants, and ours: a line of the table each."""
     calibrated = builder.calibrated
-    plan = Plan.default(calibrated.products)
+    plan = PrecisionPlan.default(calibrated.products)
     path, spec = calibrated.float_graph("encode")
     products = calibrated.graph_products["encode"]
     with (
@@ -84,7 +84,7 @@ def comparison_rows(builder: BundleBuilder, calibration: CalibrationImages) -> I
             openvino.save_model(model, quantized, compress_to_fp16=False)
             yield trial_row((variant.name,), trials.measured(quantized, spec, ()))
         for name, also in (("ours, queries × keys in float", ()), ("ours", FORMATS["openvino"].int8_too)):
-            ours = Plan.default(products, also=also)
+            ours = PrecisionPlan.default(products, also=also)
             yield trial_row((name,), trials.make({product.layer for product in ours.int8(products)}))
 
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from vqrae.calibration.int8_graph import Int8Graph
 from vqrae.calibration.layers import matrix_products
 from vqrae.calibration.lint import check_qdq, lint
-from vqrae.calibration.plan import Plan
-from vqrae.calibration.quantize import Quantizer
+from vqrae.calibration.plan import PrecisionPlan
 from vqrae.calibration.weights import store_in_int8
 from vqrae.runtimes.errors import RuntimeUnavailable
 
@@ -147,9 +147,9 @@ def test_our_symmetric_graphs_pass(
 ) -> None:
     inputs: dict[Path, NDArray[Any]] = {encode_graph: images, decode_graph: indices}
     for source, values in inputs.items():
-        with Quantizer(source, values) as quantizer:
-            quantizer.write(Plan.default(quantizer.products), "symmetric", tmp_path / "symmetric.onnx")
-            quantizer.write(Plan.default(quantizer.products), "asymmetric", tmp_path / "asymmetric.onnx")
+        with Int8Graph(source, values) as quantizer:
+            quantizer.write(PrecisionPlan.default(quantizer.products), "symmetric", tmp_path / "symmetric.onnx")
+            quantizer.write(PrecisionPlan.default(quantizer.products), "asymmetric", tmp_path / "asymmetric.onnx")
         assert lint(tmp_path / "symmetric.onnx") == []
         check_qdq(tmp_path / "symmetric.onnx")
         assert "uint8 numbers" in refusal(tmp_path / "asymmetric.onnx"), "what ONNX Runtime and OpenVINO are given"

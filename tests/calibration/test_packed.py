@@ -15,8 +15,7 @@ from hypothesis.extra import numpy as hnp
 from onnx import helper
 
 from vqrae.calibration.layers import matrix_products
-from vqrae.calibration.packed import NIBBLE, split, store_packed
-from vqrae.calibration.weights import LARGEST
+from vqrae.calibration.weights import LARGEST, NIBBLE, split, store_packed
 
 WHOLE = st.integers(-LARGEST[12] - 1, LARGEST[12])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vqrae.calibration.layers import Product
-from vqrae.calibration.plan import FLOAT_BY_DEFAULT, Plan
+from vqrae.calibration.plan import FLOAT_BY_DEFAULT, PrecisionPlan
 from vqrae.runtimes.errors import DataError, UsageError
 from vqrae.runtimes.manifest import KeptFloat
 
@@ -43,7 +43,7 @@ def products() -> tuple[Product, ...]:
 
 
 def test_by_default_the_large_products_with_weights_are_int8(products: tuple[Product, ...]) -> None:
-    plan = Plan.default(products)
+    plan = PrecisionPlan.default(products)
     assert {layer for layer, precision in plan.layers.items() if precision == "int8"} == INT8
     assert set(plan.layers) == set(LAYERS)
     assert (plan.ranges, plan.smoothing) == ("minmax", 0.5)
@@ -52,7 +52,7 @@ def test_by_default_the_large_products_with_weights_are_int8(products: tuple[Pro
 
 
 def test_weights_alone_are_stored_in_int8_by_default_where_products_would_be(products: tuple[Product, ...]) -> None:
-    plan, stored = Plan.default(products), Plan.default(products, "float")
+    plan, stored = PrecisionPlan.default(products), PrecisionPlan.default(products, "float")
     assert stored == plan.model_copy(update={"activations": "float", "smoothing": None})
     assert {entry.layer for entry in stored.kept_float()} == {entry.layer for entry in plan.kept_float()}
     stored.check(products)
@@ -63,23 +63,23 @@ def test_weights_alone_are_stored_in_int8_by_default_where_products_would_be(pro
 
 
 def test_a_plan_reads_back_as_it_was_written(products: tuple[Product, ...], tmp_path: Path) -> None:
-    plan = Plan(ranges="percentile", smoothing=None, layers=Plan.default(products).layers)
+    plan = PrecisionPlan(ranges="percentile", smoothing=None, layers=PrecisionPlan.default(products).layers)
     plan.write(tmp_path / "plan.json")
-    again = Plan.read(tmp_path / "plan.json")
+    again = PrecisionPlan.read(tmp_path / "plan.json")
     assert again == plan
     again.write(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == (tmp_path / "plan.json").read_bytes()
 
 
 def test_equal_plans_give_equal_bytes_whatever_the_order(products: tuple[Product, ...], tmp_path: Path) -> None:
-    Plan.default(products).write(tmp_path / "one.json")
-    Plan.default(products[::-1]).write(tmp_path / "other.json")
+    PrecisionPlan.default(products).write(tmp_path / "one.json")
+    PrecisionPlan.default(products[::-1]).write(tmp_path / "other.json")
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "other.json").read_bytes()
 
 
 def test_a_plan_is_one_line_for_each_layer(products: tuple[Product, ...], tmp_path: Path) -> None:
     """It is edited by hand."""
-    Plan.default(products).write(tmp_path / "plan.json")
+    PrecisionPlan.default(products).write(tmp_path / "plan.json")
     lines = (tmp_path / "plan.json").read_text().splitlines()
     assert '    "encoder.blocks.0.up": "int8",' in lines
     assert sum(line.startswith("    ") for line in lines) == len(LAYERS)
@@ -87,7 +87,7 @@ def test_a_plan_is_one_line_for_each_layer(products: tuple[Product, ...], tmp_pa
 
 def test_a_plan_that_names_only_its_layers_has_the_defaults_for_the_rest(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text('{"layers": {"encoder.blocks.0.up": "int8"}}')
-    assert Plan.read(tmp_path / "plan.json") == Plan(layers={"encoder.blocks.0.up": "int8"})
+    assert PrecisionPlan.read(tmp_path / "plan.json") == PrecisionPlan(layers={"encoder.blocks.0.up": "int8"})
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_plan_that_names_only_its_layers_has_the_defaults_for_the_rest(tmp_pat
 def test_a_file_that_is_no_plan(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "plan.json").write_bytes(content)
     with pytest.raises(DataError) as caught:
-        Plan.read(tmp_path / "plan.json")
+        PrecisionPlan.read(tmp_path / "plan.json")
     assert words in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path))
     assert "\n" not in str(caught.value)
@@ -117,13 +117,13 @@ def test_a_file_that_is_no_plan(tmp_path: Path, content: bytes, words: str) -> N
 
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere\.json: got No such file or directory; expected a plan's file"):
-        Plan.read(tmp_path / "nowhere.json")
+        PrecisionPlan.read(tmp_path / "nowhere.json")
     with pytest.raises(DataError, match="got Is a directory; expected a plan's file"):
-        Plan.read(tmp_path)
+        PrecisionPlan.read(tmp_path)
 
 
 def test_an_unknown_layer_is_refused_with_the_nearest_one(products: tuple[Product, ...]) -> None:
-    plan = Plan.default(products).with_layers({"encoder.blocks.0.upp": "int8"})
+    plan = PrecisionPlan.default(products).with_layers({"encoder.blocks.0.upp": "int8"})
     message = (
         r"layer of the plan: got 'encoder.blocks.0.upp'; expected one of .*; did you mean encoder\.blocks\.0\.up\?"
     )
@@ -132,26 +132,28 @@ def test_an_unknown_layer_is_refused_with_the_nearest_one(products: tuple[Produc
 
 
 def test_scores_are_not_multiplied_in_int8(products: tuple[Product, ...]) -> None:
-    asked = Plan.default(products).with_layers({"quantizer.scores": "int8"})
+    asked = PrecisionPlan.default(products).with_layers({"quantizer.scores": "int8"})
     with pytest.raises(
         UsageError, match=r"^layer quantizer\.scores of the plan: got int8; expected float: .*; write float"
     ):
         asked.check(products)
-    Plan.default(products, "float").with_layers({"quantizer.scores": "int8"}).check(products)  # stored, as before
+    PrecisionPlan.default(products, "float").with_layers({"quantizer.scores": "int8"}).check(
+        products
+    )  # stored, as before
 
 
 def test_a_layer_that_is_left_out_is_named(products: tuple[Product, ...]) -> None:
-    whole = Plan.default(products).layers
+    whole = PrecisionPlan.default(products).layers
     one = {layer: precision for layer, precision in whole.items() if layer != "encoder.blocks.1.up"}
     expected = "expected int8 or float for each layer of the tokenizer"
     with pytest.raises(DataError, match=rf"layers of the plan: got nothing about encoder\.blocks\.1\.up; {expected}"):
-        Plan(layers=one).check(products)
+        PrecisionPlan(layers=one).check(products)
     with pytest.raises(DataError, match=r"got nothing about encoder\.patch_embedding and 10 others; expected"):
-        Plan(layers={}).check(products)
+        PrecisionPlan(layers={}).check(products)
 
 
 def test_changes_leave_the_plan_they_are_made_of(products: tuple[Product, ...]) -> None:
-    plan = Plan(ranges="entropy", smoothing=0.7, layers=Plan.default(products).layers)
+    plan = PrecisionPlan(ranges="entropy", smoothing=0.7, layers=PrecisionPlan.default(products).layers)
     other = plan.with_layers({"decoder.head": "int8"})
     assert plan.layers["decoder.head"] == "float"
     assert other.layers == {**plan.layers, "decoder.head": "int8"}
@@ -159,7 +161,7 @@ def test_changes_leave_the_plan_they_are_made_of(products: tuple[Product, ...]) 
 
 
 def test_what_stays_in_float_has_a_reason(products: tuple[Product, ...]) -> None:
-    kept = Plan.default(products).kept_float()
+    kept = PrecisionPlan.default(products).kept_float()
     assert {entry.layer for entry in kept} == {
         "patch_embedding",
         "queries_keys",
@@ -172,8 +174,8 @@ def test_what_stays_in_float_has_a_reason(products: tuple[Product, ...]) -> None
 
 def test_some_layers_of_a_kind_are_named_and_a_whole_kind_is_not(products: tuple[Product, ...]) -> None:
     layers = dict.fromkeys(LAYERS, "int8")
-    some = Plan.model_validate({"layers": layers | {"encoder.blocks.0.up": "float"}})
+    some = PrecisionPlan.model_validate({"layers": layers | {"encoder.blocks.0.up": "float"}})
     assert some.kept_float() == (KeptFloat(layer="encoder.blocks.0.up", reason="the plan keeps it"),)
     both = some.with_layers({"encoder.blocks.1.up": "float"})
     assert both.kept_float() == (KeptFloat(layer="up", reason="the plan keeps it"),)
-    assert Plan.model_validate({"layers": layers}).kept_float() == ()
+    assert PrecisionPlan.model_validate({"layers": layers}).kept_float() == ()

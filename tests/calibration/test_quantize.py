@@ -14,26 +14,25 @@ from hand_made_graphs import save_graph, weights_of
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from vqrae.calibration import quantize, rounding
-from vqrae.calibration.layers import Product
-from vqrae.calibration.plan import Plan, RangeMethod, Scheme
-from vqrae.calibration.quantize import Quantizer
-from vqrae.calibration.readback import int8_layers
+from vqrae.calibration import int8_graph, rounding
+from vqrae.calibration.int8_graph import Int8Graph
+from vqrae.calibration.layers import Product, int8_layers
+from vqrae.calibration.plan import PrecisionPlan, RangeMethod, Scheme
 from vqrae.calibration.rounding import compensated
 from vqrae.calibration.weights import LARGEST, Bits
 from vqrae.runtimes.errors import CheckpointError
 
 
 @pytest.fixture(scope="module")
-def quantizer(encode_graph: Path, images: NDArray[np.uint8]) -> Iterator[Quantizer]:
+def quantizer(encode_graph: Path, images: NDArray[np.uint8]) -> Iterator[Int8Graph]:
     """The encoder's."""
-    with Quantizer(encode_graph, images) as made:
+    with Int8Graph(encode_graph, images) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def all_float(products: tuple[Product, ...]) -> Plan:
-    return Plan(layers={product.layer: "float" for product in products})
+def all_float(products: tuple[Product, ...]) -> PrecisionPlan:
+    return PrecisionPlan(layers={product.layer: "float" for product in products})
 
 
 def run(path: Path, inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -62,28 +61,28 @@ def test_the_same_images_and_plan_give_the_same_bytes(
     encode_graph: Path, images: NDArray[np.uint8], tmp_path: Path, method: RangeMethod
 ) -> None:
     for name in ("one", "other"):
-        with Quantizer(encode_graph, images) as quantizer:
-            plan = Plan(ranges=method, layers=Plan.default(quantizer.products).layers)
+        with Int8Graph(encode_graph, images) as quantizer:
+            plan = PrecisionPlan(ranges=method, layers=PrecisionPlan.default(quantizer.products).layers)
             quantizer.write(plan, "asymmetric", tmp_path / f"{name}.onnx")
     assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "other.onnx").read_bytes()
 
 
 def test_what_was_written_before_does_not_matter(
-    encode_graph: Path, images: NDArray[np.uint8], quantizer: Quantizer, all_float: Plan, tmp_path: Path
+    encode_graph: Path, images: NDArray[np.uint8], quantizer: Int8Graph, all_float: PrecisionPlan, tmp_path: Path
 ) -> None:
     """A quantizer keeps what it observed; a search writes many plans with one."""
-    default = Plan.default(quantizer.products)
+    default = PrecisionPlan.default(quantizer.products)
     for number, before in enumerate(
         (
             default.with_layers({"quantizer.scores": "int8"}),
             all_float.with_layers({"encoder.blocks.0.out": "int8"}),
-            Plan(smoothing=None, layers=default.layers),
-            Plan(smoothing=0.9, ranges="percentile", layers=default.layers),
+            PrecisionPlan(smoothing=None, layers=default.layers),
+            PrecisionPlan(smoothing=0.9, ranges="percentile", layers=default.layers),
         )
     ):
         quantizer.write(before, "symmetric", tmp_path / f"{number}.onnx")
     quantizer.write(default, "asymmetric", tmp_path / "late.onnx")
-    with Quantizer(encode_graph, images) as fresh:
+    with Int8Graph(encode_graph, images) as fresh:
         fresh.write(default, "asymmetric", tmp_path / "fresh.onnx")
     assert (tmp_path / "late.onnx").read_bytes() == (tmp_path / "fresh.onnx").read_bytes()
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 5, "each plan has a graph of its own"
@@ -99,8 +98,8 @@ def test_a_weight_is_rounded_once_for_all_plans(
         return compensated(weight_CO, *others)
 
     monkeypatch.setattr(rounding, "compensated", counted)
-    with Quantizer(encode_graph, images) as quantizer:
-        plan = Plan.default(quantizer.products)
+    with Int8Graph(encode_graph, images) as quantizer:
+        plan = PrecisionPlan.default(quantizer.products)
         for name, changed in (("one", {}), ("other", {"encoder.blocks.0.up": "float"}), ("again", {})):
             quantizer.write(plan.with_layers(changed), "asymmetric", tmp_path / f"{name}.onnx")
     rounded = [product for product in plan.int8(quantizer.products) if product.has_weight]
@@ -108,17 +107,17 @@ def test_a_weight_is_rounded_once_for_all_plans(
 
 
 def test_other_images_give_other_ranges(
-    encode_graph: Path, images: NDArray[np.uint8], quantizer: Quantizer, tmp_path: Path
+    encode_graph: Path, images: NDArray[np.uint8], quantizer: Int8Graph, tmp_path: Path
 ) -> None:
-    plan = Plan.default(quantizer.products)
+    plan = PrecisionPlan.default(quantizer.products)
     quantizer.write(plan, "asymmetric", tmp_path / "one.onnx")
-    with Quantizer(encode_graph, images[:2]) as fewer:
+    with Int8Graph(encode_graph, images[:2]) as fewer:
         fewer.write(plan, "asymmetric", tmp_path / "other.onnx")
     assert (tmp_path / "one.onnx").read_bytes() != (tmp_path / "other.onnx").read_bytes()
 
 
-def test_nothing_of_this_machine_is_in_the_file(quantizer: Quantizer, tmp_path: Path) -> None:
-    quantizer.write(Plan.default(quantizer.products), "asymmetric", tmp_path / "graph.onnx")
+def test_nothing_of_this_machine_is_in_the_file(quantizer: Int8Graph, tmp_path: Path) -> None:
+    quantizer.write(PrecisionPlan.default(quantizer.products), "asymmetric", tmp_path / "graph.onnx")
     content = (tmp_path / "graph.onnx").read_bytes()
     assert b"vqrae-" not in content
     assert str(tmp_path).encode() not in content
@@ -126,8 +125,8 @@ def test_nothing_of_this_machine_is_in_the_file(quantizer: Quantizer, tmp_path: 
 
 
 def test_closing_deletes_the_smoothed_graphs(encode_graph: Path, images: NDArray[np.uint8], tmp_path: Path) -> None:
-    quantizer = Quantizer(encode_graph, images)
-    quantizer.write(Plan.default(quantizer.products), "asymmetric", tmp_path / "graph.onnx")
+    quantizer = Int8Graph(encode_graph, images)
+    quantizer.write(PrecisionPlan.default(quantizer.products), "asymmetric", tmp_path / "graph.onnx")
     (smoothed,) = quantizer._smoothed.values()
     assert smoothed.exists()
     quantizer.close()
@@ -153,22 +152,22 @@ def test_closing_deletes_the_smoothed_graphs(encode_graph: Path, images: NDArray
 def test_only_planned_layers_are_int8(
     encode_graph: Path,
     images: NDArray[np.uint8],
-    all_float: Plan,
+    all_float: PrecisionPlan,
     tmp_path: Path,
     scheme: Scheme,
     layers: list[str],
 ) -> None:
-    with Quantizer(encode_graph, images) as quantizer:
+    with Int8Graph(encode_graph, images) as quantizer:
         plan = all_float.with_layers(dict.fromkeys(layers, "int8"))
         quantizer.write(plan, scheme, tmp_path / "graph.onnx")
         assert int8_layers(tmp_path / "graph.onnx", quantizer.products) == layers
 
 
 def test_a_plan_in_float_stays_in_float_after_one_in_int8(
-    quantizer: Quantizer, all_float: Plan, tmp_path: Path
+    quantizer: Int8Graph, all_float: PrecisionPlan, tmp_path: Path
 ) -> None:
     everything = {product.layer: "int8" for product in quantizer.products}
-    quantizer.write(Plan(layers=everything), "asymmetric", tmp_path / "int8.onnx")
+    quantizer.write(PrecisionPlan(layers=everything), "asymmetric", tmp_path / "int8.onnx")
     quantizer.write(all_float, "asymmetric", tmp_path / "float.onnx")
     assert int8_layers(tmp_path / "float.onnx", quantizer.products) == []
 
@@ -184,22 +183,22 @@ def test_of_two_layers_that_share_what_they_read_one_may_be_int8(tmp_path: Path,
     outputs: dict[str, tuple[int | str, ...]] = {"gate": ("b", 3, 5), "up": ("b", 3, 5)}
     path = save_graph(tmp_path / "float.onnx", nodes, weights, {"x": ("b", 3, 4)}, outputs)
     inputs = np.random.default_rng(1).normal(size=(5, 3, 4)).astype(np.float32)
-    with Quantizer(path, inputs) as quantizer:
+    with Int8Graph(path, inputs) as quantizer:
         layers = {product.layer: "float" for product in quantizer.products} | {chosen: "int8"}
-        quantizer.write(Plan.model_validate({"layers": layers}), "asymmetric", tmp_path / "int8.onnx")
+        quantizer.write(PrecisionPlan.model_validate({"layers": layers}), "asymmetric", tmp_path / "int8.onnx")
         assert int8_layers(tmp_path / "int8.onnx", quantizer.products) == [chosen]
 
 
-def test_everything_may_be_int8(quantizer: Quantizer, tmp_path: Path) -> None:
-    plan = Plan(layers={product.layer: "int8" for product in quantizer.products})
+def test_everything_may_be_int8(quantizer: Int8Graph, tmp_path: Path) -> None:
+    plan = PrecisionPlan(layers={product.layer: "int8" for product in quantizer.products})
     quantizer.write(plan, "asymmetric", tmp_path / "graph.onnx")
     found = int8_layers(tmp_path / "graph.onnx", quantizer.products)
     assert found == [product.layer for product in quantizer.products]
 
 
 def test_the_default_plan_on_tokens(decode_graph: Path, indices: NDArray[np.int32], tmp_path: Path) -> None:
-    with Quantizer(decode_graph, indices) as quantizer:
-        plan = Plan.default(quantizer.products)
+    with Int8Graph(decode_graph, indices) as quantizer:
+        plan = PrecisionPlan.default(quantizer.products)
         quantizer.write(plan, "asymmetric", tmp_path / "decode.onnx")
         assert int8_layers(tmp_path / "decode.onnx", quantizer.products) == [
             f"decoder.blocks.{block}.{layer}" for block in (0, 1) for layer in ("query_key_value", "out", "up", "down")
@@ -208,8 +207,8 @@ def test_the_default_plan_on_tokens(decode_graph: Path, indices: NDArray[np.int3
     assert np.abs(images - run(decode_graph, indices)["images"]).mean() < 2
 
 
-def test_activations_take_the_form_that_the_scheme_names(quantizer: Quantizer, tmp_path: Path) -> None:
-    plan = Plan.default(quantizer.products)
+def test_activations_take_the_form_that_the_scheme_names(quantizer: Int8Graph, tmp_path: Path) -> None:
+    plan = PrecisionPlan.default(quantizer.products)
     for scheme in ("asymmetric", "symmetric"):
         quantizer.write(plan, scheme, tmp_path / f"{scheme}.onnx")
     asymmetric, symmetric = zero_points(tmp_path / "asymmetric.onnx"), zero_points(tmp_path / "symmetric.onnx")
@@ -220,7 +219,7 @@ def test_activations_take_the_form_that_the_scheme_names(quantizer: Quantizer, t
 
 
 def test_queries_and_keys_are_around_zero_and_attention_s_weights_are_not(
-    quantizer: Quantizer, all_float: Plan, tmp_path: Path
+    quantizer: Int8Graph, all_float: PrecisionPlan, tmp_path: Path
 ) -> None:
     for kind, dtypes in (
         ("queries_keys", [TensorProto.INT8] * 2),
@@ -235,10 +234,10 @@ def test_queries_and_keys_are_around_zero_and_attention_s_weights_are_not(
 
 
 def test_weights_are_int8_with_a_scale_for_each_output_channel(
-    encode_graph: Path, products: tuple[Product, ...], quantizer: Quantizer, all_float: Plan, tmp_path: Path
+    encode_graph: Path, products: tuple[Product, ...], quantizer: Int8Graph, all_float: PrecisionPlan, tmp_path: Path
 ) -> None:
     (up,) = [product for product in products if product.layer == "encoder.blocks.0.up"]
-    plan = Plan(smoothing=None, layers=all_float.with_layers({up.layer: "int8"}).layers)
+    plan = PrecisionPlan(smoothing=None, layers=all_float.with_layers({up.layer: "int8"}).layers)
     quantizer.write(plan, "asymmetric", tmp_path / "graph.onnx")
     model = onnx.load(tmp_path / "graph.onnx")
     constants = weights_of(model)
@@ -255,11 +254,15 @@ def test_weights_are_int8_with_a_scale_for_each_output_channel(
 
 
 def test_the_activation_s_range_is_what_was_observed(
-    encode_graph: Path, products: tuple[Product, ...], images: NDArray[np.uint8], all_float: Plan, tmp_path: Path
+    encode_graph: Path,
+    products: tuple[Product, ...],
+    images: NDArray[np.uint8],
+    all_float: PrecisionPlan,
+    tmp_path: Path,
 ) -> None:
     (out,) = [product for product in products if product.layer == "encoder.blocks.0.out"]
-    with Quantizer(encode_graph, images) as quantizer:
-        plan = Plan(smoothing=None, layers=all_float.with_layers({out.layer: "int8"}).layers)
+    with Int8Graph(encode_graph, images) as quantizer:
+        plan = PrecisionPlan(smoothing=None, layers=all_float.with_layers({out.layer: "int8"}).layers)
         quantizer.write(plan, "asymmetric", tmp_path / "graph.onnx")
     probe = onnx.load(encode_graph)
     probe.graph.output.append(onnx.ValueInfoProto(name=out.inputs[0]))
@@ -275,21 +278,21 @@ def test_the_activation_s_range_is_what_was_observed(
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
 def test_an_int8_graph_is_close_to_the_original(
-    encode_graph: Path, images: NDArray[np.uint8], all_float: Plan, tmp_path: Path, method: RangeMethod
+    encode_graph: Path, images: NDArray[np.uint8], all_float: PrecisionPlan, tmp_path: Path, method: RangeMethod
 ) -> None:
     """Entropy takes time for each layer, so that few are INT8."""
     layers = ("encoder.blocks.0.up", "encoder.blocks.1.query_key_value")
-    with Quantizer(encode_graph, images) as quantizer:
+    with Int8Graph(encode_graph, images) as quantizer:
         plan = all_float.with_layers(dict.fromkeys(layers, "int8"))
-        quantizer.write(Plan(ranges=method, layers=plan.layers), "asymmetric", tmp_path / "graph.onnx")
+        quantizer.write(PrecisionPlan(ranges=method, layers=plan.layers), "asymmetric", tmp_path / "graph.onnx")
     found, wanted = run(tmp_path / "graph.onnx", images)["features"], run(encode_graph, images)["features"]
     assert np.abs(found - wanted).max() > 1e-4, "something was rounded"
     cosine = (found * wanted).sum() / np.linalg.norm(found) / np.linalg.norm(wanted)
     assert cosine > 0.999
 
 
-def test_an_open_batch_stays_open(quantizer: Quantizer, images: NDArray[np.uint8], tmp_path: Path) -> None:
-    quantizer.write(Plan.default(quantizer.products), "asymmetric", tmp_path / "graph.onnx")
+def test_an_open_batch_stays_open(quantizer: Int8Graph, images: NDArray[np.uint8], tmp_path: Path) -> None:
+    quantizer.write(PrecisionPlan.default(quantizer.products), "asymmetric", tmp_path / "graph.onnx")
     whole = run(tmp_path / "graph.onnx", images)["features"]
     np.testing.assert_allclose(run(tmp_path / "graph.onnx", images[:1])["features"], whole[:1], atol=0.05)
 
@@ -304,17 +307,17 @@ def test_a_model_that_is_broken_inside_is_refused_by_layer(
     onnx.save(model, tmp_path / "broken.onnx")
     message = r"activations of encoder\.blocks\.1\.down: got values that are not numbers; expected finite ones"
     with (
-        Quantizer(tmp_path / "broken.onnx", images) as quantizer,
+        Int8Graph(tmp_path / "broken.onnx", images) as quantizer,
         pytest.raises(CheckpointError, match=message),
     ):
-        quantizer.write(Plan.default(quantizer.products), "asymmetric", tmp_path / "graph.onnx")
+        quantizer.write(PrecisionPlan.default(quantizer.products), "asymmetric", tmp_path / "graph.onnx")
     assert not (tmp_path / "graph.onnx").exists()
 
 
 def test_features_that_leave_the_graph_are_not_rounded(
-    encode_graph: Path, quantizer: Quantizer, images: NDArray[np.uint8], all_float: Plan, tmp_path: Path
+    encode_graph: Path, quantizer: Int8Graph, images: NDArray[np.uint8], all_float: PrecisionPlan, tmp_path: Path
 ) -> None:
-    plan = Plan(smoothing=None, layers=all_float.with_layers({"quantizer.scores": "int8"}).layers)
+    plan = PrecisionPlan(smoothing=None, layers=all_float.with_layers({"quantizer.scores": "int8"}).layers)
     quantizer.write(plan, "asymmetric", tmp_path / "graph.onnx")
     found, wanted = run(tmp_path / "graph.onnx", images)["features"], run(encode_graph, images)["features"]
     np.testing.assert_allclose(found, wanted, atol=1e-5)
@@ -332,9 +335,9 @@ def test_what_is_large_is_not_packed(
 ) -> None:
     """Either way a runtime multiplies by the weight, rounded to so many bits."""
     monkeypatch.setattr(rounding, "PACKED_MOST", most)
-    monkeypatch.setattr(quantize, "LARGE", 1)
-    with Quantizer(encode_graph, images) as quantizer:
-        plan = Plan(smoothing=None, layers=Plan.default(quantizer.products).layers)
+    monkeypatch.setattr(int8_graph, "LARGE", 1)
+    with Int8Graph(encode_graph, images) as quantizer:
+        plan = PrecisionPlan(smoothing=None, layers=PrecisionPlan.default(quantizer.products).layers)
         (weight,) = [one.inputs[1] for one in quantizer.products if one.layer == "quantizer.scores"]
         quantizer.write(plan, "asymmetric", tmp_path / "stored.onnx")
         quantizer.write(plan.model_copy(update={"storage": "fp32"}), "asymmetric", tmp_path / "float.onnx")

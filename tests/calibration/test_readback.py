@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vqrae.calibration.layers import Product, matrix_products
-from vqrae.calibration.readback import check_int8, int8_layers, int8_share
+from vqrae.calibration.layers import Product, check_int8, int8_layers, int8_share, matrix_products
 from vqrae.runtimes.errors import RuntimeUnavailable
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vqrae.calibration.shelf import Shelf
+from vqrae.calibration.rounding import Shelf
 
 
 def test_arrays_come_back_as_they_were_and_cannot_be_changed(tmp_path):

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import helper
 
-from vqrae.calibration.layers import Product, matrix_products
-from vqrae.calibration.readback import int8_layers
+from vqrae.calibration.layers import Product, int8_layers, matrix_products
 from vqrae.calibration.weights import LARGEST, int8_from_float, store_in_half, store_in_int8, store_in_whole_numbers
 
 NUMBERS = st.floats(-1e3, 1e3, width=32).filter(lambda value: value == 0 or abs(value) > 1e-3)

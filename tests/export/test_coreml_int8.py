@@ -13,7 +13,7 @@ import pytest
 from coreml_packages import converted
 from numpy.typing import NDArray
 
-from vqrae.calibration.plan import Plan
+from vqrae.calibration.plan import PrecisionPlan
 from vqrae.export import coreml_int8
 from vqrae.export.build import BundleBuilder
 from vqrae.export.coreml_package import graph_int8, package_from_plan
@@ -72,7 +72,9 @@ def test_the_manifest_says_how_much_is_int8_and_what_it_was_calibrated_on(
     assert manifest.calibration == int8_builder.calibrated.provenance()
     kept = {entry.layer for entry in manifest.precision.kept_float}
     assert kept == {"patch_embedding", "queries_keys", "weights_values", "scores", "head"}
-    assert Plan.read(bundles["int8"].path / "plan.json") == Plan.default(int8_builder.calibrated.products)
+    assert PrecisionPlan.read(bundles["int8"].path / "plan.json") == PrecisionPlan.default(
+        int8_builder.calibrated.products
+    )
 
 
 def test_weights_alone_need_no_calibration(bundles: dict[str, Built]) -> None:
@@ -106,13 +108,13 @@ class Program:
         return self._evaluator.run({name: feed})
 
 
-def plan_of(builder: BundleBuilder, **changes: Any) -> Plan:
-    return Plan.model_validate(Plan.default(builder.calibrated.products).model_dump() | changes)
+def plan_of(builder: BundleBuilder, **changes: Any) -> PrecisionPlan:
+    return PrecisionPlan.model_validate(PrecisionPlan.default(builder.calibrated.products).model_dump() | changes)
 
 
 def packaged(builder: BundleBuilder, name: str, folder: Path, wanted: Target, *, pairs: bool = True) -> Path:
     """One graph's package; without pairs, of smoothed weights only: the graph that ranges are of."""
-    plan = wanted.plan or Plan.default(builder.calibrated.products)
+    plan = wanted.plan or PrecisionPlan.default(builder.calibrated.products)
     request = builder._request(replace(wanted, plan=plan), folder)
     int8 = graph_int8(name, plan, request)
     if not pairs:
@@ -273,7 +275,7 @@ def test_int8_that_came_out_float_is_refused(int8_builder: BundleBuilder) -> Non
     products = {"encode": int8_builder.calibrated.graph_products["encode"]}
     message = r"^encode\.mlpackage encoder\.blocks\.0\.down and 7 others: got float; expected int8, as planned$"
     with pytest.raises(RuntimeUnavailable, match=message):
-        built_int8("int8", Plan.default(int8_builder.calibrated.products), specs, products)
+        built_int8("int8", PrecisionPlan.default(int8_builder.calibrated.products), specs, products)
 
 
 def test_a_plan_for_another_architecture_is_refused(int8_builder: BundleBuilder, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import onnx
 import pytest
 
 from vqrae.calibration.images import CalibrationImages
+from vqrae.calibration.layers import int8_layers
 from vqrae.calibration.lint import lint
-from vqrae.calibration.plan import Plan, Scheme
-from vqrae.calibration.readback import int8_layers
+from vqrae.calibration.plan import PrecisionPlan, Scheme
 from vqrae.calibration.weights import store_constants
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import Batch, target
@@ -89,7 +89,7 @@ def test_the_manifest_says_how_much_is_int8(bundles: dict[str, Built], int8_buil
     kept = {entry.layer for entry in precision.kept_float}
     assert kept - {"queries_keys"} == {"patch_embedding", "weights_values", "scores", "head"}
     assert ("queries_keys" in kept) == (name != "openvino")
-    assert Plan.read(path / "plan.json") == target(name, "int8").chosen_plan(int8_builder.calibrated.products)
+    assert PrecisionPlan.read(path / "plan.json") == target(name, "int8").chosen_plan(int8_builder.calibrated.products)
 
 
 def test_what_the_onnx_files_hold_is_what_the_manifest_says(
@@ -101,7 +101,7 @@ def test_what_the_onnx_files_hold_is_what_the_manifest_says(
         for name, quantizer in int8_builder.calibrated.quantizers.items()
         for layer in int8_layers(path / f"{name}.onnx", quantizer.products)
     ]
-    planned = Plan.read(path / "plan.json").int8(int8_builder.calibrated.products)
+    planned = PrecisionPlan.read(path / "plan.json").int8(int8_builder.calibrated.products)
     assert found == [product.layer for product in planned]
     assert len(found) == 16
 
@@ -173,7 +173,7 @@ def test_a_bundle_s_plan_makes_the_same_bundle(
     bundles: dict[str, Built], int8_builder: BundleBuilder, tmp_path: Path
 ) -> None:
     old = bundles["onnx"].path
-    row = int8_builder.build(target("onnx", "int8", plan=Plan.read(old / "plan.json")), tmp_path)
+    row = int8_builder.build(target("onnx", "int8", plan=PrecisionPlan.read(old / "plan.json")), tmp_path)
     for name in ("plan.json", "encode.onnx", "encode.onnx.data", "decode.onnx", "decode.onnx.data"):
         assert (Path(row.bundle) / name).read_bytes() == (old / name).read_bytes()
 
@@ -183,10 +183,10 @@ def test_a_bundle_s_plan_makes_the_same_bundle(
 def test_a_plan_of_few_layers_is_called_mixed(int8_builder: BundleBuilder, tmp_path: Path, name: str) -> None:
     few = {"encoder.blocks.0.up", "decoder.blocks.1.down"}
     products = int8_builder.calibrated.products
-    plan = Plan(layers={product.layer: "int8" if product.layer in few else "float" for product in products})
+    plan = PrecisionPlan(layers={product.layer: "int8" if product.layer in few else "float" for product in products})
     row = int8_builder.build(target(name, "int8", plan=plan), tmp_path)
     bundle = Bundle.open(Path(row.bundle))
-    assert Plan.read(bundle.path / "plan.json") == plan
+    assert PrecisionPlan.read(bundle.path / "plan.json") == plan
     assert bundle.manifest.precision.title == "mixed 8%"
     reasons = {kept.layer: kept.reason for kept in bundle.manifest.precision.kept_float}
     assert reasons["query_key_value"] == "the plan keeps it"
@@ -196,26 +196,26 @@ def test_a_plan_of_few_layers_is_called_mixed(int8_builder: BundleBuilder, tmp_p
 @pytest.mark.usefixtures("fast")
 def test_a_plan_may_leave_the_decoder_in_float(int8_builder: BundleBuilder, tmp_path: Path) -> None:
     products = int8_builder.calibrated.products
-    default = Plan.default(products)
+    default = PrecisionPlan.default(products)
     plan = default.with_layers({product.layer: "float" for product in products if product.layer.startswith("decoder")})
     row = int8_builder.build(target("onnx", "int8", plan=plan), tmp_path)
     assert row.int8_share == pytest.approx(0.32)
 
 
 def test_a_plan_of_another_architecture_writes_nothing(int8_builder: BundleBuilder, tmp_path: Path) -> None:
-    default = Plan.default(int8_builder.calibrated.products)
+    default = PrecisionPlan.default(int8_builder.calibrated.products)
     unknown = default.with_layers({"encoder.blocks.9.up": "int8"})
     with pytest.raises(UsageError, match=r"layer of the plan: got 'encoder.blocks.9.up'; .*did you mean encoder.block"):
         int8_builder.build(target("onnx", "int8", plan=unknown), tmp_path / "out")
     with pytest.raises(DataError, match=r"layers of the plan: got nothing about .* and 26 others"):
-        int8_builder.build(target("onnx", "int8", plan=Plan(layers={})), tmp_path / "out")
+        int8_builder.build(target("onnx", "int8", plan=PrecisionPlan(layers={})), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_large_tables_are_stored_in_fewer_bytes(int8_builder: BundleBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is large is less here than the default, so that this model has some; the products are INT8 as before."""
     monkeypatch.setattr("vqrae.export.calibrated_onnx.store_constants", partial(store_constants, least=2048))
-    plan = Plan.default(int8_builder.calibrated.products)
+    plan = PrecisionPlan.default(int8_builder.calibrated.products)
     schemes: tuple[tuple[Scheme, int], ...] = (
         ("asymmetric", onnx.TensorProto.INT8),
         ("symmetric", onnx.TensorProto.FLOAT16),
@@ -319,6 +319,6 @@ def test_a_target_that_int8_cannot_be(precision: str) -> None:
 
 def test_plans_and_budgets_are_for_int8() -> None:
     message = "precision of onnx: got a plan or a budget for fp16; expected int8 or int8-weights"
-    for extra in ({"plan": Plan(layers={})}, {"budget": IMPOSSIBLE}):
+    for extra in ({"plan": PrecisionPlan(layers={})}, {"budget": IMPOSSIBLE}):
         with pytest.raises(UsageError, match=message):
             target("onnx", "fp16", **extra)

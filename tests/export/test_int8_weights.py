@@ -11,7 +11,7 @@ import onnx
 import openvino
 import pytest
 
-from vqrae.calibration.plan import Plan
+from vqrae.calibration.plan import PrecisionPlan
 from vqrae.calibration.weights import store_constants
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target
@@ -53,7 +53,7 @@ def test_the_bundle_says_what_it_is(bundles: dict[str, Built], name: str) -> Non
     manifest = Bundle.open(path).manifest
     assert (path.name, manifest.precision.title) == (f"test-siglip-{name}-int8-weights", "INT8 weights")
     assert (manifest.calibration, manifest.precision.int8_share, row.int8_share) == (None, None, None)
-    plan = Plan.read(path / "plan.json")
+    plan = PrecisionPlan.read(path / "plan.json")
     assert (plan.activations, plan.smoothing) == ("float", None)
     assert {entry.layer: entry.reason for entry in manifest.precision.kept_float} == {
         "patch_embedding": "too few weights to gain from it",
@@ -141,7 +141,7 @@ def test_speed_is_told_and_not_judged(
 
 def test_a_plan_that_stores_one_layer(builder: BundleBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vqrae.export.build.int8_speeds", lambda *_: {})
-    default = Plan.default(builder.stored.products, "float")
+    default = PrecisionPlan.default(builder.stored.products, "float")
     plan = default.with_layers(dict.fromkeys(default.layers, "float") | {"quantizer.scores": "int8"})
     row = builder.build(target("onnx", "int8-weights", plan=plan), tmp_path, allow_gate_failure=True)
     model = onnx.load(Path(row.bundle) / "encode.onnx")
@@ -155,11 +155,11 @@ def test_large_tables_are_stored_compactly_unless_a_plan_says_otherwise(
     """What is large is less here than the default, so that this model has some."""
     monkeypatch.setattr("vqrae.export.build.int8_speeds", lambda *_: {})
     monkeypatch.setattr("vqrae.export.weights_onnx.store_constants", partial(store_constants, least=2048))
-    default = Plan.default(builder.stored.products, "float")
+    default = PrecisionPlan.default(builder.stored.products, "float")
     assert default.storage == "compact"
     whole = [onnx.TensorProto.INT8, onnx.TensorProto.FLOAT]  # and its scales
     for storage, wanted in (("compact", whole), ("fp32", [onnx.TensorProto.FLOAT])):
-        plan = Plan.model_validate(default.model_dump() | {"storage": storage})
+        plan = PrecisionPlan.model_validate(default.model_dump() | {"storage": storage})
         row = builder.build(target("onnx", "int8-weights", plan=plan), tmp_path, overwrite=True)
         graph = onnx.load(Path(row.bundle) / "decode.onnx").graph
         tables = [tensor for tensor in graph.initializer if "table_KC" in tensor.name]
@@ -182,7 +182,7 @@ def test_openvino_takes_the_compact_tables_as_they_are_meant(
 
 def test_a_layer_without_weights_cannot_be_stored(builder: BundleBuilder, tmp_path: Path) -> None:
     layer = "encoder.blocks.0.attention.queries_keys"
-    plan = Plan.default(builder.stored.products, "float").with_layers({layer: "int8"})
+    plan = PrecisionPlan.default(builder.stored.products, "float").with_layers({layer: "int8"})
     message = rf"^layer {layer} of the plan: got int8; expected float: it has no weights to store"
     with pytest.raises(UsageError, match=message):
         builder.build(target("onnx", "int8-weights", plan=plan), tmp_path / "out")
@@ -194,6 +194,6 @@ def test_a_plan_is_for_int8_products_or_for_weights() -> None:
         "plan of onnx at {}: got activations: {}; expected activations: {}; give a plan of that precision, or none"
     )
     with pytest.raises(UsageError, match=message.format("int8", "float", "int8")):
-        target("onnx", "int8", plan=Plan(activations="float", layers={}))
+        target("onnx", "int8", plan=PrecisionPlan(activations="float", layers={}))
     with pytest.raises(UsageError, match=message.format("int8-weights", "int8", "float")):
-        target("onnx", "int8-weights", plan=Plan(layers={}))
+        target("onnx", "int8-weights", plan=PrecisionPlan(layers={}))

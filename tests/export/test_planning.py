@@ -14,7 +14,7 @@ from tiny_models import random_images
 
 from vqrae.benchmarks.plan_page import write_plan_pages
 from vqrae.calibration.images import CalibrationImages, pixels_sha256
-from vqrae.calibration.plan import Plan
+from vqrae.calibration.plan import PrecisionPlan
 from vqrae.checkpoint import open_checkpoint
 from vqrae.cli.app import main
 from vqrae.export.build import BundleBuilder
@@ -49,7 +49,7 @@ def int8_builder(shallow_checkpoint: Path) -> Iterator[BundleBuilder]:
 @pytest.fixture(scope="module")
 def searched(
     int8_builder: BundleBuilder, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Plan, list[GraphPlanning]]:
+) -> tuple[Path, PrecisionPlan, list[GraphPlanning]]:
     folder = tmp_path_factory.mktemp("plan")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vqrae.export.trials.ROUNDS", 6)
@@ -58,7 +58,9 @@ def searched(
 
 
 @pytest.mark.slow
-def test_a_plan_names_every_layer_and_keeps_the_budget(searched: tuple[Path, Plan, list[GraphPlanning]]) -> None:
+def test_a_plan_names_every_layer_and_keeps_the_budget(
+    searched: tuple[Path, PrecisionPlan, list[GraphPlanning]],
+) -> None:
     _, plan, graphs = searched
     assert [graph.graph for graph in graphs] == ["encode", "decode"]
     chosen = {layer for graph in graphs for layer in graph.found.best.int8}
@@ -73,7 +75,7 @@ def test_a_plan_names_every_layer_and_keeps_the_budget(searched: tuple[Path, Pla
 
 def test_a_search_that_was_stopped_goes_on_and_tries_nothing_twice(
     int8_builder: BundleBuilder,
-    searched: tuple[Path, Plan, list[GraphPlanning]],
+    searched: tuple[Path, PrecisionPlan, list[GraphPlanning]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder, plan, graphs = searched
@@ -82,7 +84,7 @@ def test_a_search_that_was_stopped_goes_on_and_tries_nothing_twice(
 
 
 def test_a_log_of_other_images_is_refused(
-    int8_builder: BundleBuilder, searched: tuple[Path, Plan, list[GraphPlanning]]
+    int8_builder: BundleBuilder, searched: tuple[Path, PrecisionPlan, list[GraphPlanning]]
 ) -> None:
     folder, *_ = searched
     with pytest.raises(DataError, match=rf"{TRIALS_FILE} images to measure on: got \w+; expected \w+; ask"):
@@ -90,7 +92,7 @@ def test_a_log_of_other_images_is_refused(
 
 
 def test_a_budget_that_no_plan_can_keep(
-    int8_builder: BundleBuilder, searched: tuple[Path, Plan, list[GraphPlanning]]
+    int8_builder: BundleBuilder, searched: tuple[Path, PrecisionPlan, list[GraphPlanning]]
 ) -> None:
     """What was tried is enough to know it."""
     folder, *_ = searched
@@ -100,7 +102,7 @@ def test_a_budget_that_no_plan_can_keep(
 
 
 def test_the_pages_show_every_layer_and_have_the_same_bytes_again(
-    searched: tuple[Path, Plan, list[GraphPlanning]], tmp_path: Path
+    searched: tuple[Path, PrecisionPlan, list[GraphPlanning]], tmp_path: Path
 ) -> None:
     _, plan, graphs = searched
     page, *plots = write_plan_pages(graphs, tmp_path, "The plan")
@@ -120,7 +122,7 @@ def test_the_pages_show_every_layer_and_have_the_same_bytes_again(
 
 @pytest.mark.slow
 def test_the_command_leaves_a_plan_its_pages_and_a_proven_bundle(
-    searched: tuple[Path, Plan, list[GraphPlanning]],
+    searched: tuple[Path, PrecisionPlan, list[GraphPlanning]],
     shallow_checkpoint: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -138,11 +140,11 @@ def test_the_command_leaves_a_plan_its_pages_and_a_proven_bundle(
         main(["plan", str(shallow_checkpoint), "-o", str(output), *images, "--images", "4", "--json"])
     assert ended.value.code == 0
     printed = json.loads(capsys.readouterr().out)
-    assert Plan.read(output / "plan.json") == searched[1] == Plan.model_validate(printed["plan"])
+    assert PrecisionPlan.read(output / "plan.json") == searched[1] == PrecisionPlan.model_validate(printed["plan"])
     assert {Path(file).name for file in printed["files"]} == {"plan.json", "plan.md", "sensitivity.svg", "frontier.svg"}
     assert printed["verify"]["gate"] == "pass"
     bundle = Bundle.open(printed["verify"]["bundle"])
-    assert Plan.read(bundle.path / "plan.json") == searched[1]
+    assert PrecisionPlan.read(bundle.path / "plan.json") == searched[1]
 
 
 @pytest.mark.parametrize(

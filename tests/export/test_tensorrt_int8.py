@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import pytest
 
+from vqrae.calibration.layers import int8_layers
 from vqrae.calibration.lint import lint
-from vqrae.calibration.plan import Plan
-from vqrae.calibration.readback import int8_layers
+from vqrae.calibration.plan import PrecisionPlan
 from vqrae.export.build import BundleBuilder, check_target
 from vqrae.export.formats import Batch, target
 from vqrae.export.verify import VerifyRow
@@ -95,7 +95,7 @@ def test_what_the_bundles_call_themselves(bundles: dict[str, Built]) -> None:
     assert (manifest.name, manifest.precision.title) == ("test-siglip-tensorrt-rtx-int8-weights", "INT8 weights")
     assert (manifest.calibration, manifest.precision.int8_share) == (None, None)
     for precision, activations in (("int8", "int8"), ("int8-weights", "float")):
-        assert Plan.read(bundles[precision].bundle.path / "plan.json").activations == activations
+        assert PrecisionPlan.read(bundles[precision].bundle.path / "plan.json").activations == activations
 
 
 def test_a_budget_that_its_graphs_miss_writes_nothing(int8_builder: BundleBuilder, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_graph_that_the_linter_refuses_is_not_compiled(
 
 def test_a_plan_of_one_layer_is_compiled_as_it_says(int8_builder: BundleBuilder, tmp_path: Path) -> None:
     """One of its kind, so that the others are named in the manifest one by one."""
-    default = Plan.default(int8_builder.calibrated.products)
+    default = PrecisionPlan.default(int8_builder.calibrated.products)
     plan = default.with_layers(dict.fromkeys(default.layers, "float") | {"encoder.blocks.1.up": "int8"})
     row = int8_builder.build(target("tensorrt-rtx", "int8", plan=plan), tmp_path)
     bundle = Bundle.open(row.bundle)

@@ -33,9 +33,9 @@ from starlette.testclient import TestClient
 from tiny_models import tiny_model
 
 import vqrae
-from vqrae.calibration.plan import Plan
-from vqrae.calibration.sources import source_images
+from vqrae.calibration.plan import PrecisionPlan
 from vqrae.checkpoint import from_pretrained, save_pretrained
+from vqrae.images.numbered import source_images
 from vqrae.images.parts import source_of
 from vqrae.images.reading import encoded_images
 from vqrae.model.encoder import Encoder
@@ -150,7 +150,7 @@ def kinds(bundle: Path, scratch: Path, client: TestClient) -> dict[str, Kind]:
     (encoder / "preprocessor_config.json").write_bytes(processor)
     packed, plan = scratch / "packed.tar", scratch / "plan.json"
     pack(bundle, packed)
-    Plan(layers={f"encoder.blocks.{n}.up": "int8" for n in range(4)}).write(plan)
+    PrecisionPlan(layers={f"encoder.blocks.{n}.up": "int8" for n in range(4)}).write(plan)
     tar = write_tar(scratch / "a.tar", {f"{n}.png": encoded(n) for n in range(4)} | {"a.txt": b"text"})
     parquet = write_parquet(scratch / "a.parquet", [encoded(n) for n in range(4)])
     tokens = Tokens(["a", "b"], ["0" * 64] * 2, np.zeros((2, 4, 4), np.uint16))
@@ -225,7 +225,7 @@ def kinds(bundle: Path, scratch: Path, client: TestClient) -> dict[str, Kind]:
         "tar": Kind([tar.read_bytes()], file("y/a.tar", images), 3),
         "parquet": Kind([parquet.read_bytes()], file("z/a.parquet", images), 2),
         "image": Kind(list(pictures()), decode, 6),
-        "plan": Kind([plan.read_bytes()], file("p.json", Plan.read)),
+        "plan": Kind([plan.read_bytes()], file("p.json", PrecisionPlan.read)),
         "run": Kind(
             [json.dumps(began.model_dump(mode="json")).encode()], file("run.json", lambda it: began.check(it.parent))
         ),

@@ -27,7 +27,7 @@ from vqrae.cli.options import AsJson, Overwrite
 
 if TYPE_CHECKING:
     from vqrae.calibration.images import CalibrationImages
-    from vqrae.calibration.plan import Plan
+    from vqrae.calibration.plan import PrecisionPlan
     from vqrae.export.formats import Target
     from vqrae.export.verify import VerifyRow
     from vqrae.runtimes.manifest import Budget
@@ -85,7 +85,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Export CHECKPOINT: one verified bundle per format and precision, written into the output folder."""
-    from vqrae.calibration.plan import Plan
+    from vqrae.calibration.plan import PrecisionPlan
     from vqrae.cli.needs import needing
     from vqrae.cli.output import print_json, progress_console
     from vqrae.cli.verify import print_rows
@@ -95,7 +95,7 @@ def export(
     # Everything that can be refused without a model is refused first.
     precisions = precisions_of(precision or [], half=half, int8=int8, weight_only=weight_only)
     budget = budget_of(max_excess_distortion, min_agreement, max_psnr_drop)
-    chosen = None if plan is None else Plan.read(plan)
+    chosen = None if plan is None else PrecisionPlan.read(plan)
     targets = _targets(format_ or ["onnx"], precisions, batch, option or [], split=split, plan=chosen, budget=budget)
     check_asked_for(calibration, precisions)
     size = None if imgsz is None else _size(imgsz)
@@ -147,7 +147,7 @@ def _targets(
     options: list[str],
     *,
     split: bool,
-    plan: Plan | None,
+    plan: PrecisionPlan | None,
     budget: Budget | None,
 ) -> list[Target]:
     """What to build: every precision of every format, duplicates once."""

@@ -49,7 +49,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Search for a plan for CHECKPOINT on this machine, and prove it on photographs that the search never saw."""
-    from vqrae.calibration.plan import PLAN_FILE, Plan
+    from vqrae.calibration.plan import PLAN_FILE, PrecisionPlan
     from vqrae.cli.needs import needing
     from vqrae.cli.output import console, print_json, progress_console
     from vqrae.cli.verify import print_rows
@@ -60,7 +60,7 @@ def plan(
 
     check_apart({"--output": output}, [path for path in (checkpoint, calibration, data) if path is not None])
     budget = budget_of(max_excess_distortion, min_agreement, max_psnr_drop)
-    wanted = target(format_, "int8", plan=None if start is None else Plan.read(start), budget=budget)
+    wanted = target(format_, "int8", plan=None if start is None else PrecisionPlan.read(start), budget=budget)
     if wanted.format_name not in MEASURED:
         raise unknown_name("--format of a plan", format_, MEASURED)
     check_asked_for(calibration, [wanted.precision])

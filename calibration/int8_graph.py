@@ -20,16 +20,15 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from vqrae.calibration.bias import correct_biases
 from vqrae.calibration.carried import Carried, carried
 from vqrae.calibration.layers import Product, matrix_products
-from vqrae.calibration.plan import Plan, RangeMethod, Scheme
+from vqrae.calibration.plan import PrecisionPlan, RangeMethod, Scheme
 from vqrae.calibration.ranges import Range, activation_ranges
-from vqrae.calibration.rounding import Rounding
-from vqrae.calibration.shelf import Shelf
+from vqrae.calibration.rounding import Rounding, Shelf
 from vqrae.calibration.smoothing import smooth
 from vqrae.calibration.weights import LARGE
 from vqrae.runtimes.closing import Closing
 
 
-class Quantizer(Closing):
+class Int8Graph(Closing):
     """Makes INT8 graphs of one traced graph. What one plan needs to be observed is kept for the next."""
 
     def __init__(self, path: Path, inputs: NDArray[Any]) -> None:
@@ -50,7 +49,7 @@ class Quantizer(Closing):
         self._roundings: dict[Path, Rounding] = {}
         self._observed: dict[tuple[Path, RangeMethod, bool], dict[str, Range]] = {}
 
-    def write(self, plan: Plan, scheme: Scheme, path: Path) -> None:
+    def write(self, plan: PrecisionPlan, scheme: Scheme, path: Path) -> None:
         """Write the graph of a plan, INT8 where it says so; the same images and plan give the same bytes.
 
         Raises:
@@ -61,7 +60,7 @@ class Quantizer(Closing):
         onnx.save(model, path)
         onnx.checker.check_model(str(path), full_check=True)
 
-    def carried(self, plan: Plan) -> Carried:
+    def carried(self, plan: PrecisionPlan) -> Carried:
         """What a plan's INT8 is made with, in terms of the model's layers.
 
         Raises:
@@ -77,7 +76,7 @@ class Quantizer(Closing):
         self._roundings.clear()
         self._temporary.cleanup()
 
-    def _made(self, plan: Plan, scheme: Scheme) -> ModelProto:
+    def _made(self, plan: PrecisionPlan, scheme: Scheme) -> ModelProto:
         chosen, kept = plan.int8(self.products), self._kept(plan)
         source, ranges = self._observe(plan)
         model = onnx.load(source)
@@ -90,12 +89,12 @@ class Quantizer(Closing):
         correct_biases(model, rounded, errors, {name: found.mean_C for name, found in ranges.items()})
         return model
 
-    def _observe(self, plan: Plan) -> tuple[Path, Mapping[str, Range]]:
+    def _observe(self, plan: PrecisionPlan) -> tuple[Path, Mapping[str, Range]]:
         """The graph that a plan is applied to, and what goes into its products at INT8."""
         source = self._path if plan.smoothing is None else self._smooth(plan.smoothing)
         return source, self._ranges(source, [*plan.int8(self.products), *self._kept(plan)], plan.ranges)
 
-    def _kept(self, plan: Plan) -> list[Product]:
+    def _kept(self, plan: PrecisionPlan) -> list[Product]:
         """The products that stay float, whose weights are worth fewer bits.
 
         Not the patch embedding: where a graph computes in FP16, its weights are of another scale.

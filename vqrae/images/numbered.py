@@ -1,4 +1,4 @@
-"""Where calibration images come from: whatever holds images (`vqrae.images`), or a `.npy` array; none decoded yet."""
+"""Images by number, of whatever holds images or of a `.npy` array; none is decoded before it is asked for."""
 
 from __future__ import annotations
 

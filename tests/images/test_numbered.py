@@ -13,7 +13,7 @@ from PIL import Image
 from pyarrow import parquet
 from tiny_models import random_images
 
-from vqrae.calibration.sources import source_images
+from vqrae.images.numbered import source_images
 from vqrae.runtimes.errors import DataError, ImageError, VqraeError
 
 COUNT = 5
