@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from vqrae.benchmarks.work import COUNTED, Work, counted_work
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.closing import Closing
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.manifest import GateVerdict, Manifest, ParityFigures, PrecisionName
-from vqrae.runtimes.session import Execution, SessionOptions
+from vqrae.runtimes.session import Execution
 from vqrae.runtimes.tokenizer import Tokenizer
 
 Graph = Literal["encode", "decode"]
@@ -137,7 +138,7 @@ class BundleCandidate(Candidate):
 
     def streaming(self, streams: int) -> Tokenizer:
         """Another client of the same bundle, for throughput: it runs so many batches at once."""
-        options = SessionOptions(device=self._device, threads=self.threads, streams=streams, trusted=self._trusted)
+        options = LoadOptions(device=self._device, threads=self.threads, streams=streams, trusted=self._trusted)
         return Tokenizer.from_bundle(self._tokenizer.bundle, options)
 
     def execution(self, graph: str) -> Execution:

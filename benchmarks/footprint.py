@@ -122,10 +122,10 @@ def _onnx_stages(options: Namespace) -> Iterator[None]:
     import onnxruntime
 
     from vqrae.runtimes.backends.onnxruntime import DTYPES, session_options
-    from vqrae.runtimes.session import SessionOptions
+    from vqrae.runtimes.load_options import LoadOptions
 
     yield
-    native = session_options(SessionOptions(threads=options.threads))
+    native = session_options(LoadOptions(threads=options.threads))
     session = onnxruntime.InferenceSession(options.path, native, providers=["CPUExecutionProvider"])
     (taken,) = session.get_inputs()
     feeds = {taken.name: np.zeros(taken.shape, DTYPES[taken.type])}

@@ -11,7 +11,8 @@ from vqrae.benchmarks.foreign import Axes, ForeignCandidate
 from vqrae.runtimes.backends.openvino import VERSION, native_properties
 from vqrae.runtimes.backends.openvino_library import openvino
 from vqrae.runtimes.errors import UsageError
-from vqrae.runtimes.session import SessionOptions, failed_run, refused_graph
+from vqrae.runtimes.load_options import LoadOptions
+from vqrae.runtimes.session import failed_run, refused_graph
 from vqrae.runtimes.signal_stack import kept_signal_stack
 
 DTYPES = {"f32": "float32", "f16": "float16", "u8": "uint8"}
@@ -24,7 +25,7 @@ class ForeignIr(ForeignCandidate):
 
     @kept_signal_stack()
     def load(self) -> tuple[str, str, Axes]:  # noqa: D102 - documented by ForeignCandidate
-        properties = native_properties(SessionOptions(threads=self.threads))
+        properties = native_properties(LoadOptions(threads=self.threads))
         try:
             compiled = openvino.Core().compile_model(self.path, "CPU", properties)
         except RuntimeError as error:

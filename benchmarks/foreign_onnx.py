@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from vqrae.benchmarks.foreign import Axes, ForeignCandidate
 from vqrae.runtimes.backends.onnxruntime import DTYPES, ERRORS, session_options
 from vqrae.runtimes.errors import UsageError
-from vqrae.runtimes.session import SessionOptions, failed_run, refused_graph
+from vqrae.runtimes.load_options import LoadOptions
+from vqrae.runtimes.session import failed_run, refused_graph
 
 FOREIGN_DTYPES = DTYPES | {"tensor(float16)": "float16"}
 
@@ -22,7 +23,7 @@ class ForeignOnnx(ForeignCandidate):
     runtime = "onnxruntime"
 
     def load(self) -> tuple[str, str, Axes]:  # noqa: D102 - documented by ForeignCandidate
-        options = session_options(SessionOptions(threads=self.threads))
+        options = session_options(LoadOptions(threads=self.threads))
         try:
             self._session = onnxruntime.InferenceSession(
                 self.path, options, providers=["CPUExecutionProvider"], enable_fallback=False

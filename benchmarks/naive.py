@@ -23,9 +23,9 @@ from vqrae.export.tokenizers.vqrae import graph_plans
 from vqrae.model import VQRAE
 from vqrae.resize import resized
 from vqrae.runtimes.backends.onnxruntime import OnnxRuntimeSession
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.manifest import GraphSpec, ParityFigures, RuntimeInfo
 from vqrae.runtimes.sealed import Sealed
-from vqrae.runtimes.session import SessionOptions
 
 
 class NaiveCandidate(Candidate):
@@ -107,7 +107,7 @@ class NaiveCandidate(Candidate):
         spec = graph_from_plan(replace(plan, module=partial(_AS_WRITTEN[graph], self._model)), folder)
         runtime = RuntimeInfo(name="onnxruntime", built_with={})
         file = folder / spec.file
-        options = SessionOptions(threads=self.threads)
+        options = LoadOptions(threads=self.threads)
         session = OnnxRuntimeSession.open(Sealed.in_place(folder), spec, options, runtime)
         if graph in self._traces:
             self._traces.pop(graph).session.close()  # of another batch size, which was measured

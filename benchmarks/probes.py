@@ -16,7 +16,7 @@ import numpy as np
 
 from vqrae.benchmarks.candidates import SEED
 from vqrae.runtimes.errors import RuntimeUnavailable
-from vqrae.runtimes.session import SessionOptions
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.signal_stack import kept_signal_stack
 
 SIDE = 1024
@@ -90,7 +90,7 @@ def _of_onnxruntime(threads: int) -> Iterator[Probe]:
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
         session = onnxruntime.InferenceSession(
             model.SerializeToString(),
-            session_options(SessionOptions(threads=threads)),
+            session_options(LoadOptions(threads=threads)),
             providers=["CPUExecutionProvider"],
         )
         run = lambda session=session, a=a: session.run(None, {"a": a})  # noqa: E731 - binds this turn's
@@ -114,7 +114,7 @@ def _of_openvino(threads: int) -> Iterator[Probe]:
         "int8": ops.matmul(quantized, weights, False, False),
     }
     for resource, product in products.items():
-        properties = native_properties(SessionOptions(threads=threads))
+        properties = native_properties(LoadOptions(threads=threads))
         with kept_signal_stack():
             compiled = openvino.Core().compile_model(openvino.Model([product], [a], "gemm"), "CPU", properties)
         request = compiled.create_infer_request()

@@ -20,10 +20,10 @@ from vqrae.calibration.trials import GraphName
 from vqrae.calibration.weights import ADDED_BITS, LOOKUP_BITS, store_constants
 from vqrae.export.onnx_graph import TracedOnnx
 from vqrae.runtimes.closing import Closing
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.manifest import Calibration, GraphSpec, Precision, RuntimeInfo
 from vqrae.runtimes.registry import session_class
 from vqrae.runtimes.sealed import Sealed
-from vqrae.runtimes.session import SessionOptions
 
 GRAPHS: tuple[GraphName, ...] = ("encode", "decode")
 
@@ -45,7 +45,7 @@ class CalibratedOnnx(Closing):
         """What the FP32 graph makes of the calibration images, (B, h, w): what the decoder is calibrated on."""
         spec = self._specs["encode"]
         written, runtime = Sealed.in_place(self._folder), RuntimeInfo(name="onnxruntime", built_with={})
-        with session_class("onnxruntime").open(written, spec, SessionOptions(), runtime) as session:
+        with session_class("onnxruntime").open(written, spec, LoadOptions(), runtime) as session:
             parts = [session.run({"images": image[None]})["indices"] for image in self._images.images]
         return np.concatenate(parts)
 

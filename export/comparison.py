@@ -11,9 +11,9 @@ from vqrae.export.reference import sample_from_tokenizer
 from vqrae.export.verify import VerifyRow, evidence_of, source_evidence, verify_row
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import RuntimeUnavailable
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.manifest import Evidence
 from vqrae.runtimes.parity import Reference, gate_of, mean_psnr_db
-from vqrae.runtimes.session import SessionOptions
 from vqrae.runtimes.tokenizer import Tokenizer
 
 Indices = dict[str, NDArray[np.int32]]
@@ -21,7 +21,7 @@ Indices = dict[str, NDArray[np.int32]]
 
 
 def verify_bundles(
-    bundles: Sequence[Bundle], reference: Reference, options: SessionOptions, report: Callable[[str], None]
+    bundles: Sequence[Bundle], reference: Reference, options: LoadOptions, report: Callable[[str], None]
 ) -> list[VerifyRow]:
     """A row for each bundle; where two or more can run here, it also tells how each decodes the others' tokens.
 
@@ -61,7 +61,7 @@ def interchange(decoder: Tokenizer, indices: Indices, reference: Reference) -> d
     return {path: whole - mean_psnr_db(reference.images, decoder.decode(made)) for path, made in indices.items()}
 
 
-def _examined(bundle: Bundle, reference: Reference, options: SessionOptions, indices: Indices) -> Evidence:
+def _examined(bundle: Bundle, reference: Reference, options: LoadOptions, indices: Indices) -> Evidence:
     """Evidence here and now, its indices added to `indices`; where the runtime is not here, evidence of the sources."""
     try:
         with Tokenizer.from_bundle(bundle, options) as tokenizer:

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from vqrae.export.bundle_graphs import GraphRequest, GraphWriter, WrittenGraphs
 from vqrae.runtimes.latency import interleave, latency
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.manifest import QUANTIZED, PrecisionName
 from vqrae.runtimes.registry import session_class
 from vqrae.runtimes.sealed import Sealed
-from vqrae.runtimes.session import SessionOptions
 
 ROUNDS = 15
 WARMUP = 3
@@ -81,7 +81,7 @@ def _graph_speed(
             spec = written.graphs[name]
             backend = session_class(written.runtime.name)
             session = stack.enter_context(
-                backend.open(Sealed.in_place(folders[precision]), spec, SessionOptions(), written.runtime)
+                backend.open(Sealed.in_place(folders[precision]), spec, LoadOptions(), written.runtime)
             )
             feeds = {spec.inputs[0].name: np.ascontiguousarray(values)}
             calls[precision] = partial(session.run, feeds)

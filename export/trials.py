@@ -15,11 +15,12 @@ from vqrae.calibration.trials import GraphName, Trial
 from vqrae.export.calibrated_onnx import CalibratedOnnx
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.latency import interleave, latency, speedup
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.manifest import GraphSpec, ParityFigures, RuntimeInfo
 from vqrae.runtimes.parity import Reference, Sample, measure
 from vqrae.runtimes.registry import session_class
 from vqrae.runtimes.sealed import Sealed
-from vqrae.runtimes.session import Session, SessionOptions
+from vqrae.runtimes.session import Session
 
 BATCH = 8
 ROUNDS = 15
@@ -91,7 +92,7 @@ class GraphTrials(Closing):
 
     def _open(self, path: Path, spec: GraphSpec) -> Session:
         written, named = Sealed.in_place(path.parent), spec.model_copy(update={"file": path.name})
-        return session_class(self._runtime.name).open(written, named, SessionOptions(), self._runtime)
+        return session_class(self._runtime.name).open(written, named, LoadOptions(), self._runtime)
 
     def _feeds(self, rows: slice) -> dict[str, NDArray[np.uint8 | np.int32]]:
         values = self._reference.images if self._graph == "encode" else self._reference.indices

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from vqrae.export.reference import sample_from_tokenizer
 from vqrae.runtimes.bundle import Bundle
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.manifest import (
     Evidence,
@@ -23,7 +24,6 @@ from vqrae.runtimes.manifest import (
 )
 from vqrae.runtimes.parity import Reference, Sample, gate_of, judge, measure
 from vqrae.runtimes.registry import session_class
-from vqrae.runtimes.session import SessionOptions
 from vqrae.runtimes.tokenizer import Tokenizer
 
 SOURCE_RUNTIME = "onnxruntime"
@@ -117,7 +117,7 @@ def source_evidence(bundle: Bundle, reference: Reference) -> SourceEvidence | No
     }
     changes = {"graphs": sources, "runtime": RuntimeInfo(name=SOURCE_RUNTIME, built_with={})}
     stand_in = replace(bundle, manifest=manifest.model_copy(update=changes))
-    with Tokenizer(stand_in, session_class(SOURCE_RUNTIME), SessionOptions()) as tokenizer:
+    with Tokenizer(stand_in, session_class(SOURCE_RUNTIME), LoadOptions()) as tokenizer:
         evidence = gather_evidence(tokenizer, reference)
     assert evidence.figures is not None, "it was executed"  # noqa: S101
     return SourceEvidence(

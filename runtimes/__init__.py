@@ -28,10 +28,11 @@ if TYPE_CHECKING:
         VqraeError,
     )
     from vqrae.runtimes.golden import GoldenSamples
+    from vqrae.runtimes.load_options import LoadOptions
     from vqrae.runtimes.manifest import Manifest, manifest_schema, read_manifest
     from vqrae.runtimes.preprocess import ImageLike, prepare
     from vqrae.runtimes.selftest import SelftestReport
-    from vqrae.runtimes.session import Execution, Session, SessionOptions
+    from vqrae.runtimes.session import Execution, Session
     from vqrae.runtimes.tokenizer import Encoding, Tokenizer, load
 
 __all__ = [
@@ -49,11 +50,11 @@ __all__ = [
     "ImageLike",
     "IndicesError",
     "InvalidInput",
+    "LoadOptions",
     "Manifest",
     "RuntimeUnavailable",
     "SelftestReport",
     "Session",
-    "SessionOptions",
     "SignatureError",
     "StorageError",
     "Tokenizer",
@@ -73,10 +74,10 @@ _HOMES = {
     "Execution": "session",
     "GoldenSamples": "golden",
     "ImageLike": "preprocess",
+    "LoadOptions": "load_options",
     "Manifest": "manifest",
     "SelftestReport": "selftest",
     "Session": "session",
-    "SessionOptions": "session",
     "Tokenizer": "tokenizer",
     "load": "tokenizer",
     "manifest_schema": "manifest",
@@ -89,6 +90,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "SessionOptions":
+        raise AttributeError(f"{__name__}.SessionOptions is {__name__}.LoadOptions now, the same with a public key")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)

@@ -24,20 +24,17 @@ from io import RawIOBase
 from pathlib import Path
 from queue import SimpleQueue
 from types import MappingProxyType
-from typing import IO, Literal, Self
+from typing import IO, Self
 
 import numpy as np
 
 from vqrae.runtimes.bundle import Bundle, open_regular
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.errors import StorageError, VqraeError, storage_error
+from vqrae.runtimes.load_options import Sealing
 from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.manifest import MANIFEST_FILE, FileEntry
 from vqrae.runtimes.private_folder import PrivateFolder
-
-Sealing = Literal["disk", "memory"]
-"""Where the bytes are kept while a runtime loads them: in a private folder, or in memory, which costs twice as much of
-it (a runtime insists on a copy of its own), but no disk."""
 
 _CLONE = 0x40049409
 """Linux's FICLONE: a copy that shares its blocks, on file systems that can."""

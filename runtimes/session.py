@@ -13,26 +13,9 @@ from numpy.typing import NDArray
 
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
+from vqrae.runtimes.load_options import LoadOptions, Sealing
 from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo, TensorSpec
-from vqrae.runtimes.sealed import Sealed, Sealing
-
-
-@dataclass(frozen=True, kw_only=True)
-class SessionOptions:
-    """Where and how a graph is to run."""
-
-    device: str | None = None
-    """By the name that the backend knows it by; never replaced by another one silently. None is the backend's first."""
-    threads: int | None = None
-    """CPU threads, where the CPU computes; None leaves it to the runtime. GPUs, Core ML and its evaluator have none."""
-    streams: int = 1
-    """Calls of `run` that are to go on at once: one for the least latency, more for throughput."""
-    cache: Path | None = None
-    """Folder where a runtime that compiles on load may keep what it compiled; None keeps nothing."""
-    trusted: bool = False
-    """Whether code that a bundle brings may be executed: an engine of TensorRT that later versions load brings some."""
-    sealing: Sealing | None = None
-    """Where the verified bytes are kept while they are loaded; None is the backend's own first choice."""
+from vqrae.runtimes.sealed import Sealed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +41,7 @@ class Session(Closing):
 
     @classmethod
     @abstractmethod
-    def open(cls, sealed: Sealed, graph: GraphSpec, options: SessionOptions, runtime: RuntimeInfo) -> Self:
+    def open(cls, sealed: Sealed, graph: GraphSpec, options: LoadOptions, runtime: RuntimeInfo) -> Self:
         """Load a graph.
 
         Args:

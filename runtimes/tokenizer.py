@@ -18,14 +18,15 @@ from PIL import Image
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.errors import BundleError, EngineMismatch, ImageError, IndicesError, UsageError, VqraeError
+from vqrae.runtimes.load_options import LoadOptions, Sealing
 from vqrae.runtimes.lookahead import done_ahead
 from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.manifest import GraphSpec, Manifest
 from vqrae.runtimes.preprocess import RULE, ImageLike, prepare
 from vqrae.runtimes.rebuild import rebuild as rebuilt
 from vqrae.runtimes.registry import session_class
-from vqrae.runtimes.sealed import Sealed, Sealing, close_after_loading
-from vqrae.runtimes.session import Execution, Session, SessionOptions
+from vqrae.runtimes.sealed import Sealed, close_after_loading
+from vqrae.runtimes.session import Execution, Session
 
 BATCH_SIZE = 32
 """Images that run at once, unless the graph takes fewer or its batch is fixed."""
@@ -59,7 +60,7 @@ class Tokenizer(Closing):
     A graph is loaded when it is first needed.
     """
 
-    def __init__(self, bundle: Bundle, session: type[Session], options: SessionOptions) -> None:
+    def __init__(self, bundle: Bundle, session: type[Session], options: LoadOptions) -> None:
         self._bundle = bundle
         self._session_class = session
         self._options = options
@@ -87,21 +88,15 @@ class Tokenizer(Closing):
 
         Args:
             path: the bundle's folder.
-            device: one that the bundle's runtime knows, such as `cpu` or `cuda`; never replaced by another one
-                silently. None is the runtime's own first choice.
-            threads: CPU threads to use, where the runtime computes on the CPU; None leaves it to the runtime.
-            streams: chunks of a large batch that go on at once: 1 for the least latency, more for throughput.
-            cache: folder where a runtime that compiles on load may keep what it compiled; what somebody else put there
-                is not used.
+            device: see `LoadOptions`, as for all that is not said here.
+            threads: CPU threads to use.
+            streams: chunks of a large batch that go on at once.
+            cache: folder where a runtime may keep what it compiled.
             rebuild: load a graph at once, and where its engine was built for another machine, replace the bundle by one
                 that is built for this one, from the ONNX graphs that it holds.
-            trusted: whether code that the bundle brings may be executed; only engines that later versions of TensorRT
-                load bring any.
-            public_key: file of the key that must have signed the bundle, whose signature lies beside it, as
-                `BUNDLE.sig`; all of the bundle is then verified here. None checks no signature.
-            sealing: where the bytes lie while a runtime loads them, for it never reads the bundle's own files, which
-                others may change: `disk` is a private copy in a folder of this user's, deleted once it is loaded;
-                `memory` takes twice a graph's size of it, and no disk. None is `disk`, or all that the runtime has.
+            trusted: whether code that the bundle brings may be executed.
+            public_key: file of the key that must have signed the bundle.
+            sealing: where the bytes lie while a runtime loads them: `disk` or `memory`.
 
         Raises:
             BundleError: the bundle is incomplete, or asks for another preprocessing rule; a graph that was changed is
@@ -112,31 +107,37 @@ class Tokenizer(Closing):
                 not positive, `cache` is a file, or a bundle whose signature is asked for is to be rebuilt, which makes
                 another one of it.
         """
-        for name, number in (("threads", threads), ("streams", streams)):
-            if number is not None and number < 1:
-                raise UsageError(name, got=str(number), expected="at least 1")
-        if rebuild and public_key is not None:
+        options = LoadOptions(
+            device=device,
+            threads=threads,
+            streams=streams,
+            cache=None if cache is None else Path(cache),
+            sealing=sealing,
+            trusted=trusted,
+            public_key=None if public_key is None else Path(public_key),
+        )
+        return cls.open(path, options, rebuild=rebuild)
+
+    @classmethod
+    def open(cls, path: Path | str, options: LoadOptions, *, rebuild: bool = False) -> Self:
+        """The same as `load`, of options that are one value."""
+        key = options.public_key
+        if rebuild and key is not None:
             remedy = "check it with the key first, rebuild it without, and sign what was built"
             raise UsageError("rebuild", got="a public key too", expected="one of them", remedy=remedy)
-        folder = None if cache is None else Path(cache)
-        if folder is not None and folder.exists() and not folder.is_dir():
-            raise UsageError(f"cache {folder}", got="a file", expected="a folder, or a name for one")
-        options = SessionOptions(
-            device=device, threads=threads, streams=streams, cache=folder, trusted=trusted, sealing=sealing
-        )
         # A bundle that is signed may come from anyone, so nothing of it is touched before all of it is known.
-        bundle = Bundle.listed(path) if public_key is None else Bundle.open(path, public_key=public_key)
+        bundle = Bundle.listed(path) if key is None else Bundle.open(path, public_key=key)
         tokenizer = cls.from_bundle(bundle, options)
         if rebuild:
             try:
                 tokenizer.session(next(iter(tokenizer.manifest.graphs)))
             except EngineMismatch:
-                return cls.from_bundle(rebuilt(path, device), options)
+                return cls.from_bundle(rebuilt(path, options.device), options)
         return tokenizer
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle, options: SessionOptions) -> Self:
-        """The tokenizer of a bundle that was opened or listed already; errors as for `load`."""
+    def from_bundle(cls, bundle: Bundle, options: LoadOptions) -> Self:
+        """The tokenizer of a bundle that was opened or listed already, its signature compared; errors as for `load`."""
         rule = bundle.manifest.preprocessing.rule
         if rule != RULE:
             subject = f"{bundle.path} preprocessing rule"
@@ -370,30 +371,8 @@ class Tokenizer(Closing):
         return array.astype(np.int32).reshape(-1, h, w)
 
 
-def load(
-    path: Path | str,
-    *,
-    device: str | None = None,
-    threads: int | None = None,
-    streams: int = 1,
-    cache: Path | str | None = None,
-    rebuild: bool = False,
-    trusted: bool = False,
-    public_key: Path | str | None = None,
-    sealing: Sealing | None = None,
-) -> Tokenizer:
-    """Load a bundle's tokenizer; see `Tokenizer.load`."""
-    return Tokenizer.load(
-        path,
-        device=device,
-        threads=threads,
-        streams=streams,
-        cache=cache,
-        rebuild=rebuild,
-        trusted=trusted,
-        public_key=public_key,
-        sealing=sealing,
-    )
+load = Tokenizer.load
+"""`vqrae.load`: the same as `Tokenizer.load`, which says what its arguments are."""
 
 
 def _image_list(images: Images) -> Sequence[ImageLike] | NDArray[Any]:

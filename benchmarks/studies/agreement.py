@@ -26,8 +26,8 @@ from vqrae.benchmarks.studies.runtime_tools import Tool, benchmark_app, onnxrunt
 from vqrae.benchmarks.titles import runtime_title
 from vqrae.runtimes.errors import GateFailure, UsageError, run_as_program
 from vqrae.runtimes.latency import MIN_ROUNDS, interleave, latency, speedup
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.machine import this_machine
-from vqrae.runtimes.session import SessionOptions
 
 TOLERANCE = 0.05
 TOOLS = {"onnxruntime": "a plain loop", "openvino": "`benchmark_app`"}
@@ -121,7 +121,7 @@ def _tool(candidate: BundleCandidate, graph: Graph, batch: int, scratch: Path) -
     if runtime == "openvino":
         from vqrae.runtimes.backends.openvino import native_properties
 
-        properties = native_properties(SessionOptions(threads=candidate.threads))
+        properties = native_properties(LoadOptions(threads=candidate.threads))
         return benchmark_app(path, name, values, properties=properties, scratch=scratch)
     raise UsageError(f"{tokenizer.bundle.path} runtime", got=runtime, expected=f"one of {', '.join(TOOLS)}")
 

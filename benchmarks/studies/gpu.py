@@ -34,7 +34,7 @@ from vqrae.export.verify import VerifyRow
 from vqrae.resize import resized
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import DeviceMissing, GateFailure, run_as_program
-from vqrae.runtimes.session import SessionOptions
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.staging import write_output
 
 DEVICE = "cuda"
@@ -77,7 +77,7 @@ def check_gpu() -> None:
 
 
 def parity_rows(
-    checkpoint: str, bundles: Sequence[Path], options: SessionOptions, report: Callable[[str], None]
+    checkpoint: str, bundles: Sequence[Path], options: LoadOptions, report: Callable[[str], None]
 ) -> list[VerifyRow]:
     """Each bundle against the PyTorch model on the CPU in FP32, executed where `options` say.
 
@@ -116,7 +116,7 @@ def main() -> None:
     assert engines is not None, "the check found one"  # noqa: S101
     bundles = exported_bundles(options.checkpoint, options.bundles, options.calibration, ("onnx", engines))
     with Console(stderr=True).status("") as status:
-        parity = parity_rows(options.checkpoint, bundles, SessionOptions(device=DEVICE), status.update)
+        parity = parity_rows(options.checkpoint, bundles, LoadOptions(device=DEVICE), status.update)
         result = run_benchmark(
             options.checkpoint,
             bundles,

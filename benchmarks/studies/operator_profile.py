@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from vqrae.runtimes.backends.onnxruntime import ERRORS, session_options
 from vqrae.runtimes.closing import Closing
-from vqrae.runtimes.session import SessionOptions, refused_graph
+from vqrae.runtimes.load_options import LoadOptions
+from vqrae.runtimes.session import refused_graph
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class OperatorProfile(Closing):
             BundleError: the runtime refuses the file.
         """
         self._folder = TemporaryDirectory(prefix="vqrae-profile-")
-        options = session_options(SessionOptions(threads=threads))
+        options = session_options(LoadOptions(threads=threads))
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(self._folder.name) / "profile")
         try:

@@ -19,17 +19,10 @@ from vqrae.runtimes.backends.coreml_evaluator import Evaluator
 from vqrae.runtimes.backends.coreml_spec import check_spec, product_precisions, read_spec
 from vqrae.runtimes.backends.coreml_tools import ct, quiet_coremltools
 from vqrae.runtimes.errors import DeviceMissing, RuntimeUnavailable, unknown_name
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo
 from vqrae.runtimes.sealed import Sealed
-from vqrae.runtimes.session import (
-    Execution,
-    Session,
-    SessionOptions,
-    check_doubled,
-    closed_session,
-    failed_run,
-    refused_graph,
-)
+from vqrae.runtimes.session import Execution, Session, check_doubled, closed_session, failed_run, refused_graph
 
 EVALUATOR = "evaluator"
 UNITS = {"all": "ALL", "cpu": "CPU_ONLY", "gpu": "CPU_AND_GPU", "ne": "CPU_AND_NE"}
@@ -55,7 +48,7 @@ class CoreMLSession(Session):
         self._precision = precision
 
     @classmethod
-    def open(cls, sealed: Sealed, graph: GraphSpec, options: SessionOptions, runtime: RuntimeInfo) -> Self:  # noqa: D102 - documented by Session
+    def open(cls, sealed: Sealed, graph: GraphSpec, options: LoadOptions, runtime: RuntimeInfo) -> Self:  # noqa: D102 - documented by Session
         device, path = _checked_device(options.device), sealed.path(graph.file)
         spec = read_spec(path)
         check_spec(path, spec, graph)

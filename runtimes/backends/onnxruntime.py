@@ -14,12 +14,12 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from vqrae.runtimes.errors import DeviceMissing, RuntimeUnavailable, unknown_name
 from vqrae.runtimes.interrupts import interruptible
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo
 from vqrae.runtimes.sealed import Sealed
 from vqrae.runtimes.session import (
     Execution,
     Session,
-    SessionOptions,
     check_doubled,
     check_signature,
     closed_session,
@@ -75,7 +75,7 @@ class OnnxRuntimeSession(Session):
         self._device = device
 
     @classmethod
-    def open(cls, sealed: Sealed, graph: GraphSpec, options: SessionOptions, runtime: RuntimeInfo) -> Self:  # noqa: D102 - documented by Session
+    def open(cls, sealed: Sealed, graph: GraphSpec, options: LoadOptions, runtime: RuntimeInfo) -> Self:  # noqa: D102 - documented by Session
         device = options.device or next(iter(PROVIDERS))
         provider = _provider(device)
         native, path = session_options(options), sealed.subject(graph.file)
@@ -184,7 +184,7 @@ def _unloadable_library(device: str) -> str | None:
     return None
 
 
-def session_options(options: SessionOptions) -> onnxruntime.SessionOptions:
+def session_options(options: LoadOptions) -> onnxruntime.SessionOptions:
     """The options that every graph is loaded with; silences the library, for what matters is raised."""
     onnxruntime.disable_telemetry_events()  # where it was imported before `vqrae` was, or in some builds for Windows
     onnxruntime.set_default_logger_severity(4)  # as below: what matters is raised

@@ -18,20 +18,13 @@ from vqrae.runtimes.backends.openvino_library import opset13 as ops
 from vqrae.runtimes.compile_cache import CompileCache
 from vqrae.runtimes.errors import DeviceMissing, RuntimeUnavailable, unknown_name
 from vqrae.runtimes.interrupts import interruptible
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo
 from vqrae.runtimes.pool import Pool
 from vqrae.runtimes.private_folder import PrivateFolder
 from vqrae.runtimes.sealed import Sealed
-from vqrae.runtimes.session import (
-    Execution,
-    Session,
-    SessionOptions,
-    check_doubled,
-    check_signature,
-    failed_run,
-    refused_graph,
-)
+from vqrae.runtimes.session import Execution, Session, check_doubled, check_signature, failed_run, refused_graph
 from vqrae.runtimes.signal_stack import kept_signal_stack
 
 VERSION = version("openvino")
@@ -60,7 +53,7 @@ class OpenVinoSession(Session):
 
     @classmethod
     @kept_signal_stack()
-    def open(cls, sealed: Sealed, graph: GraphSpec, options: SessionOptions, runtime: RuntimeInfo) -> Self:  # noqa: D102 - documented by Session
+    def open(cls, sealed: Sealed, graph: GraphSpec, options: LoadOptions, runtime: RuntimeInfo) -> Self:  # noqa: D102 - documented by Session
         core = openvino.Core()
         device, path = options.device or DEFAULT_DEVICE, sealed.subject(graph.file)
         native, properties = _native_device(core, device), native_properties(options)
@@ -131,7 +124,7 @@ def _native_device(core: openvino.Core, device: str) -> str:
     raise unknown_name("device", device, _devices(core))
 
 
-def native_properties(options: SessionOptions) -> dict[str, Any]:
+def native_properties(options: LoadOptions) -> dict[str, Any]:
     """The properties that every graph is compiled with."""
     properties: dict[str, Any] = {
         **AS_THE_GRAPH_SAYS,

@@ -13,7 +13,7 @@ from vqrae.benchmarks.bench import run_benchmark
 from vqrae.benchmarks.rows import BenchRow
 from vqrae.benchmarks.studies import gpu
 from vqrae.runtimes.errors import DeviceMissing, run_as_program
-from vqrae.runtimes.session import SessionOptions
+from vqrae.runtimes.load_options import LoadOptions
 
 COMPILER = any(map(shutil.which, ("g++", "clang++", "c++")))
 
@@ -69,7 +69,7 @@ def test_compiled_rows_of_a_device(checkpoint: Path, bundle: Path) -> None:
 
 def test_parity_runs_on_the_device_and_is_told(checkpoint: Path, bundle: Path) -> None:
     told: list[str] = []
-    rows = gpu.parity_rows(str(checkpoint), [bundle], SessionOptions(device="cpu"), told.append)
+    rows = gpu.parity_rows(str(checkpoint), [bundle], LoadOptions(device="cpu"), told.append)
     assert [(row.device, row.gate) for row in rows] == [("cpu", "pass")]
     assert told
     lines = gpu.parity_table(rows).splitlines()

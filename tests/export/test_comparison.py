@@ -20,9 +20,9 @@ from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.export.verify import VerifyRow
 from vqrae.runtimes import registry
 from vqrae.runtimes.bundle import Bundle, listed_files
-from vqrae.runtimes.session import SessionOptions
+from vqrae.runtimes.load_options import LoadOptions
 
-OPTIONS = SessionOptions(threads=1)
+OPTIONS = LoadOptions(threads=1)
 
 
 @pytest.fixture(scope="module")

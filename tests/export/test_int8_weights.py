@@ -21,10 +21,10 @@ from vqrae.runtimes.backends.onnxruntime import OnnxRuntimeSession
 from vqrae.runtimes.backends.openvino import AS_THE_GRAPH_SAYS
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import UsageError
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.parity import GATES
 from vqrae.runtimes.sealed import Sealed
 from vqrae.runtimes.selftest import selftest
-from vqrae.runtimes.session import SessionOptions
 
 FORMATS = ("onnx", "openvino")
 SLOW = GraphSpeed(int8_ms=2.0, float_ms=1.0, float_precision="fp32", speedup=0.5)
@@ -103,9 +103,7 @@ def test_onnx_runtime_computes_what_the_graph_says(
         session.run({"images": images})["features"]
         for folder in (path, tmp_path)
         for session in [
-            OnnxRuntimeSession.open(
-                Sealed.in_place(folder), manifest.graphs["encode"], SessionOptions(), manifest.runtime
-            )
+            OnnxRuntimeSession.open(Sealed.in_place(folder), manifest.graphs["encode"], LoadOptions(), manifest.runtime)
         ]
     )
     np.testing.assert_allclose(found, wanted, atol=1e-4)

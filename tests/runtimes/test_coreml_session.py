@@ -25,8 +25,8 @@ from vqrae.runtimes.backends.coreml_evaluator import Evaluator
 from vqrae.runtimes.backends.coreml_spec import ITEMS_FILE, SPEC_FILE, WEIGHTS_FOLDER, read_spec
 from vqrae.runtimes.backends.coreml_tools import ct
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.manifest import BatchLimits, GraphSpec, TensorSpec
-from vqrae.runtimes.session import SessionOptions
 from vqrae.runtimes.tokenizer import load
 
 ON_LINUX = pytest.mark.skipif(sys.platform == "darwin", reason="Core ML is there")
@@ -100,12 +100,12 @@ def test_the_probe_runs() -> None:
 def test_a_device_of_a_mac_is_never_replaced_by_another() -> None:
     message = r"^coreml on ne: got the system linux; expected macOS; run on a Mac, or choose --device evaluator"
     with pytest.raises(RuntimeUnavailable, match=message):
-        opened(*converted("decode"), SessionOptions(device="ne"))
+        opened(*converted("decode"), LoadOptions(device="ne"))
 
 
 def test_an_unknown_device_is_refused() -> None:
     with pytest.raises(UsageError, match=r"^device: got 'npu'; expected one of all, cpu, gpu, ne, evaluator"):
-        opened(*converted("decode"), SessionOptions(device="npu"))
+        opened(*converted("decode"), LoadOptions(device="npu"))
 
 
 def test_a_closed_session_does_not_run() -> None:
@@ -159,7 +159,7 @@ def test_truncated_weights_are_refused(copied: tuple[Path, GraphSpec], size: int
     weights = copied[0] / WEIGHTS_FOLDER / "weight.bin"
     weights.write_bytes(weights.read_bytes()[:size])
     with pytest.raises(BundleError, match=r"^[^\n]*decode\.mlpackage: got coremltools [^\n]* refuses it [^\n]*$"):
-        opened(*copied, SessionOptions(device="evaluator"))
+        opened(*copied, LoadOptions(device="evaluator"))
 
 
 def test_a_flipped_byte_is_seen_before_anything_is_loaded(builder: BundleBuilder, tmp_path: Path) -> None:
@@ -211,10 +211,10 @@ def _array(picture: Image.Image) -> NDArray[np.float32]:
 
 def test_on_a_mac_pictures_go_in_and_out(monkeypatch: pytest.MonkeyPatch) -> None:
     packages = [converted(name, batch="1", inputs="image") for name in ("encode", "decode")]
-    here = [opened(*package, SessionOptions(device="evaluator")) for package in packages]
+    here = [opened(*package, LoadOptions(device="evaluator")) for package in packages]
     monkeypatch.setattr(coreml.sys, "platform", "darwin")
     monkeypatch.setattr(ct.models, "MLModel", StandInModel)
-    there = [opened(*package, SessionOptions(device="gpu")) for package in packages]
+    there = [opened(*package, LoadOptions(device="gpu")) for package in packages]
     images = random_images(1).numpy()
     indices = [encode.run({"images": images})["indices"] for encode, _ in (here, there)]
     np.testing.assert_array_equal(*indices)

@@ -18,9 +18,9 @@ from vqrae.runtimes.backends.tensorrt.session import EngineSession
 from vqrae.runtimes.backends.tensorrt.tensorrt_rtx import TensorRTRTXSession
 from vqrae.runtimes.backends.tensorrt.ties import check_hardware, check_library
 from vqrae.runtimes.errors import BundleError, EngineMismatch, RuntimeUnavailable, UsageError
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.manifest import EngineTies, GraphSpec, RuntimeInfo
 from vqrae.runtimes.sealed import Sealed
-from vqrae.runtimes.session import SessionOptions
 
 WITHOUT_GPU = pytest.mark.skipif(bool(cuda.all_gpus()), reason="there is an NVIDIA GPU")
 WITH_GPU = pytest.mark.skipif(not cuda.all_gpus(), reason="needs an NVIDIA GPU and driver")
@@ -50,7 +50,7 @@ def engine_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def opened(trt: FakeTrt, engine_file: Path) -> Callable[..., EngineSession]:
     def open_session(spec: GraphSpec = SPEC, runtime: RuntimeInfo = RUNTIME, **options: Any) -> EngineSession:
-        return fake_session(trt).open(Sealed.in_place(engine_file.parent), spec, SessionOptions(**options), runtime)
+        return fake_session(trt).open(Sealed.in_place(engine_file.parent), spec, LoadOptions(**options), runtime)
 
     return open_session
 
@@ -130,7 +130,7 @@ def test_without_onnx_a_mismatch_sends_to_the_export() -> None:
 def test_without_a_driver_it_says_so(engine_file: Path) -> None:
     message = r"^tensorrt-rtx on cuda: got no NVIDIA driver; expected an NVIDIA GPU and its driver; run it on"
     with pytest.raises(RuntimeUnavailable, match=message):
-        TensorRTRTXSession.open(Sealed.in_place(engine_file.parent), SPEC, SessionOptions(), RUNTIME)
+        TensorRTRTXSession.open(Sealed.in_place(engine_file.parent), SPEC, LoadOptions(), RUNTIME)
 
 
 @WITHOUT_GPU
@@ -149,19 +149,19 @@ def test_the_probe_runs_an_engine() -> None:
 @pytest.mark.parametrize("device", ["tpu", "cuda:", "cuda:x", "gpu", "cuda:-1"])
 def test_an_unknown_device(engine_file: Path, device: str) -> None:
     with pytest.raises(UsageError, match=rf"device: got '{device}'; expected cuda, or one GPU of several"):
-        TensorRTRTXSession.open(Sealed.in_place(engine_file.parent), SPEC, SessionOptions(device=device), RUNTIME)
+        TensorRTRTXSession.open(Sealed.in_place(engine_file.parent), SPEC, LoadOptions(device=device), RUNTIME)
 
 
 def test_a_mismatch_is_found_before_the_driver_is_asked(engine_file: Path) -> None:
     runtime = RUNTIME.model_copy(update={"engine": tied(version="1.6.0")})
     with pytest.raises(EngineMismatch, match=r"graph\.engine: got TensorRT-RTX 1\..* here; expected 1\.6\.0"):
-        TensorRTRTXSession.open(Sealed.in_place(engine_file.parent), SPEC, SessionOptions(), runtime)
+        TensorRTRTXSession.open(Sealed.in_place(engine_file.parent), SPEC, LoadOptions(), runtime)
 
 
 def test_a_manifest_without_ties(engine_file: Path) -> None:
     with pytest.raises(BundleError, match=r"graph\.engine ties: got none in the manifest; .*export it again$"):
         TensorRTRTXSession.open(
-            Sealed.in_place(engine_file.parent), SPEC, SessionOptions(), RuntimeInfo(name="tensorrt-rtx", built_with={})
+            Sealed.in_place(engine_file.parent), SPEC, LoadOptions(), RuntimeInfo(name="tensorrt-rtx", built_with={})
         )
 
 

@@ -10,14 +10,14 @@ import pytest
 
 from vqrae.runtimes.backends.onnxruntime import OnnxRuntimeSession
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo, read_manifest
 from vqrae.runtimes.sealed import Sealed
-from vqrae.runtimes.session import SessionOptions
 
-CPU = SessionOptions(threads=1)
+CPU = LoadOptions(threads=1)
 
 
-def opened(path: Path, spec: GraphSpec, options: SessionOptions = CPU) -> OnnxRuntimeSession:
+def opened(path: Path, spec: GraphSpec, options: LoadOptions = CPU) -> OnnxRuntimeSession:
     spec = spec.model_copy(update={"file": path.name})
     return OnnxRuntimeSession.open(
         Sealed.in_place(path.parent), spec, options, RuntimeInfo(name="onnxruntime", built_with={})
@@ -73,14 +73,14 @@ def test_a_failed_run_is_one_line(pristine_bundle: Path, spec: GraphSpec) -> Non
 
 def test_an_unknown_device_is_refused(pristine_bundle: Path, spec: GraphSpec) -> None:
     with pytest.raises(UsageError, match=r"device: got 'tpu'; expected one of cpu, cuda, tensorrt, openvino, coreml"):
-        opened(pristine_bundle / "decode.onnx", spec, SessionOptions(device="tpu"))
+        opened(pristine_bundle / "decode.onnx", spec, LoadOptions(device="tpu"))
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA is there")
 def test_a_missing_device_is_never_replaced_by_another(pristine_bundle: Path, spec: GraphSpec) -> None:
     message = r"onnxruntime on cuda: got .*CPUExecutionProvider.*; expected CUDAExecutionProvider; .*onnxruntime-gpu"
     with pytest.raises(RuntimeUnavailable, match=message):
-        opened(pristine_bundle / "decode.onnx", spec, SessionOptions(device="cuda"))
+        opened(pristine_bundle / "decode.onnx", spec, LoadOptions(device="cuda"))
 
 
 def test_a_closed_session_does_not_run(pristine_bundle: Path, spec: GraphSpec) -> None:
@@ -99,7 +99,7 @@ def test_a_provider_that_leaves_its_place_to_the_cpu_is_not_accepted(
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
     message = r"onnxruntime on cuda: got CPUExecutionProvider; expected CUDAExecutionProvider first; install"
     with pytest.warns(UserWarning, match="CUDAExecutionProvider"), pytest.raises(RuntimeUnavailable, match=message):
-        opened(pristine_bundle / "decode.onnx", spec, SessionOptions(device="cuda"))
+        opened(pristine_bundle / "decode.onnx", spec, LoadOptions(device="cuda"))
 
 
 def test_the_probe_runs_a_graph() -> None:

@@ -9,9 +9,9 @@ from openvino import opset13 as ops
 
 from vqrae.runtimes.backends.openvino import OpenVinoSession
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo, TensorSpec
 from vqrae.runtimes.sealed import Sealed
-from vqrae.runtimes.session import SessionOptions
 
 SPEC = GraphSpec(
     file="graph.xml",
@@ -33,7 +33,7 @@ def graph(tmp_path: Path) -> Path:
 
 
 def opened(path: Path, spec: GraphSpec = SPEC, **options: object) -> OpenVinoSession:
-    chosen = SessionOptions(**options)  # type: ignore[arg-type] # as the test says
+    chosen = LoadOptions(**options)  # type: ignore[arg-type] # as the test says
     spec = spec.model_copy(update={"file": path.name})
     return OpenVinoSession.open(Sealed.in_place(path.parent), spec, chosen, RuntimeInfo(name="openvino", built_with={}))
 

@@ -364,7 +364,7 @@ class TestLaterUses:
             shutil.rmtree(bundle)
             again = Bundle.listed(copy.path, sha256=copy.sha256, private=True)
             with (
-                Tokenizer.from_bundle(again, vqrae.runtimes.SessionOptions()) as tokenizer,
+                Tokenizer.from_bundle(again, vqrae.runtimes.LoadOptions()) as tokenizer,
                 vqrae.load(bundle_of("onnx")) as plain,
             ):
                 assert answers(tokenizer) == answers(plain)

@@ -19,7 +19,7 @@ from openvino import opset13 as ops
 from vqrae.runtimes.backends.openvino import OpenVinoSession
 from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo, TensorSpec
 from vqrae.runtimes.sealed import Sealed
-from vqrae.runtimes.session import SessionOptions
+from vqrae.runtimes.load_options import LoadOptions
 
 def told(*_):
     raise SystemExit(143)
@@ -33,7 +33,7 @@ openvino.save_model(openvino.Model([y], [x], "graph"), "graph.xml", compress_to_
 tensors = [TensorSpec(name=name, dtype="float32", shape=("batch", width)) for name, width in (("x", 4), ("y", 3))]
 graph = GraphSpec(file="graph.xml", inputs=tensors[:1], outputs=tensors[1:])
 runtime = RuntimeInfo(name="openvino", built_with={})
-sessions = [OpenVinoSession.open(Sealed.in_place(Path()), graph, SessionOptions(), runtime) for _ in range(3)]
+sessions = [OpenVinoSession.open(Sealed.in_place(Path()), graph, LoadOptions(), runtime) for _ in range(3)]
 while sessions:
     sessions.pop(0).close()
 print("ready", flush=True)

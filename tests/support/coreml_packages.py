@@ -22,15 +22,15 @@ from vqrae.export.tokenizers.vqrae import VqraeReference
 from vqrae.model import VQRAE
 from vqrae.runtimes.backends.coreml import CoreMLSession
 from vqrae.runtimes.backends.coreml_tools import ct, quiet_coremltools
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.manifest import GraphSpec, ParityFigures, RuntimeInfo
 from vqrae.runtimes.parity import Reference, Sample, measure
 from vqrae.runtimes.sealed import Sealed
-from vqrae.runtimes.session import SessionOptions
 
 FOLDER = Path(tempfile.mkdtemp(prefix="vqrae-coreml-tests-"))
 atexit.register(shutil.rmtree, FOLDER)
 DYNAMIC_FP32 = target("coreml")
-ANYWHERE = SessionOptions()
+ANYWHERE = LoadOptions()
 
 mb = ct.converters.mil.Builder
 
@@ -73,7 +73,7 @@ def package(
     return folder / graph.file, graph
 
 
-def opened(path: Path, graph: GraphSpec, options: SessionOptions = ANYWHERE) -> CoreMLSession:
+def opened(path: Path, graph: GraphSpec, options: LoadOptions = ANYWHERE) -> CoreMLSession:
     """A session of one package."""
     graph = graph.model_copy(update={"file": path.name})
     return CoreMLSession.open(Sealed.in_place(path.parent), graph, options, RuntimeInfo(name="coreml", built_with={}))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vqrae.runtimes.session import SessionOptions
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.tokenizing import detokenize as detokenize_module
 from vqrae.tokenizing import tokenize as tokenize_module
 from vqrae.tokenizing.job import Outcome, SomePart
@@ -30,7 +30,7 @@ def _do_parts(
 def tokenize_here(bundle: Path, data: Path | str, output: Path, **options: Any) -> Outcome:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenize_module, "do_parts", _do_parts)
-        one = SessionOptions(threads=1)
+        one = LoadOptions(threads=1)
         return tokenize_module.tokenize(bundle, str(data), output, WorkerOptions(), one, **options)
 
 
@@ -54,5 +54,5 @@ def parts_of(folder: Path) -> list[Path]:
 def detokenize_here(bundle: Path, tokens: Path, output: Path, **options: Any) -> Outcome:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(detokenize_module, "do_parts", _do_parts)
-        one = SessionOptions(threads=1)
+        one = LoadOptions(threads=1)
         return detokenize_module.detokenize(bundle, tokens, output, WorkerOptions(), one, **options)

@@ -39,6 +39,7 @@ from vqrae.cli import (
     unpack,
     verify,
 )
+from vqrae.cli.options import spelled_out
 from vqrae.cli.signals import unwound
 
 USAGE, INTERRUPTED = 2, 130
@@ -82,7 +83,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "sign": sign.sign,
 }
 for _name, _verb in VERBS.items():
-    app.command(_name)(_verb)
+    app.command(_name)(spelled_out(_verb))
 
 
 def main(arguments: list[str] | None = None) -> None:

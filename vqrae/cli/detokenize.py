@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from vqrae.cli.options import AsJson, BundlePath, Cache, Device, PublicKey, SealedIn, Trusted
-from vqrae.cli.workers import Address, Batch, Gpus, Workers, WorkerThreads
+from vqrae.cli.options import AsJson, BundlePath, WorkerLoading
+from vqrae.cli.workers import Address, Batch, Gpus, Workers
 
 
 class Layout(StrEnum):
@@ -23,38 +23,35 @@ def detokenize(
     bundle: BundlePath,
     tokens: Annotated[Path, typer.Argument(help="The folder that `vqrae tokenize` has written.", metavar="TOKENS")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write, or to go on with.")],
+    *,
     layout: Annotated[Layout, typer.Option("--format", help="PNG files by their keys, or tars.")] = Layout.FOLDER,
     batch: Batch = 32,
     workers: Workers = 1,
-    threads: WorkerThreads = None,
-    device: Device = None,
+    options: WorkerLoading,
     gpus: Gpus = 0.0,
-    cache: Cache = None,
-    sealing: SealedIn = None,
-    trusted: Trusted = False,
-    public_key: PublicKey = None,
     address: Address = None,
     as_json: AsJson = False,
 ) -> None:
     """Decode TOKENS with a BUNDLE of the checkpoint that made them; the same command goes on after a kill."""
     from vqrae.cli.needs import needing
-    from vqrae.cli.workers import counting, print_note, print_outcome, worker_options, worker_session
+    from vqrae.cli.workers import counting, print_note, print_outcome, shared_cores
     from vqrae.runtimes.outputs import check_apart
 
     check_apart({"--output": output}, [bundle])
     with needing("scale"):
         from vqrae.tokenizing.detokenize import detokenize as run
+        from vqrae.tokenizing.workers import WorkerOptions
 
+    options = shared_cores(options, workers, address)
     with counting("decoding") as progress:
         outcome = run(
             bundle,
             tokens,
             output,
-            worker_options(workers, threads, gpus, address),
-            worker_session(workers, threads, address, device=device, cache=cache, trusted=trusted, sealing=sealing),
+            WorkerOptions(workers=workers, cpus=options.threads or 1, gpus=gpus, address=address),
+            options,
             layout=layout.value,
             batch=batch,
-            public_key=public_key,
             progress=progress,
             note=print_note,
         )

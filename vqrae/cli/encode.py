@@ -8,35 +8,19 @@ from typing import Annotated
 
 import typer
 
-from vqrae.cli.options import (
-    BundlePath,
-    Cache,
-    Device,
-    ImagePaths,
-    PublicKey,
-    Rebuild,
-    SealedIn,
-    Streams,
-    Threads,
-    Trusted,
-)
+from vqrae.cli.options import BundlePath, ImagePaths, Loading, Rebuild
 
 
 def encode(
     bundle: BundlePath,
     images: ImagePaths,
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write: .npy, indices int32 (B, h, w).")],
+    *,
     features: Annotated[
         Path | None, typer.Option(help="Also write the continuous features here: .npy, float32 (B, h·w, C).")
     ] = None,
-    device: Device = None,
-    threads: Threads = None,
+    options: Loading,
     rebuild: Rebuild = False,
-    trusted: Trusted = False,
-    public_key: PublicKey = None,
-    streams: Streams = 1,
-    cache: Cache = None,
-    sealing: SealedIn = None,
 ) -> None:
     """Tokenize images with a BUNDLE."""
     import numpy as np
@@ -44,7 +28,7 @@ def encode(
     from vqrae.cli.output import console
     from vqrae.runtimes.outputs import ARRAYS, check_apart, check_suffix
     from vqrae.runtimes.staging import check_room, staged_file
-    from vqrae.runtimes.tokenizer import load
+    from vqrae.runtimes.tokenizer import Tokenizer
 
     outputs = [path for path in (output, features) if path]
     for path in outputs:
@@ -52,18 +36,7 @@ def encode(
     check_apart({"--output": output, "--features": features}, (bundle, *images))
     with ExitStack() as stack:  # both or none, and nobody else's meanwhile
         staged = [stack.enter_context(staged_file(path)) for path in outputs]
-        loaded = load(
-            bundle,
-            device=device,
-            threads=threads,
-            streams=streams,
-            cache=cache,
-            sealing=sealing,
-            rebuild=rebuild,
-            trusted=trusted,
-            public_key=public_key,
-        )
-        with loaded as tokenizer:
+        with Tokenizer.open(bundle, options, rebuild=rebuild) as tokenizer:
             arrays = tokenizer.encode(images)
         for path, staging, array in zip(outputs, staged, arrays, strict=False):
             check_room(path, array.nbytes)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vqrae.cli.options import AsJson, Device, Threads, Trusted
+from vqrae.cli.options import AsJson, Loading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +28,7 @@ SHOWN = 12
 
 def evaluate(
     source: Annotated[Path, typer.Argument(help="A checkpoint's or a bundle's folder.", metavar="CHECKPOINT|BUNDLE")],
+    *,
     data: Annotated[Path | None, typer.Option(help="Folder of photographs; without --task.")] = None,
     task: Annotated[
         Literal["probe", "vqa", "generate"] | None,
@@ -63,9 +64,7 @@ def evaluate(
     picture: Annotated[
         Path | None, typer.Option(help="Picture to write: the first images above their reconstructions, with PSNR.")
     ] = None,
-    device: Device = None,
-    threads: Threads = None,
-    trusted: Trusted = False,
+    options: Loading,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a CHECKPOINT in PyTorch, or a BUNDLE through its runtime, on the same images."""
@@ -74,9 +73,7 @@ def evaluate(
     from vqrae.cli.output import print_json
     from vqrae.cli.task import TaskRequest, judge_task, print_task
     from vqrae.runtimes.errors import UsageError
-    from vqrae.runtimes.session import SessionOptions
 
-    options = SessionOptions(device=device, threads=threads, trusted=trusted)
     if task is not None:
         request = TaskRequest(task, task_model, teacher, scenes, seed)
         judged_by_task = judge_task(source, options, checkpoint, request)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vqrae.cli.options import Device, Overwrite, Threads, Trusted
+from vqrae.cli.options import Loading, Overwrite
 
 
 def generate(
@@ -19,6 +19,7 @@ def generate(
         Path,
         typer.Option("-o", "--output", help="Folder for 000.png, 001.png, …; or a .npy file for the tokens alone."),
     ],
+    *,
     images: Annotated[int, typer.Option(help="Images of each prompt.", min=1)] = 1,
     guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 is none.", min=1.0)] = 2.0,
     temperature: Annotated[float, typer.Option(help="Divides the logits.", min=0.01)] = 1.0,
@@ -30,9 +31,7 @@ def generate(
         int | None, typer.Option(help="Tokens of each image, for a .npy; the grid's if not given.", min=1)
     ] = None,
     seed: Annotated[int, typer.Option(help="Names the draws.", min=0)] = 0,
-    device: Device = None,
-    threads: Threads = None,
-    trusted: Trusted = False,
+    options: Loading,
     overwrite: Overwrite = False,
 ) -> None:
     """Paint every PROMPT; tokens come from PyTorch, pixels from the CHECKPOINT or through the BUNDLE's runtime."""
@@ -45,7 +44,6 @@ def generate(
     from vqrae.images.kinds import IMAGE_SUFFIXES
     from vqrae.runtimes.errors import UsageError
     from vqrae.runtimes.outputs import ARRAYS, check_apart
-    from vqrae.runtimes.session import SessionOptions
     from vqrae.runtimes.staging import check_new_file, check_new_folder, staged_file, staged_folder
 
     only_tokens = output.suffix.lower() in ARRAYS
@@ -65,7 +63,7 @@ def generate(
         raise UsageError("--new-tokens", got=str(new_tokens), expected=expected)
     sampling = Sampling(guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p)
     with ExitStack() as closing:
-        judged = open_judged(source, SessionOptions(device=device, threads=threads, trusted=trusted), None, closing)
+        judged = open_judged(source, options, None, closing)
         painter.check_tokenizer(judged.grid, judged.codebook_size, judged.weights_sha256)
         repeated = [prompt for prompt in prompts for _ in range(images)]
         indices = painter.paint(repeated, sampling, seed, new_tokens)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from vqrae.runtimes.load_options import LoadOptions
 
 if TYPE_CHECKING:
     from vqrae.model import VQRAE
     from vqrae.model.reference import ArrayTokenizer
-    from vqrae.runtimes.session import SessionOptions
 
 
 class Judged(NamedTuple):
@@ -27,7 +29,7 @@ class Judged(NamedTuple):
     """Its weights, where they are at hand."""
 
 
-def open_judged(source: Path, options: SessionOptions, checkpoint: Path | None, closing: ExitStack) -> Judged:
+def open_judged(source: Path, options: LoadOptions, checkpoint: Path | None, closing: ExitStack) -> Judged:
     """Open a checkpoint's or a bundle's folder; `checkpoint` is the one that the bundle was made of."""
     from vqrae.runtimes.errors import UsageError
     from vqrae.runtimes.manifest import MANIFEST_FILE
@@ -39,12 +41,12 @@ def open_judged(source: Path, options: SessionOptions, checkpoint: Path | None, 
     return _open_checkpoint(source, options)
 
 
-def _open_bundle(source: Path, options: SessionOptions, checkpoint: Path | None, closing: ExitStack) -> Judged:
+def _open_bundle(source: Path, options: LoadOptions, checkpoint: Path | None, closing: ExitStack) -> Judged:
     from vqrae.export.tokenizers.vqrae import reference_checkpoint
     from vqrae.runtimes.bundle import Bundle
     from vqrae.runtimes.tokenizer import Tokenizer
 
-    bundle = Bundle.open(source)
+    bundle = Bundle.open(source, public_key=options.public_key)
     model = None
     if checkpoint is not None:
         model = reference_checkpoint(bundle.manifest, str(checkpoint), option="--checkpoint").model
@@ -53,7 +55,7 @@ def _open_bundle(source: Path, options: SessionOptions, checkpoint: Path | None,
     return Judged(tokenizer, tokenizer.image_size, tokenizer.grid, tokenizer.codebook_size, digest, model)
 
 
-def _open_checkpoint(source: Path, options: SessionOptions) -> Judged:
+def _open_checkpoint(source: Path, options: LoadOptions) -> Judged:
     """In PyTorch on the CPU."""
     import torch
 
@@ -64,6 +66,10 @@ def _open_checkpoint(source: Path, options: SessionOptions) -> Judged:
 
     if options.device not in (None, "cpu"):
         raise UsageError("--device", got=options.device, expected="cpu, where checkpoints are evaluated")
+    for field in fields(options):
+        if field.name not in ("device", "threads", "trusted") and getattr(options, field.name) != field.default:
+            got, option = f"{source}, a checkpoint", field.name.replace("_", "-")
+            raise UsageError(f"--{option}", got=got, expected="a bundle's folder, which alone has a use for it")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     model = from_pretrained(source)

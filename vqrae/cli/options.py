@@ -1,11 +1,16 @@
-"""Options that several verbs share, so that they read alike everywhere."""
+"""Options that several verbs share, so that they read alike everywhere, alone or in groups."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, get_args
 
 import typer
+
+from vqrae.runtimes.load_options import LoadOptions, Sealing
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, progress on standard error.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
@@ -30,7 +35,7 @@ PublicKey = Annotated[
     typer.Option(help="File of the key that must have signed it; the signature is the file BUNDLE.sig beside it."),
 ]
 SealedIn = Annotated[
-    Literal["disk", "memory"] | None,
+    Sealing | None,
     typer.Option(
         "--sealing",
         help="Where the verified bytes are kept while they are loaded: a private copy, or memory, which takes twice as "
@@ -39,6 +44,79 @@ SealedIn = Annotated[
 ]
 BundlePath = Annotated[Path, typer.Argument(help="A bundle's folder.", metavar="BUNDLE")]
 ImagePaths = Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...")]
+WorkerThreads = Annotated[
+    int | None, typer.Option(help="CPU threads of each worker or replica; the cores shared out if not given.", min=1)
+]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Marks a verb's parameter that stands for several options: those that `make` takes; the verb gets what it gives.
+
+    Typer knows no such thing: `spelled_out` shows it a verb whose options stand there one by one.
+    """
+
+    make: Callable[..., object]
+
+
+def load_options(
+    device: Device = None,
+    threads: Threads = None,
+    streams: Streams = 1,
+    cache: Cache = None,
+    sealing: SealedIn = None,
+    trusted: Trusted = False,
+    public_key: PublicKey = None,
+) -> LoadOptions:
+    """How the verb's bundle is loaded."""
+    return LoadOptions(
+        device=device,
+        threads=threads,
+        streams=streams,
+        cache=cache,
+        sealing=sealing,
+        trusted=trusted,
+        public_key=public_key,
+    )
+
+
+def worker_load_options(
+    device: Device = None,
+    threads: WorkerThreads = None,
+    streams: Streams = 1,
+    cache: Cache = None,
+    sealing: SealedIn = None,
+    trusted: Trusted = False,
+    public_key: PublicKey = None,
+) -> LoadOptions:
+    """How each of several processes loads the bundle."""
+    return load_options(device, threads, streams, cache, sealing, trusted, public_key)
+
+
+Loading = Annotated[LoadOptions, Group(load_options)]
+"""Every verb that loads a bundle has it."""
+WorkerLoading = Annotated[LoadOptions, Group(worker_load_options)]
+
+
+def spelled_out(verb: Callable[..., None]) -> Callable[..., None]:
+    """A verb whose groups are replaced by their options, each under its own name."""
+    signature = inspect.signature(verb, eval_str=True)
+    groups: dict[str, tuple[Group, list[str]]] = {}
+    parameters: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        found = [part for part in get_args(parameter.annotation) if isinstance(part, Group)]
+        options = [*inspect.signature(found[0].make, eval_str=True).parameters.values()] if found else [parameter]
+        parameters += [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
+        if found:
+            groups[parameter.name] = found[0], [option.name for option in options]
+
+    def called(**values: object) -> None:
+        made = {name: group.make(**{key: values.pop(key) for key in keys}) for name, (group, keys) in groups.items()}
+        verb(**values, **made)
+
+    called.__name__, called.__doc__, called.__module__ = verb.__name__, verb.__doc__, verb.__module__
+    called.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined] # read by inspect
+    return called
 
 
 def settings(texts: list[str], option: str = "--set") -> dict[str, str]:

@@ -7,24 +7,17 @@ from typing import Annotated
 
 import typer
 
-from vqrae.cli.options import BundlePath, Cache, Device, PublicKey, SealedIn, Streams, Trusted
+from vqrae.cli.options import BundlePath, WorkerLoading
 
 
 def serve(
     bundle: BundlePath,
+    *,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 for any free one.", min=0, max=65535)] = 8000,
     replicas: Annotated[int, typer.Option(help="Processes that each hold the bundle.", min=1)] = 1,
-    device: Device = None,
-    threads: Annotated[
-        int | None, typer.Option(help="CPU threads of each replica; the cores shared out if not given.", min=1)
-    ] = None,
     gpus: Annotated[float, typer.Option(help="GPUs of each replica.", min=0)] = 0.0,
-    streams: Streams = 1,
-    cache: Cache = None,
-    sealing: SealedIn = None,
-    trusted: Trusted = False,
-    public_key: PublicKey = None,
+    options: WorkerLoading,
     max_batch: Annotated[
         int, typer.Option(help="Images that are computed together, and that a request may hold.", min=1)
     ] = 32,
@@ -44,15 +37,13 @@ def serve(
 ) -> None:
     """Serve a BUNDLE: Open Inference Protocol v2, POST /encode and /decode, Prometheus at /metrics."""
     from vqrae.cli.needs import needing
-    from vqrae.cli.workers import worker_threads
+    from vqrae.cli.workers import shared_cores
     from vqrae.runtimes.bundle import Bundle
-    from vqrae.runtimes.session import SessionOptions
 
     with needing("serve"):
         from vqrae.serving.limits import MEBIBYTE, Limits
         from vqrae.serving.server import ServerOptions, serve_bundle
 
-    threads = worker_threads(replicas, threads, address)
     limits = Limits(
         max_batch=max_batch,
         max_queue=max_queue,
@@ -63,14 +54,11 @@ def serve(
         body_seconds=body_timeout,
         answer_seconds=timeout,
     )
-    options = ServerOptions(
+    server = ServerOptions(
         host=host, port=port, replicas=replicas, gpus=gpus, wait_seconds=batch_wait / 1000, address=address
     )
 
     def started(url: str, opened: Bundle) -> None:
         print(f"{url} serves {opened.manifest.name}; Ctrl-C or SIGTERM stops it", flush=True)
 
-    session = SessionOptions(
-        device=device, threads=threads, streams=streams, cache=cache, trusted=trusted, sealing=sealing
-    )
-    serve_bundle(Path(bundle), options, session, limits, started, public_key=public_key)
+    serve_bundle(Path(bundle), server, shared_cores(options, replicas, address), limits, started)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from vqrae.cli.judged import Judged
     from vqrae.downstream.tasks import Extent, Task, TaskReport
     from vqrae.model.reference import ReferenceTokenizer
-    from vqrae.runtimes.session import SessionOptions
+    from vqrae.runtimes.load_options import LoadOptions
 
 
 class TaskRequest(NamedTuple):
@@ -25,7 +25,7 @@ class TaskRequest(NamedTuple):
     seed: int
 
 
-def judge_task(source: Path, options: SessionOptions, checkpoint: Path | None, request: TaskRequest) -> TaskReport:
+def judge_task(source: Path, options: LoadOptions, checkpoint: Path | None, request: TaskRequest) -> TaskReport:
     """Judge a checkpoint or a bundle.
 
     Raises:

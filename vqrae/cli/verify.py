@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vqrae.cli.options import AsJson, Device, Threads, Trusted
+from vqrae.cli.options import AsJson, Loading
 
 if TYPE_CHECKING:
     from vqrae.export.verify import VerifyRow
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 def verify(
     bundles: Annotated[list[Path], typer.Argument(help="Bundle folders.", metavar="BUNDLE...")],
+    *,
     reference: Annotated[
         str | None, typer.Option(help="The checkpoint; where it lay at export if not given. Its hash must match.")
     ] = None,
@@ -24,9 +25,7 @@ def verify(
         Path | None, typer.Option(help="Folder of photographs to verify on; the held-out ones if not given.")
     ] = None,
     images: Annotated[int, typer.Option(help="Number of photographs.", min=1)] = 16,
-    device: Device = None,
-    threads: Threads = None,
-    trusted: Trusted = False,
+    options: Loading,
     as_json: AsJson = False,
 ) -> None:
     """Run each BUNDLE and the PyTorch model on the same photographs, and judge by the gate of its precision."""
@@ -34,7 +33,6 @@ def verify(
     from vqrae.cli.output import print_json, progress_console
     from vqrae.runtimes.bundle import Bundle
     from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable
-    from vqrae.runtimes.session import SessionOptions
 
     with needing("export"):
         from vqrae.export.comparison import verify_bundles
@@ -42,10 +40,9 @@ def verify(
         from vqrae.export.reference import reference_from_model
         from vqrae.export.tokenizers.vqrae import VqraeTokenizer, reference_checkpoint
 
-    options = SessionOptions(device=device, threads=threads, trusted=trusted)
     rows: list[VerifyRow] = []
     with progress_console.status("") as status:
-        for alike in _groups([Bundle.open(path) for path in bundles]):
+        for alike in _groups([Bundle.open(path, public_key=options.public_key) for path in bundles]):
             status.update(f"running the reference of {alike[0].path}")
             checkpoint = reference_checkpoint(alike[0].manifest, reference)
             photographs = parity_images(data, checkpoint.model.size, images)

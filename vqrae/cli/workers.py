@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vqrae.runtimes.load_options import LoadOptions
+
 if TYPE_CHECKING:
-    from vqrae.runtimes.sealed import Sealing
-    from vqrae.runtimes.session import SessionOptions
     from vqrae.tokenizing.job import Outcome
-    from vqrae.tokenizing.workers import WorkerOptions
 
 Workers = Annotated[int, typer.Option(help="Processes that each hold the bundle.", min=1)]
-WorkerThreads = Annotated[
-    int | None, typer.Option(help="CPU threads of each worker; the cores shared out if not given.", min=1)
-]
 Gpus = Annotated[float, typer.Option(help="GPUs of each worker.", min=0)]
 Batch = Annotated[int, typer.Option(help="Images that are computed together.", min=1)]
 Address = Annotated[
@@ -26,38 +24,11 @@ Address = Annotated[
 ]
 
 
-def worker_threads(workers: int, threads: int | None, address: str | None) -> int | None:
+def shared_cores(options: LoadOptions, workers: int, address: str | None) -> LoadOptions:
     """Threads of each worker: as asked for, or this machine's cores shared out over several."""
-    import os
-
-    if threads is not None or workers == 1 or address is not None:
-        return threads
-    return max(1, (os.cpu_count() or 1) // workers)
-
-
-def worker_session(
-    workers: int,
-    threads: int | None,
-    address: str | None,
-    *,
-    device: str | None,
-    cache: Path | None,
-    trusted: bool,
-    sealing: Sealing | None,
-) -> SessionOptions:
-    """How each worker loads the bundle."""
-    from vqrae.runtimes.session import SessionOptions
-
-    threads = worker_threads(workers, threads, address)
-    return SessionOptions(device=device, threads=threads, cache=cache, trusted=trusted, sealing=sealing)
-
-
-def worker_options(workers: int, threads: int | None, gpus: float, address: str | None) -> WorkerOptions:
-    """What Ray is to give the workers."""
-    from vqrae.tokenizing.workers import WorkerOptions
-
-    cpus = worker_threads(workers, threads, address) or 1
-    return WorkerOptions(workers=workers, cpus=cpus, gpus=gpus, address=address)
+    if options.threads is not None or workers == 1 or address is not None:
+        return options
+    return replace(options, threads=max(1, (os.cpu_count() or 1) // workers))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from vqrae.runtimes.bundle import Bundle
-from vqrae.runtimes.session import SessionOptions
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.tokenizer import Tokenizer
 from vqrae.serving.engine import Computed
 from vqrae.serving.limits import Limits
@@ -25,7 +25,7 @@ class ReplicaOptions:
     """Of the bundle that the server was started with; no replica serves another one."""
     private: bool
     """Whether `bundle` is the server's own copy, which was verified and which nobody else can change."""
-    session: SessionOptions
+    load: LoadOptions
     limits: Limits
     wait_seconds: float = 0.0
     """How long a batch that is not full waits for more."""
@@ -36,8 +36,8 @@ class Replica:
 
     def __init__(self, options: ReplicaOptions) -> None:
         bundle = Bundle.listed(options.bundle, sha256=options.manifest_sha256, private=options.private)
-        tokenizer = Tokenizer.from_bundle(bundle, options.session)
-        streams = options.session.streams
+        tokenizer = Tokenizer.from_bundle(bundle, options.load)
+        streams = options.load.streams
         self._worker = Worker(tokenizer, options.limits, wait_seconds=options.wait_seconds, streams=streams)
 
     async def infer(self, graph: str, batch: NDArray[Any], outputs: tuple[str, ...]) -> Computed:

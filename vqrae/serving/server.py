@@ -14,9 +14,9 @@ from pathlib import Path
 from vqrae.cluster import cluster
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import BundleError
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.registry import session_class
 from vqrae.runtimes.sealed import private_copy
-from vqrae.runtimes.session import SessionOptions
 from vqrae.serving.app import Service
 from vqrae.serving.http import HttpServer, bound_socket, serve_until_told
 from vqrae.serving.limits import Limits
@@ -44,39 +44,36 @@ class ServerOptions:
 def serve_bundle(
     path: Path,
     options: ServerOptions,
-    session: SessionOptions,
+    load: LoadOptions,
     limits: Limits,
     started: Callable[[str, Bundle], None],
-    *,
-    public_key: Path | None = None,
 ) -> None:
     """Serve a bundle until SIGTERM or Ctrl-C.
 
     Args:
         path: the bundle's folder; on a cluster, the same on every node.
         options: see there.
-        session: how each replica loads it.
+        load: how each replica loads it; its signature is compared here, and replicas serve what was signed.
         limits: what clients may ask for.
         started: called with the server's URL and the bundle once it answers.
-        public_key: file of the key that must have signed the bundle; replicas serve the manifest that was signed.
 
     Raises:
         BundleError: the bundle is invalid, not signed as it must be, or lacks `encode` or `decode`.
         RuntimeUnavailable: its runtime, or Ray, is not there, or a replica does not start.
         UsageError: the address is taken.
     """
-    bundle = Bundle.listed(path.resolve(), public_key=public_key)
+    bundle = Bundle.listed(path.resolve(), public_key=load.public_key)
     missing = {"encode", "decode"} - bundle.manifest.graphs.keys()
     if missing:
         raise BundleError(str(path), got=f"no graph {min(missing)}", expected="encode and decode")
     session_class(bundle.manifest.runtime.name)  # a runtime that is missing is said here, not by a replica
     cores = os.cpu_count() or 1
-    cpus = session.threads or 1
+    cpus = load.threads or 1
     _return_large_blocks()
     with ExitStack() as stack:
         bound = stack.enter_context(bound_socket(options.host, options.port))
         # One copy for all replicas, which start again from it; those on other machines make their own.
-        shared = options.address is None and session.sealing != "memory"
+        shared = options.address is None and load.sealing != "memory"
         if shared:
             loaded = stack.enter_context(private_copy(bundle))
         else:
@@ -86,7 +83,7 @@ def serve_bundle(
             bundle=loaded.path,
             manifest_sha256=bundle.sha256,
             private=loaded.private,
-            session=session,
+            load=load,
             limits=limits,
             wait_seconds=options.wait_seconds,
         )

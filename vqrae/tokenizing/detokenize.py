@@ -15,8 +15,8 @@ from PIL import Image
 
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import DataError, UsageError, controls
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.manifest import Record
-from vqrae.runtimes.session import SessionOptions
 from vqrae.runtimes.staging import claimed_folder, staged_file, staged_folder
 from vqrae.runtimes.tokenizer import Tokenizer
 from vqrae.tokenizing.job import (
@@ -60,8 +60,8 @@ class TokenPart(Record):
 class DetokenizeWork:
     """Decodes files of tokens; a bundle is loaded once for all of them."""
 
-    def __init__(self, bundle: Path, session: SessionOptions, tokens: Path, folder: Path, job: ImageJob) -> None:
-        self._tokenizer = Tokenizer.from_bundle(Bundle.listed(bundle, sha256=job.bundle_sha256), session)
+    def __init__(self, bundle: Path, load: LoadOptions, tokens: Path, folder: Path, job: ImageJob) -> None:
+        self._tokenizer = Tokenizer.from_bundle(Bundle.listed(bundle, sha256=job.bundle_sha256), load)
         self._tokens, self._job = tokens, job
         self._folder = JobFolder(folder, job, RESULT_SUFFIXES[job.layout])
 
@@ -106,11 +106,10 @@ def detokenize(
     tokens: Path,
     output: Path,
     options: WorkerOptions,
-    session: SessionOptions,
+    load: LoadOptions,
     *,
     layout: ImageLayout = "folder",
     batch: int = 32,
-    public_key: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Outcome:
@@ -121,10 +120,9 @@ def detokenize(
         tokens: the folder that `tokenize` has written, complete.
         output: folder of the result: `part-000000/KEY.png`, or `part-000000.tar` with images and keys.
         options: who does the work; it makes no difference to the result.
-        session: how each worker loads the bundle.
+        load: how each worker loads the bundle, whose signature is compared here.
         layout: of the result.
         batch: images that are computed together.
-        public_key: file of the key that must have signed the bundle.
         progress: called with the images that are done, those of earlier runs included, and how many there are.
         note: see `tokenize`.
 
@@ -137,7 +135,7 @@ def detokenize(
         StorageError: the operating system refused to read or write.
     """
     with claimed_folder(output, REPORTS) as path:
-        bundle, root = Bundle.open(bundle_path.resolve(), public_key=public_key), tokens.resolve()
+        bundle, root = Bundle.open(bundle_path.resolve(), public_key=load.public_key), tokens.resolve()
         made = read_json(root / JOB_FILE, TokenJob)
         total = read_json(root / COMPLETE_FILE, Outcome).images
         weights = bundle.manifest.checkpoint.weights_sha256
@@ -161,7 +159,7 @@ def detokenize(
         missing = folder.missing(root, parts, lambda part: content_of(root / part.file)[1], note)
         before = total - sum(part.images for part in missing)
         progress(before, total)
-        arguments = {"bundle": bundle.path, "session": session, "tokens": root, "folder": path, "job": job}
+        arguments = {"bundle": bundle.path, "load": load, "tokens": root, "folder": path, "job": job}
         do_parts(DetokenizeWork, arguments, missing, options, lambda done: progress(before + done, total))
         return folder.finish(parts)
 

@@ -16,8 +16,8 @@ from vqrae.images.reading import EncodedImage, encoded_images
 from vqrae.images.report import Damaged
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import DataError, ImageError, UsageError
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.preprocess import prepare, read_image
-from vqrae.runtimes.session import SessionOptions
 from vqrae.runtimes.staging import claimed_folder, staged_file
 from vqrae.runtimes.tokenizer import Tokenizer
 from vqrae.tokenizing.digest import SourceDigest, source_sha256
@@ -31,9 +31,9 @@ MOST_CODES = 2**16
 class TokenizeWork:
     """Tokenizes parts; a bundle is loaded once for all of them."""
 
-    def __init__(self, bundle: Path, session: SessionOptions, root: Path, folder: Path, job: TokenJob) -> None:
-        self._tokenizer = Tokenizer.from_bundle(Bundle.listed(bundle, sha256=job.bundle_sha256), session)
-        self._root, self._job = root, job
+    def __init__(self, bundle: Path, load: LoadOptions, root: Path, folder: Path, job: TokenJob) -> None:
+        self._tokenizer = Tokenizer.from_bundle(Bundle.listed(bundle, sha256=job.bundle_sha256), load)
+        self._root, self._job, self._streams = root, job, load.streams
         self._folder = JobFolder(folder, job, SUFFIXES[job.layout])
 
     def part(self, text: str) -> int:
@@ -54,7 +54,7 @@ class TokenizeWork:
             keys.append(encoded.key)
             digests.append(image_sha256)
             images.append(image)
-            if len(images) == self._job.batch:
+            if len(images) == self._job.batch * self._streams:
                 batches.append(self._indices(images))
                 images = []
         if images:
@@ -89,12 +89,11 @@ def tokenize(
     data: str,
     output: Path,
     options: WorkerOptions,
-    session: SessionOptions,
+    load: LoadOptions,
     *,
     layout: Layout = "parquet",
     batch: int = 32,
     part_images: int = 1024,
-    public_key: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Outcome:
@@ -105,11 +104,10 @@ def tokenize(
         data: see `files.data_files`.
         output: folder of the result.
         options: who does the work; it makes no difference to the result.
-        session: how each worker loads the bundle.
+        load: how each worker loads the bundle, whose signature is compared here.
         layout: of the parts' files.
         batch: images that are computed together.
         part_images: images in a part, which is what a killed run loses at most for each worker.
-        public_key: file of the key that must have signed the bundle.
         progress: called with the images that are done, those of earlier runs included, and how many there are.
         note: called with what a run that goes on has found: parts that are damaged, sources that were touched.
 
@@ -122,7 +120,7 @@ def tokenize(
         StorageError: the operating system refused to read or write.
     """
     with claimed_folder(output, REPORTS) as path:
-        bundle = Bundle.open(bundle_path.resolve(), public_key=public_key)
+        bundle = Bundle.open(bundle_path.resolve(), public_key=load.public_key)
         source = source_of(data, size=part_images)
         job = _job(bundle, source, layout, batch, part_images)
         folder = JobFolder.open(path, job, SUFFIXES[layout], source.parts)
@@ -132,7 +130,7 @@ def tokenize(
         missing = folder.missing(source.root, source.parts, partial(source_sha256, source.root), note)
         before = source.images - sum(part.images for part in missing)
         progress(before, source.images)
-        arguments = {"bundle": bundle.path, "session": session, "root": source.root, "folder": path, "job": job}
+        arguments = {"bundle": bundle.path, "load": load, "root": source.root, "folder": path, "job": job}
         do_parts(TokenizeWork, arguments, missing, options, lambda done: progress(before + done, source.images))
         return _checked(path, folder.finish(source.parts, Aside(source.left_out, source.damaged)))
 

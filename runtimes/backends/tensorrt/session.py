@@ -17,10 +17,11 @@ from vqrae.runtimes.backends.tensorrt.lane import EngineLane
 from vqrae.runtimes.backends.tensorrt.loaded import LoadedEngine, load_engine
 from vqrae.runtimes.backends.tensorrt.ties import check_hardware, check_library, this_platform
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.manifest import EngineTies, GraphSpec, RuntimeInfo, TensorSpec
 from vqrae.runtimes.pool import Pool
 from vqrae.runtimes.sealed import Sealed
-from vqrae.runtimes.session import Execution, Session, SessionOptions, check_doubled, failed_run
+from vqrae.runtimes.session import Execution, Session, check_doubled, failed_run
 
 
 class EngineSession(Session):
@@ -40,7 +41,7 @@ class EngineSession(Session):
         """The framework that runs it."""
 
     @classmethod
-    def open(cls, sealed: Sealed, graph: GraphSpec, options: SessionOptions, runtime: RuntimeInfo) -> Self:  # noqa: D102 - documented by Session
+    def open(cls, sealed: Sealed, graph: GraphSpec, options: LoadOptions, runtime: RuntimeInfo) -> Self:  # noqa: D102 - documented by Session
         path = sealed.subject(graph.file)
         api, ties = cls.api(), _ties(path, runtime)
         check_library(path, graph, ties, title=api.title, version=api.version, system=this_platform())
