@@ -7,7 +7,7 @@ layers that they follow.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,9 +16,7 @@ from torch import Tensor, nn
 from vqrae.export.folding import joined
 from vqrae.export.form import Form
 from vqrae.model.decoder import Decoder
-from vqrae.model.layers import resampled_positions
-from vqrae.model.parts import BlockParts, EncoderParts, affine_from_linear, scaled
-from vqrae.networks import EncoderFamily
+from vqrae.model.parts import BlockParts, affine_from_linear, scaled
 
 
 class DeployedNorm(nn.Module):
@@ -102,96 +100,3 @@ def _block_parts(block: Any) -> BlockParts:
         down=affine_from_linear(block.mlp.down),
         activation=nn.GELU(approximate="tanh"),
     )
-
-
-def _siglip_parts(layer: Any) -> BlockParts:
-    attention = layer.self_attn
-    return BlockParts(
-        heads=attention.num_heads,
-        attention_norm=layer.layer_norm1,
-        query=affine_from_linear(attention.q_proj),
-        key=affine_from_linear(attention.k_proj),
-        value=affine_from_linear(attention.v_proj),
-        out=affine_from_linear(attention.out_proj),
-        mlp_norm=layer.layer_norm2,
-        up=affine_from_linear(layer.mlp.fc1),
-        down=affine_from_linear(layer.mlp.fc2),
-        activation=layer.mlp.activation_fn,
-    )
-
-
-def _dinov2_parts(layer: Any) -> BlockParts:
-    attention, mlp = layer.attention, layer.mlp
-    first, second = (scale.lambda1.detach().double() for scale in (layer.layer_scale1, layer.layer_scale2))
-    gated = hasattr(mlp, "gate_proj")  # the library picks one of two MLP classes by configuration
-    return BlockParts(
-        heads=attention.num_attention_heads,
-        attention_norm=layer.norm1,
-        query=affine_from_linear(attention.q_proj),
-        key=affine_from_linear(attention.k_proj),
-        value=affine_from_linear(attention.v_proj),
-        out=scaled(affine_from_linear(attention.o_proj), first),
-        mlp_norm=layer.norm2,
-        gate=affine_from_linear(mlp.gate_proj) if gated else None,
-        up=affine_from_linear(mlp.up_proj if gated else mlp.fc1),
-        down=scaled(affine_from_linear(mlp.down_proj if gated else mlp.fc2), second),
-        activation=mlp.act_fn if gated else mlp.activation_fn,
-    )
-
-
-def _internvl_parts(layer: Any) -> BlockParts:
-    attention = layer.attention
-    normed = not isinstance(attention.q_norm, nn.Identity)
-    return BlockParts(
-        heads=attention.num_heads,
-        attention_norm=layer.layernorm_before,
-        query=affine_from_linear(attention.q_proj),
-        key=affine_from_linear(attention.k_proj),
-        value=affine_from_linear(attention.v_proj),
-        query_norm=attention.q_norm if normed else None,
-        key_norm=attention.k_norm if normed else None,
-        out=scaled(affine_from_linear(attention.projection_layer), layer.lambda_1.detach().double()),
-        mlp_norm=layer.layernorm_after,
-        up=affine_from_linear(layer.mlp.fc1),
-        down=scaled(affine_from_linear(layer.mlp.fc2), layer.lambda_2.detach().double()),
-        activation=layer.mlp.activation_fn,
-    )
-
-
-Grid = tuple[int, int]
-
-
-def _siglip_encoder(network: Any, grid: Grid) -> EncoderParts:
-    embeddings = network.embeddings
-    positions = embeddings.position_embedding.weight.detach()
-    return EncoderParts(
-        convolution=embeddings.patch_embedding,
-        prefix_1TC=positions[None, :0],
-        positions_NC=resampled_positions(positions, grid),
-        blocks=tuple(_siglip_parts(layer) for layer in network.encoder.layers),
-        norm=network.post_layernorm,
-    )
-
-
-def _class_token_encoder(network: Any, grid: Grid, part: Callable[[Any], BlockParts]) -> EncoderParts:
-    embeddings = network.embeddings
-    positions = embeddings.position_embeddings
-    cls_token = embeddings.cls_token.detach()
-    # Where the network has none: one zero row for the class token, one that broadcasts over the patch tokens.
-    none = cls_token.new_zeros(1, 1, cls_token.shape[-1])
-    class_position = none if positions is None else positions.detach()[:, :1]
-    return EncoderParts(
-        convolution=embeddings.patch_embeddings.projection,
-        prefix_1TC=cls_token + class_position,
-        positions_NC=none[0] if positions is None else resampled_positions(positions.detach()[0, 1:], grid),
-        blocks=tuple(part(layer) for layer in network.encoder.layer),
-        norm=network.layernorm,
-    )
-
-
-ENCODER_PARTS: dict[EncoderFamily, Callable[[Any, Grid], EncoderParts]] = {
-    "siglip_vision_model": _siglip_encoder,
-    "dinov2": lambda network, grid: _class_token_encoder(network, grid, _dinov2_parts),
-    "internvl_vision": lambda network, grid: _class_token_encoder(network, grid, _internvl_parts),
-}
-"""How each encoder family of `vqrae.model.encoder` comes apart, its position embeddings resampled to a token grid."""

@@ -1,129 +1,27 @@
-"""Configuration of a VQRAE tokenizer, and its presets.
-
-Every field has a docstring with its unit and its source: [P] the paper (arXiv 2511.23386), [S] SimVQ's official code,
-[I] our inference where the paper is silent.
-"""
+"""The configuration of a VQRAE tokenizer (`vqrae.model.config`), and its presets. Marks as there: [P] is the paper."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
-
-from vqrae.networks import EncoderFamily, checked_network
+from vqrae.model.config import DecoderConfig, EncoderConfig, QuantizerConfig, StrictConfig, VQRAEConfig
 from vqrae.runtimes.errors import UsageError
-from vqrae.runtimes.names import file_name
 
-SIGLIP_MEAN = (0.5, 0.5, 0.5)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-_Mean = Annotated[float, Field(ge=-1e3, le=1e3)]
-_Deviation = Annotated[float, Field(ge=1e-6, le=1e3)]
-_Width = Annotated[int, Field(gt=0, le=2**14)]
-_Side = Annotated[int, Field(gt=0, le=2**14)]
-
-
-class StrictConfig(BaseModel):
-    """Base of all configurations: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class EncoderConfig(StrictConfig):
-    """A vision encoder of the transformers library."""
-
-    family: EncoderFamily
-    """transformers' `model_type` of the vision network."""
-    network: dict[str, Any]
-    """The network's own transformers configuration, as in its `config.json`; see `networks.checked_network`."""
-    image_mean: tuple[_Mean, _Mean, _Mean] = SIGLIP_MEAN
-    """Per-channel mean that the network was trained with, for pixels in [0, 1]."""
-    image_std: tuple[_Deviation, _Deviation, _Deviation] = SIGLIP_MEAN
-    """Per-channel standard deviation that the network was trained with, for pixels in [0, 1]."""
-
-    @field_validator("network")
-    @classmethod
-    def _nothing_but_a_network(cls, values: dict[str, Any], known: ValidationInfo) -> dict[str, Any]:
-        if "family" in known.data:  # what is wrong with the family is told already
-            checked_network(known.data["family"], values)
-        return values
-
-
-class QuantizerConfig(StrictConfig):
-    """The SimVQ codebook [P] §3.2."""
-
-    codebook_size: int = Field(16384, gt=1, le=2**24)
-    """Number of codes K [P]."""
-    code_width: int = Field(1536, gt=0, le=2**14)
-    """Width E of a code [P]; the features are projected to it and back."""
-    beta: float = Field(0.25, ge=0, le=1e6)
-    """Weight of the commitment term [S]."""
-    init: Literal["normal", "features"] = "normal"
-    """`normal`: codes ~ N(0, E^-0.5), default-initialized W [S]. `features`: codes are centroids (k-means) of the
-    training data's projected features and W = identity, which stops the collapse seen at small scale [I]."""
-
-
-class DecoderConfig(StrictConfig):
-    """The ViT decoder, symmetric to the encoder [P] §3.3."""
-
-    width: _Width
-    """Width C of the blocks; equal to the encoder's."""
-    depth: int = Field(gt=0, le=256)
-    """Number of blocks."""
-    heads: int = Field(gt=0, le=256)
-    """Attention heads per block."""
-    mlp_width: int = Field(gt=0, le=2**16)
-    """Hidden width of each block's MLP."""
-    patch_size: _Side
-    """Side, in pixels, of the square that one token decodes to."""
-    norm_eps: float = Field(1e-6, gt=0, le=1)
-    """LayerNorm epsilon."""
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> DecoderConfig:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        return self
-
-
-class VQRAEConfig(StrictConfig):
-    """A whole tokenizer."""
-
-    name: Annotated[str, AfterValidator(file_name)]
-    """Short name; bundles are named after it, so that it has to be one that files can have."""
-    image_size: _Side
-    """Side of the square input and output, in pixels."""
-    encoder: EncoderConfig
-    quantizer: QuantizerConfig
-    decoder: DecoderConfig
-
-    @model_validator(mode="after")
-    def _patches_tile_the_image(self) -> VQRAEConfig:
-        if self.image_size % self.decoder.patch_size:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.decoder.patch_size}")
-        return self
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Token grid (h, w)."""
-        side = self.image_size // self.decoder.patch_size
-        return side, side
-
-    @property
-    def feature_width(self) -> int:
-        """Width C of the continuous features."""
-        return self.decoder.width
+__all__ = [
+    "PRESETS",
+    "DecoderConfig",
+    "EncoderConfig",
+    "QuantizerConfig",
+    "StrictConfig",
+    "VQRAEConfig",
+    "base",
+    "internvit_300m_448",
+    "preset",
+    "siglip2_so400m_256",
+    "siglip2_so400m_512",
+    "tiny",
+]
 
 
 def _siglip(image_size: int, patch: int, width: int, depth: int, heads: int, mlp_width: int) -> EncoderConfig:
@@ -198,7 +96,10 @@ def internvit_300m_448() -> VQRAEConfig:
         name="vqrae-internvit-300m-448",
         image_size=448,
         encoder=EncoderConfig(
-            family="internvl_vision", network=network, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD
+            family="internvl_vision",
+            network=network,
+            image_mean=(0.485, 0.456, 0.406),
+            image_std=(0.229, 0.224, 0.225),
         ),
         quantizer=QuantizerConfig(),
         decoder=DecoderConfig(width=1024, depth=24, heads=16, mlp_width=4096, patch_size=14),

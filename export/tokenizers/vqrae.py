@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from vqrae.checkpoint import WEIGHTS_FILE, Checkpoint
 from vqrae.config import VQRAEConfig
 from vqrae.export import folding
-from vqrae.export.blocks import ENCODER_PARTS, DeployedNorm, decoder_parts, deployed_blocks
+from vqrae.export.blocks import DeployedNorm, decoder_parts, deployed_blocks
 from vqrae.export.deployable import GraphPlan
 from vqrae.export.form import FP32, Form
 from vqrae.export.graphs.operators import argmax_by_slices, images_from_patches, patches_from_images
@@ -47,7 +47,7 @@ class EncoderGraph(nn.Module):
     def __init__(self, model: VQRAE, form: Form = FP32) -> None:
         super().__init__()
         encoder = model.encoder
-        parts = ENCODER_PARTS[encoder.config.family](encoder.network, model.grid)
+        parts = encoder.parts(model.grid)
         self.grid = model.grid
         self.patch_size = model.config.decoder.patch_size
         self.prefix_tokens = encoder.prefix_tokens

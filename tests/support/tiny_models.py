@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from vqrae.checkpoint import Checkpoint
-from vqrae.config import DecoderConfig, EncoderConfig, EncoderFamily, QuantizerConfig, VQRAEConfig
+from vqrae.config import DecoderConfig, EncoderConfig, QuantizerConfig, VQRAEConfig
 from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.model import VQRAE
 from vqrae.runtimes.manifest import CheckpointIdentity
@@ -17,7 +17,7 @@ SHARED = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4
 SQUARE = {"image_size": SIZE, "patch_size": PATCH}
 PAIRS = {"image_size": [SIZE, SIZE], "patch_size": [PATCH, PATCH]}
 
-NETWORKS: dict[str, tuple[EncoderFamily, dict[str, Any]]] = {
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "siglip": ("siglip_vision_model", {**SHARED, **SQUARE, "intermediate_size": 64, "vision_use_head": False}),
     "dinov2": ("dinov2", {**SHARED, **SQUARE, "mlp_ratio": 2, "layerscale_value": 0.7}),
     "dinov2-swiglu": ("dinov2", {**SHARED, **SQUARE, "mlp_ratio": 2, "use_swiglu_ffn": True}),

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from tiny_models import NETWORKS, SIZE, WIDTH, tiny_config
 from torch import Tensor, nn
 
-from vqrae.config import IMAGENET_MEAN, IMAGENET_STD, SIGLIP_MEAN
 from vqrae.model.encoder import Encoder
+from vqrae.model.encoders.library import IMAGENET_MEAN, IMAGENET_STD, SIGLIP_MEAN
 from vqrae.runtimes.errors import CheckpointError
 
 Built = tuple[nn.Module, Callable[[Tensor], Tensor]]

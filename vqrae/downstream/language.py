@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from vqrae.config import StrictConfig
 from vqrae.downstream.words import world_words
-from vqrae.hub import required_file
+from vqrae.model.pretrained import required_file
 from vqrae.runtimes.errors import CheckpointError
 from vqrae.runtimes.json_text import read_object
 from vqrae.runtimes.staging import staged_folder

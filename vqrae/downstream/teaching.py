@@ -206,8 +206,7 @@ def teach_painter(
 
 def image_size(encoder: Encoder) -> tuple[int, int]:
     """(H, W) in pixels that an encoder was trained at."""
-    side = encoder.network.config.image_size
-    return (side, side) if isinstance(side, int) else (side[0], side[1])
+    return encoder.shape.image_size
 
 
 @torch.inference_mode()
@@ -218,4 +217,4 @@ def _tokens(encoder: Encoder, data: Conversations) -> int:
 
 
 def _width(encoder: Encoder) -> int:
-    return int(encoder.network.config.hidden_size)
+    return encoder.shape.width

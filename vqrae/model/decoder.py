@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from vqrae.config import DecoderConfig
+from vqrae.model.config import DecoderConfig
 from vqrae.model.layers import Block, init_weights, pixels_from_patches, sincos_positions
 
 

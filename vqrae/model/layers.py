@@ -102,10 +102,11 @@ def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
 def resampled_positions(positions_NC: Tensor, grid: tuple[int, int]) -> Tensor:
     """Position embeddings of a square token grid (n·n, C), for another grid: (h·w, C); unchanged if it is the same.
 
-    Bicubic, as the encoders' own library does it for an image of another size than it was trained with.
+    A single one is every token's, and stays as it is. Bicubic, as the encoders' own library does it for an image of
+    another size than it was trained with.
     """
     side = math.isqrt(len(positions_NC))
-    if grid == (side, side):
+    if side == 1 or grid == (side, side):
         return positions_NC
     square_1Cnn = positions_NC.T.reshape(1, -1, side, side)
     return F.interpolate(square_1Cnn, size=grid, mode="bicubic", align_corners=False)[0].flatten(1).T

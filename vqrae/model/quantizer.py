@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqrae.config import QuantizerConfig
+from vqrae.model.config import QuantizerConfig
 from vqrae.model.search import nearest_codes
 
 

@@ -5,13 +5,12 @@ Shape suffixes: B batch, N tokens (h·w), C feature width, E code width, H W pix
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from vqrae.config import VQRAEConfig
+from vqrae.model.config import VQRAEConfig
 from vqrae.model.decoder import Decoder
 from vqrae.model.encoder import Encoder
 from vqrae.model.layers import pixels_from_uint8, uint8_from_pixels
@@ -85,15 +84,11 @@ class VQRAE(nn.Module):
 
 
 def _check_fit(encoder: Encoder, config: VQRAEConfig) -> None:
-    network = encoder.network.config
+    shape = encoder.shape
     for name, got, expected in (
-        ("width", network.hidden_size, config.decoder.width),
-        ("patch size", _side(network.patch_size), config.decoder.patch_size),
-        ("image size", _side(network.image_size), config.image_size),
+        ("width", shape.width, config.decoder.width),
+        ("patch size", shape.patch_size[0], config.decoder.patch_size),
+        ("image size", shape.image_size[0], config.image_size),
     ):
         if got != expected:
             raise UsageError(f"encoder {name}", got=str(got), expected=f"{expected}, as the decoder of {config.name}")
-
-
-def _side(size: int | Sequence[int]) -> int:
-    return size if isinstance(size, int) else size[0]

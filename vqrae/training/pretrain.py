@@ -82,9 +82,7 @@ class Pretraining(Phase):
         self.config = config
         encoder, patch = Encoder(model.encoder), model.decoder.patch_size
         self.module = LabelledEncoder(encoder, model.feature_width, patch, scenes.attributes)
-        with torch.no_grad():
-            positions = sincos_positions(model.grid, model.feature_width)
-            self.module.encoder.network.embeddings.position_embedding.weight.copy_(positions)
+        encoder.set_positions(sincos_positions(model.grid, model.feature_width))
         self.objective = LabelObjective(self.module, config, patch)
         self.scenes = scenes
         self.seed = seed
@@ -117,7 +115,8 @@ class Pretraining(Phase):
         )
 
 
-def write_encoder(network: Any, folder: Path) -> None:
-    """Write a vision network as a Hugging Face checkpoint, which `Encoder.from_pretrained` reads back."""
+def write_encoder(encoder: Encoder, folder: Path) -> None:
+    """Write the vision network as a Hugging Face checkpoint, which `Encoder.from_pretrained` reads back."""
     with staged_folder(folder, overwrite=True) as staging, storage_errors(staging):
-        network.save_pretrained(staging)
+        staging.mkdir(exist_ok=True)
+        encoder.save_network(staging)

@@ -152,7 +152,7 @@ class TrainingRun:
             encoder = Encoder(self.recipe.model.encoder)
             ours = {name: tensor for name, tensor in state.items() if name.startswith("encoder.")}
             encoder.load_state_dict({name.removeprefix("encoder."): tensor for name, tensor in ours.items()})
-            write_encoder(encoder.network, result)
+            write_encoder(encoder, result)
 
     def _stage1(self, result: Path) -> None:
         encoder = self._encoder()

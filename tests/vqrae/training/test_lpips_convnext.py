@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vqrae.config import IMAGENET_MEAN, IMAGENET_STD
+from vqrae.model.encoders.library import IMAGENET_MEAN, IMAGENET_STD
 from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.training.losses.lpips_convnext import LpipsConvNext
 

@@ -24,7 +24,7 @@ def test_pretraining_reaches_every_parameter(folder: Path) -> None:
 
 def test_pretraining_writes_a_hugging_face_encoder(folder: Path, tmp_path: Path) -> None:
     phase = pretraining(folder)
-    write_encoder(phase.module.encoder.network, tmp_path / "encoder")
+    write_encoder(phase.module.encoder, tmp_path / "encoder")
     encoder = Encoder.from_pretrained(str(tmp_path / "encoder"))
     assert same(snapshot(encoder), snapshot(phase.module.encoder))
     assert encoder.config.image_mean == phase.module.encoder.config.image_mean

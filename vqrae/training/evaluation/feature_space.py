@@ -42,11 +42,10 @@ class Teacher:
     def __init__(self, encoder: Encoder, source: str, size: tuple[int, int]) -> None:
         """`size` (H, W) in pixels is that of the images to come; `source` is where the encoder is from."""
         self.encoder = encoder.eval()
-        config = encoder.network.config
-        side = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
+        side = encoder.shape.image_size[0]
         self.resample_to = None if size == (side, side) else (side, side)
         resized = "" if self.resample_to is None else f", images resized from {size[0]}x{size[1]} to {side}x{side}"
-        self.name = f"encoder of {source}, {config.hidden_size} wide, mean over tokens{resized}"
+        self.name = f"encoder of {source}, {encoder.shape.width} wide, mean over tokens{resized}"
 
     @torch.inference_mode()
     def pooled(self, images: NDArray[np.uint8], /) -> NDArray[np.floating]:

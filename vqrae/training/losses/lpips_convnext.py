@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqrae.config import IMAGENET_MEAN, IMAGENET_STD
+from vqrae.model.encoders.library import IMAGENET_MEAN, IMAGENET_STD
 from vqrae.runtimes.errors import RuntimeUnavailable
 
 CONVNEXT_WEIGHT = 0.1

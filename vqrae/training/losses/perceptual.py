@@ -35,7 +35,7 @@ class TeacherPerceptual(nn.Module):
         if levels < 1:
             raise UsageError("levels", got=str(levels), expected="a positive number of depths")
         self._held = (teacher,)  # inside a tuple, where nn.Module does not see it
-        blocks = teacher.network.config.num_hidden_layers
+        blocks = teacher.shape.depth
         self.depths = sorted({math.ceil(blocks * level / levels) for level in range(1, levels)} - {blocks})
         """Numbers of the blocks whose output is compared, beside the features."""
 
