@@ -9,25 +9,34 @@ off by more than 5 %. Covered: ONNX Runtime on the CPU against a plain loop arou
 
 from __future__ import annotations
 
-import argparse
+import json
 import statistics
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vqrae.benchmarks.candidates import GRAPHS, BundleCandidate, Graph, sample_input
 from vqrae.benchmarks.contention import Contention
 from vqrae.benchmarks.figures import percent, significant
 from vqrae.benchmarks.page import write_page
 from vqrae.benchmarks.rows import count_of
-from vqrae.benchmarks.studies.runtime_tools import Tool, benchmark_app, onnxruntime_loop
+from vqrae.benchmarks.studies.runner import Figures, Task, opened_log, run
+from vqrae.benchmarks.studies.study import StudyParser, check_least, table
 from vqrae.benchmarks.titles import runtime_title
-from vqrae.runtimes.errors import GateFailure, UsageError, run_as_program
+from vqrae.runtimes.bundle import Bundle
+from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable, UsageError, run_as_program
 from vqrae.runtimes.latency import MIN_ROUNDS, interleave, latency, speedup
 from vqrae.runtimes.load_options import LoadOptions
-from vqrae.runtimes.machine import this_machine
+from vqrae.runtimes.manifest import Record
 
 TOLERANCE = 0.05
 TOOLS = {"onnxruntime": "a plain loop", "openvino": "`benchmark_app`"}
@@ -35,14 +44,17 @@ TITLE = """# Our clock against the runtimes' own
 
 The median latency of one call at batch 1 as `vqrae bench` measures it, and as the runtime's own tool does: the same
 graph file, options and {threads}, {slices} slices of each in turns. The ratio is ours over the tool's, the median over
-the slices with its 95 % interval. Other programs used {contention} of the processors during our slices.
+the slices with its 95 % interval. While our slices ran, other programs used at most {contention} of the processors.
 
 """
-HEADER = "| bundle | graph | tool | `vqrae bench`, ms | tool, ms | ratio | interval |\n|---|---|---|--:|--:|--:|--:|\n"
+TITLES = ("bundle", "graph", "tool", "`vqrae bench`, ms", "tool, ms", "ratio", "interval")
+PROGRAM = "from openvino.tools.benchmark.main import main; main()"
+Tool = Callable[[int], float]
+"""What a runtime itself offers to time a graph, none of our own code between the clock and the runtime: the median
+latency, in milliseconds, of so many calls in a row."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Agreement:
+class Agreement(Record):
     """One graph, measured both ways."""
 
     bundle: str
@@ -55,58 +67,53 @@ class Agreement:
     """Ours / the tool's, the median over slices."""
     ratio_low: float
     ratio_high: float
+    contention: float | None
+    """Share of the processors' time that other programs used during our slices."""
 
-    @property
-    def kept(self) -> bool:
-        """Whether the two agree within `TOLERANCE`."""
-        return abs(self.ratio - 1) <= TOLERANCE
-
-    def line(self) -> str:
+    def cells(self) -> tuple[str, ...]:
         """As a line of the table."""
         figures = (significant(self.ours_ms), significant(self.tool_ms), f"{self.ratio:.3f}")
-        cells = (self.bundle, self.graph, self.tool, *figures, f"{self.ratio_low:.3f} to {self.ratio_high:.3f}")
-        return f"| {' | '.join(cells)} |\n"
+        return (self.bundle, self.graph, self.tool, *figures, f"{self.ratio_low:.3f} to {self.ratio_high:.3f}")
 
 
-def agreements(
-    bundle: Path, *, graphs: Sequence[Graph], threads: int, slices: int, seconds: float, contention: Contention
-) -> Iterator[Agreement]:
-    """Measure the graphs of a bundle both ways.
+def agreement(bundle: Path, graph: Graph, *, threads: int, slices: int, seconds: float) -> Figures:
+    """Measure a graph of a bundle both ways; the figures of an `Agreement`.
 
     Args:
         bundle: its folder.
-        graphs: which.
+        graph: which.
         threads: CPU threads of both.
         slices: how often each takes its turn; at least `latency.MIN_ROUNDS`.
         seconds: that a slice is to last, about.
-        contention: what watches the machine during our slices.
 
     Raises:
         UsageError: too few slices, or a runtime whose own tool is not known here.
         BundleError: the bundle is invalid.
         RuntimeUnavailable: the runtime is not installed, or its tool failed.
     """
-    with ExitStack() as stack:
-        candidate = stack.enter_context(BundleCandidate(bundle, threads=threads))
+    contention = Contention()
+    with (
+        BundleCandidate(bundle, threads=threads) as candidate,
+        tempfile.TemporaryDirectory(prefix="vqrae-agreement-") as scratch,
+    ):
         manifest = candidate.tokenizer.manifest
-        for graph in graphs:
-            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vqrae-agreement-")))
-            batch = manifest.graphs[graph].fitting_batch(1)
-            call, tool = candidate.call(graph, batch), _tool(candidate, graph, batch, scratch)
-            calls = _calls_of_a_slice(call, seconds)
-            pairs = [(_own_slice(call, calls, contention), tool(2 * calls)) for _ in range(slices)]
-            ours, theirs = zip(*pairs, strict=True)
-            ratio = speedup(ours, theirs)
-            yield Agreement(
-                bundle=manifest.name,
-                graph=graph,
-                tool=f"{runtime_title(manifest.runtime.name)}, {TOOLS[manifest.runtime.name]}",
-                ours_ms=statistics.median(ours),
-                tool_ms=statistics.median(theirs),
-                ratio=ratio.speedup,
-                ratio_low=ratio.speedup_low,
-                ratio_high=ratio.speedup_high,
-            )
+        batch = manifest.graphs[graph].fitting_batch(1)
+        call, tool = candidate.call(graph, batch), _tool(candidate, graph, batch, Path(scratch))
+        calls = _calls_of_a_slice(call, seconds)
+        pairs = [(_own_slice(call, calls, contention), tool(2 * calls)) for _ in range(slices)]
+    ours, theirs = zip(*pairs, strict=True)
+    ratio = speedup(ours, theirs)
+    return Agreement(
+        bundle=manifest.name,
+        graph=graph,
+        tool=f"{runtime_title(manifest.runtime.name)}, {TOOLS[manifest.runtime.name]}",
+        ours_ms=statistics.median(ours),
+        tool_ms=statistics.median(theirs),
+        ratio=ratio.speedup,
+        ratio_low=ratio.speedup_low,
+        ratio_high=ratio.speedup_high,
+        contention=contention.share,
+    ).model_dump()
 
 
 def _tool(candidate: BundleCandidate, graph: Graph, batch: int, scratch: Path) -> Tool:
@@ -138,42 +145,88 @@ def _own_slice(call: Callable[[], object], calls: int, contention: Contention) -
         return latency(interleave({"ours": call}, rounds=calls, warmup=1)["ours"]).p50_ms
 
 
+def onnxruntime_loop(graph: Path, name: str, values: NDArray[Any], *, threads: int) -> Tool:
+    """A plain loop around `InferenceSession.run`, with the options that our bundles are loaded with, written out."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    def loop(calls: int) -> float:
+        session.run(None, {name: values})
+        seconds = []
+        for _ in range(calls):
+            started = time.perf_counter()
+            session.run(None, {name: values})
+            seconds.append(time.perf_counter() - started)
+        return statistics.median(seconds) * 1000
+
+    return loop
+
+
+def benchmark_app(graph: Path, name: str, values: NDArray[Any], *, properties: dict[str, Any], scratch: Path) -> Tool:
+    """OpenVINO's own `benchmark_app`, a process for each slice, which loads the graph anew.
+
+    Args:
+        graph: the `.xml` file.
+        name: of its input.
+        values: what it is fed with; an open batch stays open, as in our sessions.
+        properties: what the graph is compiled with.
+        scratch: an empty folder for its input, configuration and report.
+
+    Returns:
+        The tool. It raises `RuntimeUnavailable` with the program's last words where it fails.
+    """
+    data, configuration = scratch / "values.npy", scratch / "properties.json"
+    np.save(data, values, allow_pickle=False)
+    configuration.write_text(json.dumps({"CPU": properties}), encoding="utf-8")
+    arguments = [
+        *("-m", str(graph), "-d", "CPU", "-load_config", str(configuration), "-api", "sync"),
+        *("-i", f"{name}:{data}", "-data_shape", f"{name}[{','.join(map(str, values.shape))}]"),
+        *("-report_type", "no_counters", "-json_stats", "-report_folder", str(scratch)),
+    ]
+
+    def app(calls: int) -> float:
+        command = [sys.executable, "-P", "-c", PROGRAM, *arguments, "-niter", str(calls)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own arguments
+        if done.returncode:
+            told = (done.stdout + done.stderr).partition("[ ERROR ]")[2].partition("Traceback")[0]
+            raise RuntimeUnavailable(f"benchmark_app on {graph}", got=told or f"exit code {done.returncode}")
+        report = json.loads((scratch / "benchmark_report.json").read_text(encoding="utf-8"))
+        return float(report["execution_results"]["latency (ms)"])
+
+    return app
+
+
 def main() -> None:
-    """Command line; writes the page after every graph."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vqrae.benchmarks.studies.agreement", description=__doc__.splitlines()[0]
-    )
+    """Command line; see the module."""
+    parser = StudyParser("agreement", __doc__)
     parser.add_argument("bundle", nargs="+", type=Path, help="of ONNX Runtime or OpenVINO")
     parser.add_argument("--graph", choices=GRAPHS, action="append", help="both if not given")
-    parser.add_argument("--threads", type=int, default=this_machine().cores)
+    parser.add_threads()
     parser.add_argument("--slices", type=int, default=MIN_ROUNDS, help="turns of each")
     parser.add_argument("--seconds", type=float, default=5, help="of a slice, about")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="Markdown file")
+    parser.add_work()
+    parser.add_output()
     options = parser.parse_args()
-    if options.slices < MIN_ROUNDS:
-        raise UsageError("--slices", got=str(options.slices), expected=f"at least {MIN_ROUNDS}, for an interval")
-    found: list[Agreement] = []
-    contention = Contention()
-    for bundle in options.bundle:
-        for agreement in agreements(
-            bundle,
-            graphs=options.graph or GRAPHS,
-            threads=options.threads,
-            slices=options.slices,
-            seconds=options.seconds,
-            contention=contention,
-        ):
-            found.append(agreement)
-            print(agreement.line(), end="", flush=True)
-            title = TITLE.format(
-                threads=count_of(options.threads, "thread"),
-                slices=options.slices,
-                contention=percent(contention.share, 1),
-            )
-            lines = "".join(row.line() for row in found)
-            write_page(options.output, title + HEADER + lines, "vqrae.benchmarks.studies.agreement")
+    check_least("--slices", options.slices, MIN_ROUNDS, ", for an interval")
+    settings = {name: getattr(options, name) for name in ("threads", "slices", "seconds")}
+    tasks = [
+        Task(f"{path.name} {graph}", partial(agreement, path, graph, **settings), f"{Bundle.open(path).sha256} {graph}")
+        for path, graph in product(options.bundle, options.graph or GRAPHS)
+    ]
+    with opened_log(options.work, settings) as log:
+        found = [Agreement.model_validate(result.figures) for result in run(tasks, log).values()]
+    shares = [row.contention for row in found if row.contention is not None]
+    threads, contention = count_of(options.threads, "thread"), percent(max(shares, default=None), 1)
+    title = TITLE.format(threads=threads, slices=options.slices, contention=contention)
+    write_page(options.output, title + table(TITLES, [row.cells() for row in found], figures=4), options.module)
     for row in found:
-        if not row.kept:
+        if abs(row.ratio - 1) > TOLERANCE:
             got = f"{row.ratio:.3f} of the median of {row.tool}"
             raise GateFailure(f"{row.bundle} {row.graph}", got=got, expected=f"1 ± {TOLERANCE:g}")
 

@@ -2,25 +2,26 @@
 
     python -m vqrae.benchmarks.studies.conversion base siglip2-so400m-256 -o docs/figures/conversion.md
 
-Covered: the whole of `vqrae export`, so folding, tracing, converting, and verifying on a few photographs. A row that is
-in the output file already is kept, so that a run that was stopped goes on; delete the line to measure it anew.
+Covered: the whole of `vqrae export`, so folding, tracing, converting, and verifying on a few photographs. With
+`--work` a run that was stopped goes on, and the page shows all rows that are in that folder.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from vqrae.benchmarks.figures import significant
 from vqrae.benchmarks.page import write_page
+from vqrae.benchmarks.studies.runner import Figures, Task, opened_log, run
+from vqrae.benchmarks.studies.study import StudyParser, table
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import VqraeError, run_as_program
 
@@ -33,12 +34,12 @@ few photographs. Seconds are wall time, GB the process's peak resident memory (1
 loads. A preset's name stands for that size with random weights.
 
 """
-HEADER = "| checkpoint | format | precision | seconds | peak GB | graphs MB | parity |\n|---|---|---|--:|--:|--:|---|\n"
+TITLES = ("checkpoint", "format", "precision", "seconds", "peak GB", "graphs MB", "parity")
 PROGRAM = "from vqrae.cli.app import main; main()"
 
 
-def conversion_row(checkpoint: str, format_name: str, precision: str, *, images: int) -> str:
-    """Export in a fresh process, throw the bundle away, and tell what it took, as a line of the table.
+def conversion_row(checkpoint: str, format_name: str, precision: str, *, images: int) -> Figures:
+    """Export in a fresh process, throw the bundle away, and tell what it took.
 
     Seconds are wall time from the process's start to its end; GB and MB are 10⁹ and 10⁶ bytes.
 
@@ -50,8 +51,8 @@ def conversion_row(checkpoint: str, format_name: str, precision: str, *, images:
         seconds, peak_bytes, printed = _measured([*arguments, "--images", str(images), "--json"])
         (row,) = json.loads(printed)
         graphs_mb = Bundle.open(row["bundle"]).graph_bytes / 1e6
-    cells = (checkpoint, format_name, precision, significant(seconds), significant(peak_bytes / 1e9))
-    return f"| {' | '.join([*cells, significant(graphs_mb), _parity(row)])} |\n"
+    figures = {"seconds": seconds, "peak_gb": peak_bytes / 1e9, "graphs_mb": graphs_mb}
+    return {"checkpoint": checkpoint, "format": format_name, "precision": precision, **figures, "parity": _parity(row)}
 
 
 def _measured(arguments: list[str]) -> tuple[float, int, str]:
@@ -79,31 +80,25 @@ def _parity(row: dict[str, Any]) -> str:
     return f"{row['gate']}, by the evaluator" if row["means"] == "evaluator" else str(row["gate"])
 
 
-def _rows_of(page: Path) -> dict[tuple[str, ...], str]:
-    """The lines of a page's table by checkpoint, format and precision; none if there is no page."""
-    lines = page.read_text(encoding="utf-8").splitlines(keepends=True) if page.exists() else []
-    rows = {tuple(cell.strip() for cell in line.split("|")[1:4]): line for line in lines if line.startswith("| ")}
-    rows.pop(("checkpoint", "format", "precision"), None)
-    return rows
-
-
 def main() -> None:
-    """Command line; writes the table after every row."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vqrae.benchmarks.studies.conversion", description=__doc__.splitlines()[0]
-    )
+    """Command line; see the module."""
+    parser = StudyParser("conversion", __doc__)
     parser.add_argument("checkpoint", nargs="+", help="folders, or presets' names for random weights")
     parser.add_argument("--format", choices=FORMATS, action="append", help="all if not given")
     parser.add_argument("--precision", choices=PRECISIONS, action="append", help="both if not given")
     parser.add_argument("--images", type=int, default=2, help="photographs to verify on")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="Markdown file; its rows are kept")
+    parser.add_work()
+    parser.add_output()
     options = parser.parse_args()
-    rows = _rows_of(options.output)
-    for key in product(options.checkpoint, options.format or FORMATS, options.precision or PRECISIONS):
-        if key not in rows:
-            rows[key] = conversion_row(*key, images=options.images)
-            write_page(options.output, TITLE + HEADER + "".join(rows.values()), "vqrae.benchmarks.studies.conversion")
-        print(rows[key], end="", flush=True)
+    tasks = [
+        Task(" ".join(key), partial(conversion_row, *key, images=options.images), " ".join(key))
+        for key in product(options.checkpoint, options.format or FORMATS, options.precision or PRECISIONS)
+    ]
+    with opened_log(options.work, {"images": options.images}) as log:
+        run(tasks, log)
+        found = [result.figures.values() for result in log.results().values()]
+    rows = [[significant(value) if isinstance(value, float) else value for value in values] for values in found]
+    write_page(options.output, TITLE + table(TITLES, rows, figures=4), options.module)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -12,23 +11,23 @@ import torch
 from phases import phase_config, write_photographs
 from tiny_models import tiny_config
 
-from vqrae.benchmarks.studies.ablations import __main__ as ablations
-from vqrae.benchmarks.studies.ablations.findings import Findings, Spread, fixed
-from vqrae.benchmarks.studies.ablations.grid import (
+from vqrae.benchmarks.studies import ablations, runner
+from vqrae.benchmarks.studies.ablation_grid import (
     DISTILLED,
     STRATEGIES,
     TWO_STAGE,
     UNDISTILLED,
     AblationRun,
+    Findings,
     Measuring,
     Scale,
     full_scale,
     runs_of,
 )
-from vqrae.benchmarks.studies.ablations.page import END_OF_READING, READING, page_text, reading_of
-from vqrae.benchmarks.studies.ablations.plots import write_plots
-from vqrae.benchmarks.studies.ablations.runs import RunResult, Workplace, perform
-from vqrae.benchmarks.studies.ablations.workers import perform_all, worker_processes
+from vqrae.benchmarks.studies.ablation_runs import Workplace, tasks_of
+from vqrae.benchmarks.studies.ablations import page_text, write_plots
+from vqrae.benchmarks.studies.runner import Log, Result, Task, perform_all, unfinished
+from vqrae.benchmarks.studies.study import END_OF_READING, READING, Spread, fixed, reading_of
 from vqrae.runtimes.errors import DataError, UsageError
 from vqrae.training.stages import Stage2
 from vqrae.training.state import STATE_FILE
@@ -59,7 +58,7 @@ class InThisProcess(Executor):
     """Performs what is submitted at once, and counts."""
 
     def __init__(self) -> None:
-        self.performed: list[AblationRun] = []
+        self.performed: list[Task] = []
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         self.performed.append(args[0])
@@ -80,8 +79,12 @@ def workplace(folder: Path) -> Workplace:
     return place
 
 
-def told(under_way: object, new: object) -> None:
-    pass
+def performed(runs: list[AblationRun], folder: Path, executor: Executor, count: int = 1) -> dict[str, Result]:
+    return perform_all(tasks_of(runs, folder), Log(folder), executor, count, lambda under_way, new: None)
+
+
+def result(folder: Path, run: AblationRun) -> Result | None:
+    return Log(folder).results().get(run.key)
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +93,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ablations") / "work"
     workplace(folder)
     executor = InThisProcess()
-    results = perform_all(runs_of(small_scale().cells()), folder, executor, 2, told)
+    results = performed(runs_of(small_scale().cells()), folder, executor, 2)
     assert len(results) == len(executor.performed) == 1 + 4 + 2 + 3
     return folder
 
@@ -110,7 +113,8 @@ def made_up() -> Findings:
             stages = {f"{kind}_{name}": 1.0 for kind in ("stage1", "refitted") for name in names}
         figures = {**tokenizer, **semantic, **stages}
         date = f"2026-01-02T03:04:{number:02d}+00:00"
-        results[run.key] = RunResult(run=run, figures=figures, seconds=360, made_on="Elsewhere", date=date)
+        known = {"key": run.key, "name": run.name, "seconds": 360, "cpu_seconds": 360}
+        results[run.key] = Result(figures=figures, made_on="Elsewhere", date=date, **known)
     return Findings(scale, results)
 
 
@@ -137,11 +141,8 @@ def test_a_run_is_named_by_all_that_it_depends_on() -> None:
 
 
 def test_every_run_gives_its_figures_and_leaves_only_them(work: Path) -> None:
-    place = Workplace(work)
     for run in runs_of(small_scale().cells()):
-        result = place.result(run)
-        assert result is not None
-        figures = set(result.figures)
+        figures = set(Log(work).finished(run.key).figures)
         codebook = {"psnr_db", "ssim", "codebook_usage", "perplexity", "effective_rank", "feature_norm", "code_norm"}
         assert (codebook <= figures) == (run.encoder_run is not None)
         assert ("probe_mean" in figures) == (run.phases != ("stage1",))
@@ -152,10 +153,8 @@ def test_every_run_gives_its_figures_and_leaves_only_them(work: Path) -> None:
 
 
 def test_strategies_differ(work: Path) -> None:
-    place = Workplace(work)
     runs = {cell.row[0]: cell.run for cell in small_scale().cells() if cell.experiment == "strategy"}
-    results = {strategy: place.result(run) for strategy, run in runs.items()}
-    psnrs = {strategy: result.figures["psnr_db"] for strategy, result in results.items() if result}
+    psnrs = {strategy: Log(work).finished(run.key).figures["psnr_db"] for strategy, run in runs.items()}
     assert len(set(psnrs.values())) == 3
     assert runs[UNDISTILLED].recipe.stage2.weights.distillation == 0
     assert runs[DISTILLED].recipe.stage2.weights.distillation == 1
@@ -165,7 +164,7 @@ def test_strategies_differ(work: Path) -> None:
 def test_finished_runs_are_not_done_again(work: Path) -> None:
     executor = InThisProcess()
     runs = runs_of(small_scale().cells())
-    results = perform_all(runs, work, executor, 1, told)
+    results = performed(runs, work, executor)
     assert set(results) == {run.key for run in runs}
     assert not executor.performed
 
@@ -187,35 +186,30 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_figures(
     with monkeypatch.context() as patch:
         patch.setattr(Stage2, "batch", stopped)
         with pytest.raises(Terminated):
-            perform_all([runs[0], two_stages], again, InThisProcess(), 1, told)
+            performed([runs[0], two_stages], again, InThisProcess())
     assert (Workplace(again).training(two_stages) / "state" / "stage2" / STATE_FILE).exists()
-    assert Workplace(again).result(runs[0]) is not None
-    assert Workplace(again).result(two_stages) is None
+    assert result(again, runs[0]) is not None
+    assert result(again, two_stages) is None
     executor = InThisProcess()
-    results = perform_all([runs[0], two_stages], again, executor, 1, told)
-    assert executor.performed == [two_stages]
-    undisturbed = Workplace(work).result(two_stages)
+    results = performed([runs[0], two_stages], again, executor)
+    assert [task.key for task in executor.performed] == [two_stages.key]
+    undisturbed = result(work, two_stages)
     assert undisturbed is not None
     assert results[two_stages.key].figures == undisturbed.figures
 
 
 def test_an_encoder_that_was_deleted_is_made_again(work: Path, tmp_path: Path) -> None:
     run = runs_of(small_scale().cells())[0]
-    place = Workplace(tmp_path)
-    path = place.result_path(run)
-    path.parent.mkdir(parents=True)
-    path.write_text(Workplace(work).result_path(run).read_text())
-    assert place.result(run) is None
+    Log(tmp_path).keep(Log(work).finished(run.key))
+    (task,) = tasks_of([run], tmp_path)
+    assert unfinished([task], Log(tmp_path).results()) == [task]
+    assert not unfinished(tasks_of([run], work), Log(work).results())
 
 
 def test_a_damaged_result_is_told(work: Path, tmp_path: Path) -> None:
-    run = runs_of(small_scale().cells())[-1]
-    place = Workplace(tmp_path)
-    path = place.result_path(run)
-    path.parent.mkdir(parents=True)
-    path.write_text(Workplace(work).result_path(run).read_text()[:100])
-    with pytest.raises(DataError, match=r"json: got .*; expected a run's result; delete it to run it again"):
-        place.result(run)
+    (tmp_path / "results.jsonl").write_text(Log(work).path.read_text()[:100])
+    with pytest.raises(DataError, match=r"jsonl:1: got .*; expected a task's result; delete the line to do the task"):
+        Log(tmp_path).results()
 
 
 def test_spreads() -> None:
@@ -287,11 +281,14 @@ def test_worker_processes_do_the_same(work: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
     workplace(tmp_path / "work")
     run = runs_of(small_scale().cells())[0]
-    with worker_processes(1) as executor:
-        results = perform_all([run], tmp_path / "work", executor, 1, told)
-    assert json.loads(Workplace(work).result_path(run).read_text())["figures"] == results[run.key].figures
+    tasks = tasks_of([run], tmp_path / "work")
+    results = runner.run(tasks, Log(tmp_path / "work"), unit="steps")
+    assert Log(work).finished(run.key).figures == results[run.key].figures
+    told = (tmp_path / "work" / "progress.log").read_text()
+    assert " 3 of 3 steps, " in told
+    assert f"minutes left: {run.name}: " in told
 
 
 def test_a_finished_run_is_read_back(work: Path) -> None:
     run = runs_of(small_scale().cells())[0]
-    assert perform(run, work) == Workplace(work).result(run)
+    assert runner.perform(tasks_of([run], work)[0]).figures == Log(work).finished(run.key).figures

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from vqrae.benchmarks.studies import agreement
-from vqrae.benchmarks.studies.agreement import Agreement
-from vqrae.benchmarks.studies.runtime_tools import benchmark_app
+from vqrae.benchmarks.studies.agreement import Agreement, benchmark_app
 from vqrae.checkpoint import open_checkpoint
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target
@@ -17,9 +16,8 @@ from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable, UsageError
 
 pytestmark = pytest.mark.slow
 
-FOUND = Agreement(
-    bundle="b", graph="encode", tool="t", ours_ms=1.0, tool_ms=1.0, ratio=1.0, ratio_low=0.9, ratio_high=1.1
-)
+TIMES = {"ours_ms": 1.0, "tool_ms": 1.0, "ratio": 1.0, "ratio_low": 0.9, "ratio_high": 1.1}
+FOUND = Agreement(bundle="b", graph="encode", tool="t", contention=None, **TIMES)
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +50,10 @@ def test_benchmark_app_fills_it_too(ir_bundle, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("ratio", "kept"), [(0.951, True), (1.049, True), (0.94, False), (1.06, False)])
 def test_five_percent_either_way_is_the_limit(ratio, kept, tmp_path, monkeypatch, bundle):
-    row = Agreement(**{**vars(FOUND), "ratio": ratio})
-    monkeypatch.setattr(agreement, "agreements", lambda *_, **__: iter([row]))
-    monkeypatch.setattr(sys, "argv", ["agreement", str(bundle), "-o", str(tmp_path / "page.md")])
+    row = {**FOUND.model_dump(), "ratio": ratio}
+    monkeypatch.setattr(agreement, "agreement", lambda *_, **__: row)
+    arguments = [str(bundle), "--graph", "encode", "-o", str(tmp_path / "page.md")]
+    monkeypatch.setattr(sys, "argv", ["agreement", *arguments])
     if kept:
         agreement.main()
     else:

@@ -10,14 +10,12 @@ import pytest
 from PIL import Image
 from tiny_models import tiny_config
 
-from vqrae.benchmarks.studies.ablations.page import END_OF_READING, READING
-from vqrae.benchmarks.studies.downstream import steps as uses_steps
-from vqrae.benchmarks.studies.downstream.findings import UsesFindings
-from vqrae.benchmarks.studies.downstream.page import write_uses_page
-from vqrae.benchmarks.studies.downstream.scale import UsesScale, full_scale
-from vqrae.benchmarks.studies.downstream.schedule import perform_all
-from vqrae.benchmarks.studies.downstream.steps import perform, steps_of
-from vqrae.benchmarks.studies.downstream.workplace import StepResult, Workplace
+from vqrae.benchmarks.studies.downstream import write_uses_page
+from vqrae.benchmarks.studies.downstream_findings import UsesFindings
+from vqrae.benchmarks.studies.downstream_scale import UsesScale, Workplace, full_scale
+from vqrae.benchmarks.studies.downstream_steps import tasks_of
+from vqrae.benchmarks.studies.runner import Log, Result, Task, perform_all
+from vqrae.benchmarks.studies.study import END_OF_READING, READING
 from vqrae.downstream.language import LanguageSize
 from vqrae.downstream.tasks import Extent
 from vqrae.downstream.teaching import changed
@@ -60,42 +58,43 @@ def small_scale() -> UsesScale:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     """All steps, done."""
     place, scale = Workplace(tmp_path_factory.mktemp("uses")), small_scale()
-    place.claim(scale)
+    log, tasks = Log(place.folder), tasks_of(scale, place)
+    log.claim(scale.model_dump(mode="json"))
     told: list[str] = []
 
-    def tell(under_way: Sequence[str], new: StepResult | None) -> None:
+    def tell(under_way: Sequence[Task], new: Result | None) -> None:
         told.extend([new.name] if new else [])
 
     with ThreadPoolExecutor(1) as executor:
-        results = perform_all(steps_of(scale), scale, place.folder, executor, 1, tell)
-    assert sorted(told) == sorted(results) == sorted(step.name for step in steps_of(scale))
+        results = perform_all(tasks, log, executor, 1, tell)
+    assert sorted(told) == sorted(results) == sorted(task.key for task in tasks)
     return place
 
 
 def test_each_step_comes_after_those_that_it_needs() -> None:
-    steps = steps_of(full_scale())
-    names = [step.name for step in steps]
+    steps = tasks_of(full_scale(), Workplace(Path("nowhere")))
+    names = [step.key for step in steps]
     assert len(names) == len(set(names)) == 9 + 8 + 8 + 13
     for place, step in enumerate(steps):
         assert set(step.needs) <= set(names[:place])
 
 
-def test_what_is_done_is_not_done_again(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = next(step for step in steps_of(small_scale()) if step.name == "reading")
-    monkeypatch.setattr(uses_steps, "vqa_task", None)
-    assert perform(step, small_scale(), place.folder) == place.finished("reading")
+def test_what_is_done_is_not_done_again(place: Workplace) -> None:
+    tasks, log = tasks_of(small_scale(), place), Log(place.folder)
+    before = log.results()
+    with ThreadPoolExecutor(1, initializer=pytest.fail) as executor:
+        assert perform_all(tasks, log, executor, 1, lambda under_way, new: None) == before
 
 
 def test_a_step_gives_the_same_figures_twice(place: Workplace) -> None:
     """Measured anew, from what was trained."""
-    scale = small_scale()
-    for name in ("probes", "reading", "pytorch", "guidance"):
-        step = next(step for step in steps_of(scale) if step.name == name)
-        assert step.work(scale, place) == place.finished(name).figures
+    for task in tasks_of(small_scale(), place):
+        if task.key in ("probes", "reading", "pytorch", "guidance"):
+            assert task.work() == Log(place.folder).finished(task.key).figures
 
 
 def test_a_bundle_does_what_pytorch_does(place: Workplace) -> None:
-    findings = UsesFindings(small_scale(), {step.name: place.finished(step.name) for step in steps_of(small_scale())})
+    findings = UsesFindings(small_scale(), Log(place.folder).results())
     (bundle,) = findings.bundles()
     assert bundle.figures["token_agreement"] == 1.0
     assert bundle.gate == "pass"
@@ -119,11 +118,11 @@ def test_the_page(place: Workplace, tmp_path: Path) -> None:
 
 
 def test_another_scale_is_refused(place: Workplace) -> None:
-    place.claim(small_scale())
-    with pytest.raises(UsageError, match=r"got another scale's work; expected that of scale\.json"):
-        place.claim(full_scale())
+    Log(place.folder).claim(small_scale().model_dump(mode="json"))
+    with pytest.raises(UsageError, match=r"got the work of other settings; expected that of settings\.json"):
+        Log(place.folder).claim(full_scale().model_dump(mode="json"))
 
 
 def test_a_page_of_unfinished_steps_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="got no such file; expected a step's result"):
+    with pytest.raises(DataError, match="got no result of scenes; expected a finished task"):
         write_uses_page(small_scale(), Workplace(tmp_path), tmp_path / "uses.md", "vqrae.benchmarks.studies.downstream")

@@ -1,22 +1,47 @@
-"""The page on the ablations: tables, what the paper says beside what is seen, and a reading that people write.
+"""The paper's claims on codebook and strategy, tried at a size that runs here: tables, plots, and what was expected.
 
-The reading stands between two markers; it is kept when the page is written again.
+    python -m vqrae.benchmarks.studies.ablations -o docs/figures/ablations.md --work runs/ablations --workers 2
+
+A run that was stopped goes on, unfinished training from its last saved state. What was changed in the grid is run anew,
+the rest is kept. The page shows all that is in the work folder.
 """
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vqrae.benchmarks.page import write_page
-from vqrae.benchmarks.studies.ablations.findings import Findings, Spread, Written, fixed
-from vqrae.benchmarks.studies.ablations.grid import DISTILLED, STRATEGIES, TWO_STAGE, UNDISTILLED, Experiment, runs_of
-from vqrae.benchmarks.studies.ablations.plots import write_plots
-from vqrae.benchmarks.studies.ablations.runs import machine_and_versions
-from vqrae.runtimes.errors import UsageError
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-READING, END_OF_READING = "<!-- reading: written by hand, kept by the command -->", "<!-- end of the reading -->"
+from vqrae.benchmarks.page import write_page
+from vqrae.benchmarks.plot import save_plot
+from vqrae.benchmarks.studies.ablation_grid import (
+    DISTILLED,
+    EXPERIMENTS,
+    INITS,
+    STRATEGIES,
+    TWO_STAGE,
+    UNDISTILLED,
+    Experiment,
+    Findings,
+    full_scale,
+    runs_of,
+)
+from vqrae.benchmarks.studies.ablation_runs import Workplace, tasks_of
+from vqrae.benchmarks.studies.runner import Log, machine_and_versions, run, unfinished
+from vqrae.benchmarks.studies.study import (
+    Spread,
+    StudyParser,
+    Written,
+    check_least,
+    fixed,
+    reading_of,
+    table,
+    wrapped,
+)
+from vqrae.runtimes.errors import run_as_program
+
 SETTING = """The paper's ablations at a size that runs on two cores: {model.image_size} px, {grid} tokens,
 features {model.feature_width} wide, {depth} + {depth} blocks; {codebook.codebook_size} codes {codebook.code_width}
 wide, init `{codebook.init}`, where nothing else is said. {scale.stage1.steps} steps of stage 1; each strategy takes
@@ -43,10 +68,14 @@ PAPER = (
     "stages",
 )
 """Widths relative to 1152, the features' of SigLIP2-so400m."""
-NO_READING = f"{READING}\n\n{END_OF_READING}"
-
 PSNR, PERCENT, WHOLE, TENTH = fixed(2), fixed(1, factor=100), fixed(0), fixed(1)
 PSNR_CHANGE = fixed(2, signed=True)
+
+COLORS = {"normal": "#c2571a", "features": "#3b6fb6", "paper": "#8a93a3"}
+PAPER_WIDTH = 1152
+"""Width of the features of the encoder in the paper's ablations, SigLIP2-so400m [P]."""
+PAPER_USAGE = {384: 0.64, 768: 0.69, 1152: 0.83, 1536: 1.0, 1920: 0.98}
+"""Usage of 16384 codes by their width; at 256 and less, training did not converge [P] §4."""
 
 Column = tuple[str, str, Written]
 """Title, figure, how it is written."""
@@ -82,22 +111,6 @@ def write_ablation_page(findings: Findings, path: Path, module: str) -> None:
     write_page(path, page_text(findings, reading, path.stem), module)
 
 
-def reading_of(path: Path) -> str:
-    """What people wrote into the page, markers included; only the markers if there is no page.
-
-    Raises:
-        UsageError: a page without them, which would be lost.
-    """
-    if not path.exists():
-        return NO_READING
-    text = path.read_text(encoding="utf-8")
-    begin, end = text.find(READING), text.find(END_OF_READING)
-    if not 0 <= begin < end:
-        expected, remedy = f"`{READING}` and `{END_OF_READING}` in it", "put them in, or give another file"
-        raise UsageError(str(path), got="a page without a place for the reading", expected=expected, remedy=remedy)
-    return text[begin : end + len(END_OF_READING)]
-
-
 def page_text(findings: Findings, reading: str, plots: str) -> str:
     """The page without its last lines; `plots` is the folder of the plots, relative to the page."""
     return "\n".join(_parts(findings, reading, plots))
@@ -131,12 +144,12 @@ def _setting(findings: Findings) -> str:
         seeds=len(scale.seeds),
         judged=scale.measuring,
     )
-    return "\n\n".join(textwrap.fill(part, 120, break_on_hyphens=False) for part in text.split("\n\n"))
+    return wrapped(text)
 
 
 def _claims(findings: Findings) -> str:
     """What the paper says, and the same figures from here."""
-    return _lines(("the paper", "seen here"), list(zip(PAPER, _seen(findings), strict=True)), figures=0)
+    return table(("the paper", "seen here"), list(zip(PAPER, _seen(findings), strict=True)))
 
 
 def _seen(findings: Findings) -> list[str]:
@@ -183,7 +196,7 @@ def _stages(findings: Findings) -> str:
         for title, name, written in CODEBOOK
     ]
     titles = ("two stages", "after stage 1", "after stage 2", "codes refitted")
-    return _lines(titles, rows, figures=3)
+    return table(titles, rows, figures=3)
 
 
 def _stage_change(findings: Findings, after: str) -> Spread | None:
@@ -200,13 +213,7 @@ def _table(findings: Findings, experiment: Experiment, keys: Sequence[str], colu
         [*row, *(written(findings.spread(experiment, row, name)) for _, name, written in columns)]
         for row in findings.rows(experiment)
     ]
-    return _lines((*keys, *(title for title, _, _ in columns)), rows, figures=len(columns))
-
-
-def _lines(titles: Sequence[str], rows: Sequence[Sequence[str]], *, figures: int) -> str:
-    """A Markdown table whose last columns are figures."""
-    rule = ["---"] * (len(titles) - figures) + ["--:"] * figures
-    return "".join(f"| {' | '.join(line)} |\n" for line in [titles, rule, *rows])
+    return table((*keys, *(title for title, _, _ in columns)), rows, figures=len(columns))
 
 
 def _made(findings: Findings) -> str:
@@ -222,3 +229,116 @@ def _made(findings: Findings) -> str:
     return (
         f"{len(finished)} of {len(runs)} runs, {hours:.2f} hours of one thread, {dates[0]} to {dates[-1]}.{elsewhere}\n"
     )
+
+
+def write_plots(findings: Findings, folder: Path) -> tuple[Path, ...]:
+    """Write `dimension.svg`, `size.svg` and `strategy.svg`; what is not finished is left out."""
+    dimension, size, strategy = (folder / f"{name}.svg" for name in ("dimension", "size", "strategy"))
+    label = f"width of the codes; the features' is {findings.scale.model.feature_width}"
+    _plot_codebooks(findings, "dimension", label, dimension)
+    _plot_codebooks(findings, "size", "codes", size)
+    _plot_strategies(findings, strategy)
+    return dimension, size, strategy
+
+
+def _plot_codebooks(findings: Findings, experiment: Experiment, label: str, path: Path) -> None:
+    figure = Figure(figsize=(12, 3.4), layout="constrained")
+    shown = (("codebook_usage", "usage"), ("perplexity", "perplexity"), ("psnr_db", "held-out PSNR, dB"))
+    width = findings.scale.model.feature_width if experiment == "dimension" else 1
+    for axes, (name, title) in zip(figure.subplots(1, len(shown)), shown, strict=True):
+        for init in INITS:
+            rows = [row for row in findings.rows(experiment) if row[1] == init]
+            values = [findings.spread(experiment, row, name) for row in rows]
+            _line(axes, [int(row[0]) / width for row in rows], values, init)
+        if experiment == "dimension" and name == "codebook_usage":
+            xs = [wide / PAPER_WIDTH for wide in PAPER_USAGE]
+            label_of_paper = "paper, same ratio to the features' width"
+            axes.plot(xs, list(PAPER_USAGE.values()), "--", color=COLORS["paper"], label=label_of_paper)
+            axes.set_ylim(0, 1.05)
+        axes.set_xscale("log", base=2)
+        ticks = list(dict.fromkeys(row[0] for row in findings.rows(experiment)))
+        axes.set_xticks([int(tick) / width for tick in ticks], ticks)
+        axes.set_xlabel(label, fontsize=8)
+        axes.set_title(title, fontsize=9)
+        axes.tick_params(labelsize=7)
+        if axes.lines:
+            axes.legend(fontsize=7)
+    save_plot(figure, path)
+
+
+def _line(axes: Axes, xs: Sequence[float], values: Sequence[Spread | None], init: str) -> None:
+    there = [(x, value) for x, value in zip(xs, values, strict=True) if value is not None]
+    if not there:
+        return
+    axes.errorbar(
+        [x for x, _ in there],
+        [value.mean for _, value in there],
+        yerr=[value.deviation or 0 for _, value in there],
+        marker="o",
+        markersize=4,
+        capsize=3,
+        color=COLORS[init],
+        label=init,
+    )
+
+
+def _plot_strategies(findings: Findings, path: Path) -> None:
+    figure = Figure(figsize=(9, 2.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axes, name, title, factor in (
+        (left, "psnr_db", "held-out PSNR, dB", 1.0),
+        (right, "probe_mean", "linear probe, %", 100.0),
+    ):
+        values = {strategy: findings.spread("strategy", (strategy,), name) for strategy in STRATEGIES}
+        if name == "probe_mean":
+            values["pretrained encoder"] = findings.encoder(name)
+        _points(axes, values, factor)
+        axes.set_title(title, fontsize=9)
+        axes.tick_params(labelsize=7)
+    save_plot(figure, path)
+
+
+def _points(axes: Axes, values: dict[str, Spread | None], factor: float) -> None:
+    """Points and not bars: the axis need not begin at 0, and differences are small beside the figures."""
+    there = {name: value for name, value in reversed(values.items()) if value is not None}
+    axes.errorbar(
+        [value.mean * factor for value in there.values()],
+        range(len(there)),
+        xerr=[(value.deviation or 0) * factor for value in there.values()],
+        fmt="o",
+        markersize=5,
+        capsize=3,
+        color=COLORS["features"],
+    )
+    axes.set_yticks(range(len(there)), list(there))
+    axes.set_ylim(-0.5, max(len(there), 1) - 0.5)
+    axes.grid(axis="x", alpha=0.3)
+
+
+def main() -> None:
+    """Command line; see the module."""
+    parser = StudyParser("ablations", __doc__)
+    parser.add_output("Markdown file; its reading is kept")
+    parser.add_work(Path("runs/ablations"))
+    parser.add_workers()
+    parser.add_argument("--only", choices=EXPERIMENTS, action="append", help="run only this table; all if not given")
+    parser.add_argument("--list", action="store_true", help="only list the runs, their steps and what is done")
+    options = parser.parse_args()
+    check_least("--workers", options.workers, 1)
+    scale, place, log = full_scale(), Workplace(options.work), Log(options.work)
+    wanted: Sequence[Experiment] = options.only or EXPERIMENTS
+    tasks = tasks_of(runs_of([cell for cell in scale.cells() if cell.experiment in wanted]), place.folder)
+    if options.list:
+        missing = unfinished(tasks, log.results())
+        for task in tasks:
+            print(f"{task.weight:5d} steps  {'     ' if task in missing else 'done '} {task.name}")
+        print(f"{len(missing)} of {len(tasks)} runs to do, {sum(task.weight for task in missing)} steps")
+        return
+    reading_of(options.output)  # a page that cannot be kept is told before the work, not after it
+    place.prepare()
+    run(tasks, log, workers=options.workers, unit="steps")
+    write_ablation_page(Findings(scale, log.results()), options.output, options.module)
+
+
+if __name__ == "__main__":
+    run_as_program(main)

@@ -5,20 +5,19 @@ A step may be stopped at any time: training goes on where it was saved, measurin
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
-from vqrae.benchmarks.studies.ablations.runs import machine_and_versions
-from vqrae.benchmarks.studies.downstream.pictures import grid_picture
-from vqrae.benchmarks.studies.downstream.scale import UsesScale
-from vqrae.benchmarks.studies.downstream.workplace import StepResult, Workplace
+from vqrae.benchmarks.picture import GROUND, INK
+from vqrae.benchmarks.studies.downstream_scale import UsesScale, Workplace
+from vqrae.benchmarks.studies.runner import Figures, Log, Task
 from vqrae.calibration.images import calibration_images
 from vqrae.checkpoint import from_pretrained, open_checkpoint
 from vqrae.config import QuantizerConfig
@@ -70,81 +69,59 @@ SAMPLE_QUESTIONS = 6
 PICTURED, PICTURES_EACH = 8, 8
 """Prompts that are shown, and images of each."""
 
+CELL, GAP, MARGIN, FONT_SIZE = 72, 6, 10, 14
+"""In pixels; an image is enlarged to `CELL`."""
+
 JUDGED_PAINTER = "painter"
 """The step that trains the painter whose images are judged."""
 
-Figures = dict[str, Any]
 
-
-class Step(NamedTuple):
-    """One thing to do."""
-
-    name: str
-    needs: tuple[str, ...]
-    """Names of the steps whose results it uses."""
-    work: Callable[[UsesScale, Workplace], Figures]
-
-
-def steps_of(scale: UsesScale) -> list[Step]:
+def tasks_of(scale: UsesScale, place: Workplace) -> list[Task]:
     """All steps, each after those that it needs, the longest chains first."""
-    painters = [
-        Step(painter_name(size, seed), ("codes",), partial(paint, size=size, seed=seed))
-        for size, seed in reversed(scale.painters)
-    ]
-    exports = [
-        Step(f"export {name} {precision}", ("scenes", "stage2"), partial(export, format_name=name, precision=precision))
-        for name, precision in scale.exports
-    ]
-    through = [
-        Step(
-            f"bundle {name} {precision}",
-            (f"export {name} {precision}", "reader", "paintings"),
-            partial(through_bundle, format_name=name, precision=precision),
-        )
-        for name, precision in scale.exports
-    ]
+
+    def step(name: str, needs: tuple[str, ...], work: Callable[..., Figures], **what: str | int) -> Task:
+        return Task(name, partial(work, scale, place, **what), name, needs)
+
+    targets = [{"format_name": name, "precision": precision} for name, precision in scale.exports]
     return [
-        Step("scenes", (), write_scenes),
-        Step("pretrain", ("scenes",), partial(train_tokenizer, phase="pretrain")),
-        Step("stage1", ("pretrain",), partial(train_tokenizer, phase="stage1")),
-        Step("stage2", ("stage1",), partial(train_tokenizer, phase="stage2")),
-        Step("reader", ("pretrain",), train_reader),
-        Step("codes", ("stage2",), write_codes),
-        Step(JUDGED_PAINTER, ("codes",), paint_judged),
-        *painters,
-        *exports,
-        Step("probes", ("stage2",), measure_probes),
-        Step("reading", ("reader", "stage2"), measure_reading),
-        Step("paintings", (JUDGED_PAINTER,), write_paintings),
-        Step("pictures", ("reader", JUDGED_PAINTER), draw_pictures),
-        Step("pytorch", ("reader", "paintings"), through_pytorch),
-        Step("guidance", (JUDGED_PAINTER,), measure_guidance),
-        *through,
+        step("scenes", (), write_scenes),
+        step("pretrain", ("scenes",), train_tokenizer, phase="pretrain"),
+        step("stage1", ("pretrain",), train_tokenizer, phase="stage1"),
+        step("stage2", ("stage1",), train_tokenizer, phase="stage2"),
+        step("reader", ("pretrain",), train_reader),
+        step("codes", ("stage2",), write_codes),
+        step(JUDGED_PAINTER, ("codes",), paint_judged),
+        *(
+            step(painter_name(size, seed), ("codes",), paint, size=size, seed=seed)
+            for size, seed in reversed(scale.painters)
+        ),
+        *(step(export_name(**what), ("scenes", "stage2"), export, **what) for what in targets),
+        step("probes", ("stage2",), measure_probes),
+        step("reading", ("reader", "stage2"), measure_reading),
+        step("paintings", (JUDGED_PAINTER,), write_paintings),
+        step("pictures", ("reader", JUDGED_PAINTER), draw_pictures),
+        step("pytorch", ("reader", "paintings"), through_pytorch),
+        step("guidance", (JUDGED_PAINTER,), measure_guidance),
+        *(
+            step(bundle_name(**what), (export_name(**what), "reader", "paintings"), through_bundle, **what)
+            for what in targets
+        ),
     ]
+
+
+def export_name(format_name: str, precision: str) -> str:
+    """The step that makes a bundle."""
+    return f"export {format_name} {precision}"
+
+
+def bundle_name(format_name: str, precision: str) -> str:
+    """The step that does the tasks through it."""
+    return f"bundle {format_name} {precision}"
 
 
 def painter_name(size: str, seed: int) -> str:
     """The step that trains it."""
     return f"painter {size} {seed}"
-
-
-def perform(step: Step, scale: UsesScale, folder: Path) -> StepResult:
-    """Do a step, unless it is done, and keep its result."""
-    place = Workplace(folder)
-    known = place.result(step.name)
-    if known is not None:
-        return known
-    began, cpu_began = time.monotonic(), time.process_time()
-    figures = step.work(scale, place)
-    result = StepResult(
-        name=step.name,
-        figures=figures,
-        seconds=round(time.monotonic() - began, 1),
-        cpu_seconds=round(time.process_time() - cpu_began, 1),
-        made_on=machine_and_versions(),
-    )
-    place.keep(result)
-    return result
 
 
 def write_scenes(scale: UsesScale, place: Workplace) -> Figures:
@@ -317,14 +294,14 @@ def through_pytorch(scale: UsesScale, place: Workplace) -> Figures:
 
 def through_bundle(scale: UsesScale, place: Workplace, format_name: str, precision: str) -> Figures:
     """The three tasks with features and pixels of one bundle, and PyTorch's on the same images."""
-    exported = place.result(f"export {format_name} {precision}")
-    if exported is None or "missing" in exported.figures:
-        return {"missing": "no bundle" if exported is None else exported.figures["missing"]}
-    evaluated = exported.figures["means"] == "evaluator"
+    exported = Log(place.folder).finished(export_name(format_name, precision)).figures
+    if "missing" in exported:
+        return {"missing": exported["missing"]}
+    evaluated = exported["means"] == "evaluator"
     extent = scale.evaluated if evaluated else scale.extent
     reference = ReferenceTokenizer(from_pretrained(place.checkpoint))
-    with load(place.bundles / exported.figures["bundle"], threads=1 if not evaluated else None) as tokenizer:
-        figures = _all_tasks(tokenizer, exported.figures["bundle"], scale, place, extent)
+    with load(place.bundles / exported["bundle"], threads=1 if not evaluated else None) as tokenizer:
+        figures = _all_tasks(tokenizer, exported["bundle"], scale, place, extent)
         agreement = token_agreement(tokenizer, reference, scale.tokenizer.model.image_size, extent)
     beside = _all_tasks(reference, "PyTorch", scale, place, extent) if evaluated else {}
     return {**figures, "token_agreement": agreement, **({"pytorch": beside} if beside else {})}
@@ -432,3 +409,19 @@ def _sample_answers(tokenizer: ArrayTokenizer, size: int, extent: Extent, reader
         answers = [reader.answers(features, [one.question])[0] for one in asked]
         shown.append([[one.question, answer, one.answer] for one, answer in zip(asked, answers, strict=True)])
     return shown
+
+
+def grid_picture(images: NDArray[np.uint8], titles: Sequence[str]) -> Image.Image:
+    """Draw uint8 (R, B, H, W, 3): R rows, each with a title above it."""
+    rows, columns = images.shape[:2]
+    line = FONT_SIZE + GAP
+    width = 2 * MARGIN + columns * (CELL + GAP) - GAP
+    picture = Image.new("RGB", (width, 2 * MARGIN + rows * (line + CELL + GAP) - GAP), GROUND)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(FONT_SIZE)
+    for row, title in enumerate(titles):
+        top = MARGIN + row * (line + CELL + GAP)
+        draw.text((MARGIN, top), title, INK, font)
+        for column, image in enumerate(images[row]):
+            shown = Image.fromarray(image).resize((CELL, CELL), Image.Resampling.LANCZOS)
+            picture.paste(shown, (MARGIN + column * (CELL + GAP), top + line))
+    return picture

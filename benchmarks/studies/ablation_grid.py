@@ -7,12 +7,14 @@ one tokenizer and one recipe. A run is named by a hash of all that it depends on
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Literal, NamedTuple
 
 from pydantic import Field
 
+from vqrae.benchmarks.studies.runner import Figures, Result
+from vqrae.benchmarks.studies.study import Spread
 from vqrae.config import DecoderConfig, EncoderConfig, QuantizerConfig, StrictConfig, VQRAEConfig
 from vqrae.training.config import LossWeights, PhaseConfig, Recipe
 from vqrae.training.run import PhaseName
@@ -214,3 +216,41 @@ def _small_tokenizer() -> VQRAEConfig:
         quantizer=QuantizerConfig(codebook_size=1024, code_width=192, init="features"),
         decoder=DecoderConfig(width=WIDTH, depth=3, heads=2, mlp_width=4 * WIDTH, patch_size=PATCH),
     )
+
+
+class Findings:
+    """What the finished runs say."""
+
+    def __init__(self, scale: Scale, results: Mapping[str, Result]) -> None:
+        """`results` by the run's key; some may be missing."""
+        self.scale = scale
+        self.cells = scale.cells()
+        self.results = results
+
+    def rows(self, experiment: Experiment) -> list[tuple[str, ...]]:
+        """The rows of a table, in order."""
+        return list(dict.fromkeys(cell.row for cell in self._of(experiment)))
+
+    def values(self, experiment: Experiment, row: tuple[str, ...], figure: str) -> list[float]:
+        """One value for each seed whose run is finished and has the figure."""
+        return [figures[figure] for figures in self._figures(experiment, row) if figure in figures]
+
+    def spread(self, experiment: Experiment, row: tuple[str, ...], figure: str) -> Spread | None:
+        """Over the seeds."""
+        return Spread.of(self.values(experiment, row, figure))
+
+    def change(self, experiment: Experiment, row: tuple[str, ...], before: str, after: str) -> Spread | None:
+        """Of the difference between two figures of the same run."""
+        return Spread.of([f[after] - f[before] for f in self._figures(experiment, row) if before in f and after in f])
+
+    def encoder(self, figure: str) -> Spread | None:
+        """Of the pretrained encoders that the runs start from."""
+        runs = {run.key for run in (cell.run.encoder_run for cell in self.cells) if run is not None}
+        return Spread.of([self.results[key].figures[figure] for key in sorted(runs) if key in self.results])
+
+    def _of(self, experiment: Experiment) -> list[Cell]:
+        return [cell for cell in self.cells if cell.experiment == experiment]
+
+    def _figures(self, experiment: Experiment, row: tuple[str, ...]) -> list[Figures]:
+        keys = [cell.run.key for cell in self._of(experiment) if cell.row == row]
+        return [self.results[key].figures for key in keys if key in self.results]

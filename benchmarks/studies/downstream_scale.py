@@ -1,6 +1,8 @@
-"""How much is trained and judged."""
+"""How much is trained and judged, and where it lies."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from pydantic import Field
 
@@ -48,6 +50,32 @@ class UsesScale(StrictConfig):
         """Of the painters that show the scaling, but for their size."""
         phase = self.painting.phase.model_copy(update={"steps": self.scaling_steps})
         return self.painting.model_copy(update={"phase": phase})
+
+
+class Workplace:
+    """Where things lie."""
+
+    def __init__(self, folder: Path) -> None:
+        """Nothing is written yet."""
+        self.folder = folder
+        self.photographs = folder / "photographs"
+        self.tokenizer = folder / "tokenizer"
+        self.encoder, self.checkpoint = self.tokenizer / "encoder", self.tokenizer / "stage2"
+        self.bundles, self.scenes = folder / "bundles", folder / "scenes"
+        self.reader = folder / "reader" / "reader"
+        self.codes = folder / "codes" / "train.npy"
+
+    def painter_run(self, step: str) -> Path:
+        """The run folder of the painter that a step trains."""
+        return self.folder / "painters" / step.replace(" ", "-")
+
+    def painted(self, split: str) -> Path:
+        """The codes that are judged."""
+        return self.folder / "painted" / f"{split}.npy"
+
+    def picture(self, name: str) -> Path:
+        """A picture of the page."""
+        return self.folder / "pictures" / f"{name}.png"
 
 
 def full_scale() -> UsesScale:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from vqrae.benchmarks.studies.ablations.findings import Spread
-from vqrae.benchmarks.studies.downstream.scale import UsesScale
-from vqrae.benchmarks.studies.downstream.steps import painter_name
-from vqrae.benchmarks.studies.downstream.workplace import StepResult
+from vqrae.benchmarks.studies.downstream_scale import UsesScale
+from vqrae.benchmarks.studies.downstream_steps import bundle_name, export_name, painter_name
+from vqrae.benchmarks.studies.runner import Result
+from vqrae.benchmarks.studies.study import Spread
 from vqrae.downstream.tasks import JUDGED
 from vqrae.downstream.world import Split
 
@@ -17,6 +17,11 @@ PROBE_LIMIT, SWAP_LIMIT, RECOGNIZED_LIMIT = 0.02, 0.03, 0.80
 BUNDLE_LIMITS = {"fp32": 0.01, "fp16": 0.01, "int8": 0.02}
 """Largest loss of a task's accuracy through a bundle."""
 TASKS = ("probe", "vqa", "generate")
+RECOGNIZED = (
+    "An attribute of a generated image is recognized as asked in 80 % at least",
+    "All five attributes of a generated image at once",
+)
+"""What is to be shown of each split."""
 
 
 class SizeFindings(NamedTuple):
@@ -54,7 +59,7 @@ class Verdict(NamedTuple):
 class UsesFindings:
     """All of it."""
 
-    def __init__(self, scale: UsesScale, results: Mapping[str, StepResult]) -> None:
+    def __init__(self, scale: UsesScale, results: Mapping[str, Result]) -> None:
         """Results of all steps, by name."""
         self.scale = scale
         self.results = results
@@ -80,7 +85,7 @@ class UsesFindings:
         return [self._bundle(name, precision) for name, precision in self.scale.exports]
 
     def _bundle(self, name: str, precision: str) -> BundleFindings:
-        figures, exported = self.figures(f"bundle {name} {precision}"), self.figures(f"export {name} {precision}")
+        figures, exported = self.figures(bundle_name(name, precision)), self.figures(export_name(name, precision))
         if "missing" in figures:
             return BundleFindings(name, precision, {}, {}, "–", figures["missing"])
         reference = figures.get("pytorch", self.figures("pytorch"))
@@ -105,52 +110,37 @@ class UsesFindings:
         judged = self.figures("pytorch")["generate"]["accuracy"]
         recognized = {split: (judged[split]["mean"], judged[split]["all"]) for split in JUDGED}
         losses = [size.losses["test"].mean for size in self.sizes()]
-        found = [
-            Verdict(
+        claimed = [
+            (
                 "The linear probe on continuous features after stage 2 is within 2 points of the pretrained encoder's",
                 f"{self.probe_change() * 100:+.1f} points",
                 self.probe_change() >= -PROBE_LIMIT,
             ),
-            Verdict(
+            (
                 "The tokenizer in the encoder's place, adapter and language model as they were, loses 3 points at most",
                 f"{self.swap_change() * 100:+.1f} points",
                 self.swap_change() >= -SWAP_LIMIT,
             ),
-            *(
-                Verdict(
-                    f"An attribute of a generated image is recognized as asked in 80 % at least, {split} pairs",
-                    f"{recognized[split][0]:.1%}",
-                    recognized[split][0] >= RECOGNIZED_LIMIT,
-                )
-                for split in JUDGED
-            ),
-            *(
-                Verdict(
-                    f"All five attributes of a generated image at once, {split} pairs",
-                    f"{recognized[split][1]:.1%}",
-                    recognized[split][1] >= RECOGNIZED_LIMIT,
-                )
-                for split in JUDGED
-            ),
-            Verdict(
-                "The loss falls with the size of the model",
-                ", ".join(f"{loss:.3f}" for loss in losses),
-                all(later < earlier for earlier, later in pairwise(losses)),
-            ),
         ]
-        for bundle in self.bundles():
-            if bundle.missing is not None:
-                continue
-            worst = min(bundle.changes, key=bundle.changes.__getitem__)
-            limit = BUNDLE_LIMITS[bundle.precision]
-            found.append(
-                Verdict(
-                    f"No task loses more than {limit:.0%} through {bundle.format_name} {bundle.precision}",
-                    f"{bundle.changes[worst] * 100:+.2f} points at most ({worst})",
-                    bundle.changes[worst] >= -limit - 1e-9,
-                )
-            )
-        return found
+        for number, claim in enumerate(RECOGNIZED):
+            for split, shares in recognized.items():
+                claimed.append((f"{claim}, {split} pairs", f"{shares[number]:.1%}", shares[number] >= RECOGNIZED_LIMIT))
+        falls = all(later < earlier for earlier, later in pairwise(losses))
+        claimed.append(("The loss falls with the size of the model", ", ".join(f"{x:.3f}" for x in losses), falls))
+        return [*(Verdict(*each) for each in claimed), *map(_bundle_verdict, self.executed())]
+
+    def executed(self) -> list[BundleFindings]:
+        """The bundles that are there."""
+        return [bundle for bundle in self.bundles() if bundle.missing is None]
+
+
+def _bundle_verdict(bundle: BundleFindings) -> Verdict:
+    worst, limit = min(bundle.changes, key=bundle.changes.__getitem__), BUNDLE_LIMITS[bundle.precision]
+    return Verdict(
+        f"No task loses more than {limit:.0%} through {bundle.format_name} {bundle.precision}",
+        f"{bundle.changes[worst] * 100:+.2f} points at most ({worst})",
+        bundle.changes[worst] >= -limit - 1e-9,
+    )
 
 
 def task_score(figures: Mapping[str, Any], task: str) -> float:

@@ -1,23 +1,31 @@
-"""The page on the three uses: tables, a plot, pictures, and a reading that people write and the command keeps."""
+"""The tokenizer's three uses, trained and judged from nothing: understanding, generation, reconstruction, and bundles.
+
+    python -m vqrae.benchmarks.studies.downstream -o docs/figures/uses.md --work runs/uses
+
+A run that was stopped goes on, unfinished training from its last saved state. Each step runs on one thread, so that its
+figures do not depend on how many there are.
+"""
 
 from __future__ import annotations
 
 import shutil
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
+from vqrae.benchmarks.figures import significant
 from vqrae.benchmarks.page import write_page
-from vqrae.benchmarks.studies.ablations.findings import fixed
-from vqrae.benchmarks.studies.ablations.page import reading_of
-from vqrae.benchmarks.studies.downstream.findings import TASKS, UsesFindings, task_score
-from vqrae.benchmarks.studies.downstream.plots import write_scaling_plot
-from vqrae.benchmarks.studies.downstream.scale import UsesScale
-from vqrae.benchmarks.studies.downstream.steps import steps_of
-from vqrae.benchmarks.studies.downstream.workplace import StepResult, Workplace
+from vqrae.benchmarks.plot import save_plot
+from vqrae.benchmarks.studies.downstream_findings import TASKS, SizeFindings, UsesFindings, task_score
+from vqrae.benchmarks.studies.downstream_scale import UsesScale, Workplace, full_scale
+from vqrae.benchmarks.studies.downstream_steps import tasks_of
+from vqrae.benchmarks.studies.runner import Log, Result, opened_log, run
+from vqrae.benchmarks.studies.study import StudyParser, check_least, fixed, reading_of, table, wrapped
 from vqrae.downstream.tasks import JUDGED
-from vqrae.downstream.world import NAMES, TOPICS
+from vqrae.downstream.world import NAMES, TOPICS, Split
+from vqrae.runtimes.errors import run_as_program
 from vqrae.runtimes.staging import staged_file
 
 SETTING = """One tokenizer for three jobs: reconstruction, understanding with its continuous features, generation with
@@ -35,6 +43,7 @@ What is judged: {test} scenes of each split, {generated} generated images of eac
 {guidance:g}, temperature {temperature:g}, top-p {top_p:g}. Recognition, and the Fréchet distance, are taken in the
 pretrained encoder's features; the probe that recognizes was fitted on scenes and their reconstructions."""
 
+COLORS: dict[Split, str] = {"test": "#2a78d6", "held-out": "#eb6834"}
 PROBED = "Linear probe on the mean of the features, percent; in the last column the vote of the 20 nearest neighbours."
 
 
@@ -47,7 +56,8 @@ def write_uses_page(scale: UsesScale, place: Workplace, path: Path, module: str)
         StorageError: the operating system refused to write.
     """
     reading = reading_of(path)
-    results = {step.name: place.finished(step.name) for step in steps_of(scale)}
+    log = Log(place.folder)
+    results = {task.key: log.finished(task.key) for task in tasks_of(scale, place)}
     findings, folder = UsesFindings(scale, results), path.with_suffix("")
     write_scaling_plot(findings.sizes(), folder / "scaling.svg")
     for name in results["pictures"].figures["pictures"]:
@@ -98,12 +108,12 @@ def _setting(findings: UsesFindings) -> str:
         temperature=scale.sampling.temperature,
         top_p=scale.sampling.top_p,
     )
-    return "\n\n".join(textwrap.fill(part, 120, break_on_hyphens=False) for part in text.split("\n\n"))
+    return wrapped(text)
 
 
 def _verdicts(findings: UsesFindings) -> str:
     rows = [(one.claim, one.seen, "yes" if one.holds else "**no**") for one in findings.verdicts()]
-    return _table(("to be shown", "seen", "holds"), rows, figures=0)
+    return table(("to be shown", "seen", "holds"), rows)
 
 
 def _reconstruction(findings: UsesFindings) -> str:
@@ -121,7 +131,7 @@ def _probes(findings: UsesFindings) -> str:
         for source, splits in findings.figures("probes").items()
         for split, kinds in splits.items()
     ]
-    return _table(("features of", "pairs", *names, "neighbours, mean"), rows, figures=len(names) + 1)
+    return table(("features of", "pairs", *names, "neighbours, mean"), rows, figures=len(names) + 1)
 
 
 def _reading(findings: UsesFindings) -> str:
@@ -131,7 +141,7 @@ def _reading(findings: UsesFindings) -> str:
         for source in ("pretrained encoder", "tokenizer")
         for split in JUDGED
     ]
-    return _table(("features of", "pairs", *names), rows, figures=len(names))
+    return table(("features of", "pairs", *names), rows, figures=len(names))
 
 
 def _samples(findings: UsesFindings) -> str:
@@ -145,7 +155,7 @@ def _samples(findings: UsesFindings) -> str:
             for question, answer, right in asked
         ]
         rows.append((asked[0][0] if alike else "yes or no", *cells))
-    return _table(("asked", *(str(number + 1) for number in range(len(scenes)))), rows, figures=0)
+    return table(("asked", *(str(number + 1) for number in range(len(scenes)))), rows)
 
 
 def _answered(answer: str, right: str) -> str:
@@ -160,7 +170,7 @@ def _recognized(findings: UsesFindings) -> str:
         ("their reconstructions", "test", *_shares(guidance["reconstructions"], names)),
         *(("generated", split, *_shares(judged[split], names)) for split in JUDGED),
     ]
-    return _table(("images", "pairs", *names), rows, figures=len(names))
+    return table(("images", "pairs", *names), rows, figures=len(names))
 
 
 def _guidance(findings: UsesFindings) -> str:
@@ -179,7 +189,7 @@ def _guidance(findings: UsesFindings) -> str:
         )
     titles = ("guidance", "test, mean", "test, all", "held-out, mean", "held-out, all")
     others = ("Fréchet distance", "perplexity of codes", "histogram's distance from the data's")
-    return _table((*titles, *others), rows, figures=len(titles) + len(others) - 1)
+    return table((*titles, *others), rows, figures=len(titles) + len(others) - 1)
 
 
 def _scaling(findings: UsesFindings) -> str:
@@ -190,7 +200,7 @@ def _scaling(findings: UsesFindings) -> str:
     ]
     titles = ("size", "parameters", "training FLOPs", "loss, test", "loss, held-out")
     seeds = len(findings.scale.seeds)
-    return f"{_table(titles, rows, figures=4)}\nNats a code; mean ± standard deviation over {seeds} seeds.\n"
+    return f"{table(titles, rows, figures=4)}\nNats a code; mean ± standard deviation over {seeds} seeds.\n"
 
 
 def _bundle_note(findings: UsesFindings) -> str:
@@ -201,7 +211,7 @@ def _bundle_note(findings: UsesFindings) -> str:
         f"scene of {extent.test} is {100 / extent.test:.2f} points of one attribute. Core ML is evaluated operation by "
         f"operation here, on {evaluated.test} scenes and {evaluated.generated} images."
     )
-    return textwrap.fill(text, 120, break_on_hyphens=False)
+    return wrapped(text)
 
 
 def _bundles(findings: UsesFindings) -> str:
@@ -218,10 +228,10 @@ def _bundles(findings: UsesFindings) -> str:
         distance = bundle.figures["generate"]["frechet_distance"]
         rows.append((bundle.format_name, bundle.precision, bundle.gate, agreement, *cells, f"{distance:.2f}"))
     titles = ("runtime", "precision", "gate", "tokens", "probe", "questions", "generated", "Fréchet distance")
-    return _table(titles, rows, figures=5)
+    return table(titles, rows, figures=5)
 
 
-def _times(results: Mapping[str, StepResult]) -> str:
+def _times(results: Mapping[str, Result]) -> str:
     rows = [(result.name, f"{result.seconds:,.0f}", f"{result.cpu_seconds:,.0f}") for result in results.values()]
     wall, cpu = (sum(getattr(result, name) for result in results.values()) for name in ("seconds", "cpu_seconds"))
     rows.append(("all", f"{wall:,.0f}", f"{cpu:,.0f}"))
@@ -229,7 +239,7 @@ def _times(results: Mapping[str, StepResult]) -> str:
         f"Two steps at a time, one thread each; seconds of each, of a step that was stopped and gone on with those of "
         f"its last part. Together {cpu / 60:.0f} minutes of processor time, {cpu / 120:.0f} for each of two cores."
     )
-    return f"{note}\n\n{_table(('step', 'wall s', 'CPU s'), rows, figures=2)}"
+    return f"{note}\n\n{table(('step', 'wall s', 'CPU s'), rows, figures=2)}"
 
 
 def _shares(values: Mapping[str, Any], names: Sequence[str]) -> list[str]:
@@ -240,7 +250,49 @@ def _share(value: float) -> str:
     return f"{value * 100:.1f}"
 
 
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, figures: int) -> str:
-    """A Markdown table whose last columns are figures."""
-    rule = ["---"] * (len(titles) - figures) + ["--:"] * figures
-    return "".join(f"| {' | '.join(line)} |\n" for line in [titles, rule, *rows])
+def write_scaling_plot(sizes: list[SizeFindings], path: Path) -> None:
+    """Loss with the standard deviation over seeds, against parameters and against training's FLOPs."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    parameters = "million parameters", [size.parameters / 1e6 for size in sizes]
+    compute = "training TFLOPs, 6 × parameters × tokens", [size.flops / 1e12 for size in sizes]
+    for axes, (label, places) in zip(figure.subplots(1, 2), (parameters, compute), strict=True):
+        for split, color in COLORS.items():
+            spreads = [size.losses[split] for size in sizes]
+            axes.errorbar(
+                places,
+                [spread.mean for spread in spreads],
+                yerr=[spread.deviation or 0 for spread in spreads],
+                marker="o",
+                markersize=4,
+                capsize=3,
+                color=color,
+                label=split,
+            )
+        axes.set_xscale("log")
+        axes.set_xticks(places, [significant(place) for place in places])
+        axes.minorticks_off()
+        axes.set_xlabel(label, fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    figure.axes[0].set_ylabel("loss, nats a code", fontsize=8)
+    save_plot(figure, path)
+
+
+def main() -> None:
+    """Command line; see the module."""
+    parser = StudyParser("downstream", __doc__)
+    parser.add_output("Markdown file; its reading is kept")
+    parser.add_work(Path("runs/uses"))
+    parser.add_workers()
+    options = parser.parse_args()
+    check_least("--workers", options.workers, 1)
+    scale, place = full_scale(), Workplace(options.work)
+    reading_of(options.output)  # a page that cannot be kept is told before the work, not after it
+    with opened_log(options.work, scale.model_dump(mode="json")) as log:
+        run(tasks_of(scale, place), log, workers=options.workers, unit="steps")
+    write_uses_page(scale, place, options.output, options.module)
+
+
+if __name__ == "__main__":
+    run_as_program(main)

@@ -1,4 +1,4 @@
-"""One run of the ablations: train with the library's own phases, measure, and keep the figures.
+"""One run of the ablations: train with the library's own phases, and measure.
 
 Covered: what `vqrae train` and `vqrae eval` do with one checkpoint. Reconstruction is judged on crops of the held-out
 photographs, the codebook on training data that was not trained on, semantics by the linear probe.
@@ -6,19 +6,16 @@ photographs, the codebook on training data that was not trained on, semantics by
 
 from __future__ import annotations
 
-import shutil
-import time
-from datetime import UTC, datetime
-from importlib.metadata import version
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from vqrae import __version__
-from vqrae.benchmarks.studies.ablations.grid import AblationRun
+from vqrae.benchmarks.studies.ablation_grid import AblationRun
+from vqrae.benchmarks.studies.runner import Figures, Task
 from vqrae.checkpoint import from_pretrained, save_pretrained
 from vqrae.config import QuantizerConfig
 from vqrae.images.files import image_files
@@ -26,10 +23,7 @@ from vqrae.model import VQRAE
 from vqrae.model.encoder import Encoder
 from vqrae.model.layers import uint8_from_pixels
 from vqrae.model.reference import ReferenceTokenizer
-from vqrae.runtimes.errors import DataError
-from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.preprocess import open_image
-from vqrae.runtimes.staging import write_output
 from vqrae.training.codebook import place_codes
 from vqrae.training.data.photographs import write_photographs
 from vqrae.training.evaluation.evaluate import evaluate, exp_entropy
@@ -42,29 +36,8 @@ CROP_SEED = 0
 """Names the held-out crops: all runs of all seeds are judged on the same ones."""
 
 
-class RunResult(BaseModel):
-    """What is kept of a run that is finished."""
-
-    model_config = ConfigDict(frozen=True)
-
-    run: AblationRun
-    figures: dict[str, float]
-    """Named as in `EvalReport`; also `probe_*`, `stage1_*` and `refitted_*`, where they apply."""
-    seconds: float
-    """Wall time of training and measuring, of the process that finished the run."""
-    made_on: str
-    """What `machine_and_versions` said then."""
-    date: str
-    """UTC, when it was finished."""
-
-
-def machine_and_versions() -> str:
-    """What a result may depend on besides its run."""
-    return f"{this_machine()}, vqrae {__version__}, torch {version('torch')}"
-
-
 class Workplace:
-    """The folder that runs work in: photographs, encoders, unfinished training, and a JSON file for each result."""
+    """The folder that runs work in: photographs, encoders, and unfinished training."""
 
     def __init__(self, folder: Path) -> None:
         """Nothing is written yet."""
@@ -84,57 +57,37 @@ class Workplace:
         """The pretrained encoder that a run starts from, or makes."""
         return self.training(run.encoder_run or run) / "encoder"
 
-    def result_path(self, run: AblationRun) -> Path:
-        """Where the result is kept."""
-        return self.folder / "results" / f"{run.key}.json"
 
-    def result(self, run: AblationRun) -> RunResult | None:
-        """What the run gave; None if it is not finished, or its encoder was deleted.
-
-        Raises:
-            DataError: the file is damaged.
-        """
-        path = self.result_path(run)
-        if not path.exists() or (run.encoder_run is None and not self.encoder(run).exists()):
-            return None
-        try:
-            return RunResult.model_validate_json(path.read_text())
-        except ValidationError as error:
-            got, remedy = error.errors()[0]["msg"], "delete it to run it again"
-            raise DataError(str(path), got=got, expected="a run's result", remedy=remedy) from error
+def tasks_of(runs: Sequence[AblationRun], folder: Path) -> list[Task]:
+    """The runs for the runner, each after that of its encoder; `folder` is the workplace's."""
+    place, tasks = Workplace(folder), []
+    for run in runs:
+        encoder, work = run.encoder_run, partial(perform, run, folder)
+        needs, scratch = ((), None) if encoder is None else ((encoder.key,), place.training(run))
+        makes = place.encoder(run) if encoder is None else None
+        tasks.append(Task(run.name, work, run.key, needs, run.steps, makes, scratch))
+    return tasks
 
 
-def perform(run: AblationRun, folder: Path) -> RunResult:
-    """Train, or go on where it was stopped, measure, and keep the result; what is finished is not done again.
+def perform(run: AblationRun, folder: Path) -> Figures:
+    """Train, or go on where it was stopped, and measure.
 
     Args:
         run: its encoder's run is finished.
         folder: of the workplace, prepared.
+
+    Returns:
+        Figures named as in `EvalReport`; also `probe_*`, `stage1_*` and `refitted_*`, where they apply.
 
     Raises:
         Terminated: SIGTERM came; the phase's state is saved.
         VqraeError: training or evaluation failed.
     """
     place = Workplace(folder)
-    known = place.result(run)
-    if known is not None:
-        return known
-    began = time.monotonic()
-    figures = _encoder_figures(run, place) if run.encoder_run is None else _tokenizer_figures(run, place)
-    result = RunResult(
-        run=run,
-        figures=figures,
-        seconds=round(time.monotonic() - began, 1),
-        made_on=machine_and_versions(),
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    write_output(place.result_path(run), result.model_dump_json(indent=2) + "\n")
-    if run.encoder_run is not None:
-        shutil.rmtree(place.training(run))
-    return result
+    return _encoder_figures(run, place) if run.encoder_run is None else _tokenizer_figures(run, place)
 
 
-def _encoder_figures(run: AblationRun, place: Workplace) -> dict[str, float]:
+def _encoder_figures(run: AblationRun, place: Workplace) -> Figures:
     training = TrainingRun(run.recipe, str(place.train), place.training(run), seed=run.seed)
     encoder = Encoder.from_pretrained(str(training.run("pretrain")))
     # The probe reads a tokenizer's features only, so any codebook does.
@@ -143,7 +96,7 @@ def _encoder_figures(run: AblationRun, place: Workplace) -> dict[str, float]:
     return _probe_figures(VQRAE(config, encoder), run, place)
 
 
-def _tokenizer_figures(run: AblationRun, place: Workplace) -> dict[str, float]:
+def _tokenizer_figures(run: AblationRun, place: Workplace) -> Figures:
     recipe, encoder = run.recipe, str(place.encoder(run))
     training = TrainingRun(recipe, str(place.train), place.training(run), encoder=encoder, seed=run.seed)
     if "stage1" not in run.phases:
@@ -177,7 +130,7 @@ def _begin_end_to_end(training: TrainingRun, encoder: Encoder) -> None:
     save_pretrained(model, start)
 
 
-def _measured(model: VQRAE, run: AblationRun, training: TrainingRun, place: Workplace) -> dict[str, float]:
+def _measured(model: VQRAE, run: AblationRun, training: TrainingRun, place: Workplace) -> Figures:
     """Held-out reconstruction, codebook health on training data, rank and norms."""
     tokenizer, codes = ReferenceTokenizer(model), model.config.quantizer.codebook_size
     crops = ImageStream(place.held_out, model.size, crops=run.measuring.crops, seed=CROP_SEED)
@@ -195,7 +148,7 @@ def _measured(model: VQRAE, run: AblationRun, training: TrainingRun, place: Work
     }
 
 
-def _probe_figures(model: VQRAE, run: AblationRun, place: Workplace) -> dict[str, float]:
+def _probe_figures(model: VQRAE, run: AblationRun, place: Workplace) -> Figures:
     accuracy = probe_accuracy(
         ReferenceTokenizer(model),
         _photographs(place.train),
