@@ -6,40 +6,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 
-from vqrae.benchmarks.candidates import GRAPHS, BundleCandidate, Candidate, Graph, bundle_subject
-from vqrae.benchmarks.clock import ClockWatch
-from vqrae.benchmarks.contention import Contention
-from vqrae.benchmarks.footprint import Footprint, measure_footprint
-from vqrae.benchmarks.handling import Handling, measured_handling
-from vqrae.benchmarks.limit import Limit, measured_limit
+from vqrae.benchmarks.candidates.candidate import GRAPHS, BundleCandidate, Candidate, Graph, bundle_subject
+from vqrae.benchmarks.candidates.work import Work
 from vqrae.benchmarks.lineup import Absent, Lineup
-from vqrae.benchmarks.probes import Probe, machine_probes
+from vqrae.benchmarks.measure.conditions import ClockWatch, Contention, installed_versions
+from vqrae.benchmarks.measure.footprint import Footprint, measure_footprint
+from vqrae.benchmarks.measure.limit import Limit, Probe, machine_probes, measured_limit
+from vqrae.benchmarks.measure.throughput import Handling, Throughput, measured_handling, measured_throughputs
 from vqrae.benchmarks.rows import BenchResult, BenchRow, count_of
-from vqrae.benchmarks.throughput import Throughput, measured_throughputs
-from vqrae.benchmarks.work import Work
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.latency import MIN_ROUNDS, interleave, latency, speedup
 from vqrae.runtimes.machine import this_machine
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being measured, the steps done and the steps in all."""
-
-PACKAGES = (
-    "vqrae",
-    "numpy",
-    "torch",
-    "transformers",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "coremltools",
-    "tensorrt",
-    "tensorrt-rtx",
-)
-"""Packages whose versions matter to a latency."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,17 +137,6 @@ def run_benchmark(
         throughputs=tuple(found for run in runs for found in run.throughputs),
         handling=runs[0].handling,  # which no runtime's threads touch
     )
-
-
-def installed_versions() -> dict[str, str]:
-    """Versions of the installed ones among `PACKAGES`."""
-    installed = {}
-    for name in PACKAGES:
-        try:
-            installed[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return installed
 
 
 def _check(plan: Plan) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vqrae.benchmarks.bench import Progress, run_benchmark
-from vqrae.benchmarks.candidates import GRAPHS, bundle_subject
+from vqrae.benchmarks.candidates.candidate import GRAPHS, bundle_subject
 from vqrae.benchmarks.comparison import (
     REMEDY,
     Change,

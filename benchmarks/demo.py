@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqrae.benchmarks.bench import run_benchmark
-from vqrae.benchmarks.outputs import markdown_page
-from vqrae.benchmarks.picture import reconstruction_picture
-from vqrae.benchmarks.reconstructions import Reconstructions, golden_reconstructions
-from vqrae.benchmarks.report import write_report
+from vqrae.benchmarks.report.html import write_report
+from vqrae.benchmarks.report.outputs import markdown_page
+from vqrae.benchmarks.report.picture import reconstruction_picture
+from vqrae.benchmarks.report.reconstructions import Reconstructions, golden_reconstructions
+from vqrae.benchmarks.report.table import summary_table
 from vqrae.benchmarks.rows import BenchResult
-from vqrae.benchmarks.table import summary_table
 from vqrae.calibration.images import LEAST_IMAGES, CalibrationImages, calibration_images
 from vqrae.checkpoint import open_checkpoint
 from vqrae.export.build import BundleBuilder, check_target

@@ -7,10 +7,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from vqrae.benchmarks.candidates import BundleCandidate, Candidate, Graph
-from vqrae.benchmarks.titles import runtime_title
+from vqrae.benchmarks.candidates.candidate import BundleCandidate, Candidate, Graph, runtime_title
+from vqrae.benchmarks.candidates.foreign import ForeignCandidate
 from vqrae.runtimes.bundle import Bundle
-from vqrae.runtimes.errors import RuntimeUnavailable, UsageError
+from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError, unknown_name
+from vqrae.runtimes.registry import session_class
+
+ENGINES = (".engine", ".plan", ".trt")
+"""Suffixes that people give to engines, of TensorRT and of TensorRT-RTX alike."""
+RTX_MAGIC = b"vtrt"
+"""What engines of TensorRT-RTX begin with; all others are handed to TensorRT."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +69,6 @@ class Lineup:
                 absent.append(Absent(bundle=bundle, reason=_absence(bundle, error)))
         size = self._foreign_size(candidates)
         for file in self.foreign:
-            from vqrae.benchmarks.foreign import foreign_candidate
-
             theirs = foreign_candidate(Path(file), threads=threads, size=size, trusted=self.trusted)
             candidates.append(stack.enter_context(theirs))
         if not candidates:
@@ -77,7 +81,7 @@ class Lineup:
         """PyTorch, and what else is made of its model. Each import brings torch."""
         if self.checkpoint is None:
             return
-        from vqrae.benchmarks.pytorch import PyTorchCandidate
+        from vqrae.benchmarks.candidates.pytorch import PyTorchCandidate
 
         size = image_size(self.bundles)
         if self.device is not None:
@@ -85,17 +89,17 @@ class Lineup:
             return
         yield PyTorchCandidate(self.checkpoint, threads=threads, size=size)
         if self.compiled:
-            from vqrae.benchmarks.compiled import CompiledCandidate
+            from vqrae.benchmarks.candidates.pytorch import CompiledCandidate
 
             yield CompiledCandidate(self.checkpoint, threads=threads, size=size)
         if self.naive:
-            from vqrae.benchmarks.naive import NaiveCandidate
+            from vqrae.benchmarks.candidates.naive import NaiveCandidate
 
             yield NaiveCandidate(self.checkpoint, threads=threads, size=size)
 
     def _on_device(self, device: str, threads: int, size: tuple[int, int] | None) -> Iterator[Candidate]:
         """PyTorch there in both float precisions, and compiled too where that is asked for."""
-        from vqrae.benchmarks.pytorch_device import DeviceCandidate, FloatName
+        from vqrae.benchmarks.candidates.pytorch import DeviceCandidate, FloatName
 
         assert self.checkpoint is not None, "the caller looked"  # noqa: S101
         floats: tuple[FloatName, ...] = ("fp32", "fp16")
@@ -155,3 +159,47 @@ def _timeable(path: Path | str, threads: int, graph: Graph, lineup: Lineup) -> B
         candidate.close()
         raise RuntimeUnavailable("evaluated operation by operation on this machine, not timed")
     return candidate
+
+
+def foreign_candidate(
+    path: Path, *, threads: int, size: tuple[int, int] | None, trusted: bool = False
+) -> ForeignCandidate:
+    """The candidate of a file, by its suffix; arguments and errors as for `ForeignCandidate`.
+
+    Args:
+        path: the file.
+        threads: CPU threads.
+        size: what open height and width axes are fed with.
+        trusted: whether code for the CPU that an engine brings may run.
+
+    Raises:
+        RuntimeUnavailable: its runtime is not installed, or an engine has no GPU here.
+    """
+    suffix = path.suffix.lower()
+    if suffix in ENGINES:
+        return _engine(path, threads=threads, size=size, trusted=trusted)
+    if suffix == ".onnx":
+        session_class("onnxruntime")  # says what to install
+        from vqrae.benchmarks.candidates.foreign_onnx import ForeignOnnx
+
+        return ForeignOnnx(path, threads=threads, size=size)
+    if suffix == ".xml":
+        session_class("openvino")
+        from vqrae.benchmarks.candidates.foreign_ir import ForeignIr
+
+        return ForeignIr(path, threads=threads, size=size)
+    raise unknown_name(f"{path} suffix", suffix, (".onnx", ".xml", *ENGINES))
+
+
+def _engine(path: Path, *, threads: int, size: tuple[int, int] | None, trusted: bool) -> ForeignCandidate:
+    """Of the framework that built it, told by the file's first bytes."""
+    if not path.is_file():
+        raise BundleError(str(path), got="no such file", expected="an engine")
+    with path.open("rb") as file:
+        name = "tensorrt-rtx" if file.read(len(RTX_MAGIC)) == RTX_MAGIC else "tensorrt"
+    session = session_class(name)  # says what to install
+    from vqrae.benchmarks.candidates.foreign_engine import ForeignEngine
+    from vqrae.runtimes.backends.tensorrt.session import EngineSession
+
+    assert issubclass(session, EngineSession), "the registry has no other for it"  # noqa: S101
+    return ForeignEngine(path, session.api(), threads=threads, size=size, trusted=trusted)

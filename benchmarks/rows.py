@@ -6,13 +6,10 @@ from typing import Any, Literal, Self
 
 from pydantic import ValidationError
 
-from vqrae.benchmarks.candidates import Graph, Kind
-from vqrae.benchmarks.clock import Clock
-from vqrae.benchmarks.contention import BUSY
-from vqrae.benchmarks.handling import Handling
-from vqrae.benchmarks.limit import Limit
-from vqrae.benchmarks.throughput import Throughput
-from vqrae.benchmarks.titles import runtime_title
+from vqrae.benchmarks.candidates.candidate import Graph, Kind, runtime_title
+from vqrae.benchmarks.measure.conditions import BUSY, Clock
+from vqrae.benchmarks.measure.limit import Limit
+from vqrae.benchmarks.measure.throughput import Handling, Throughput
 from vqrae.runtimes.errors import DataError
 from vqrae.runtimes.machine import Machine
 from vqrae.runtimes.manifest import GateVerdict, Precision, PrecisionName, Record

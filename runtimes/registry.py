@@ -16,6 +16,8 @@ from vqrae.runtimes.session import Session
 class RuntimeEntry:
     """One runtime."""
 
+    title: str
+    """What its makers call it."""
     backend: str
     """`module:Class` of its session."""
     module: str
@@ -29,30 +31,35 @@ class RuntimeEntry:
 RUNTIMES: Mapping[str, RuntimeEntry] = MappingProxyType(
     {
         "onnxruntime": RuntimeEntry(
+            title="ONNX Runtime",
             backend="vqrae.runtimes.backends.onnxruntime:OnnxRuntimeSession",
             module="onnxruntime",
             extra="onnxruntime",
             distributions=("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
         ),
         "openvino": RuntimeEntry(
+            title="OpenVINO",
             backend="vqrae.runtimes.backends.openvino:OpenVinoSession",
             module="openvino",
             extra="openvino",
             distributions=("openvino",),
         ),
         "coreml": RuntimeEntry(
+            title="Core ML",
             backend="vqrae.runtimes.backends.coreml:CoreMLSession",
             module="coremltools",
             extra="coreml",
             distributions=("coremltools",),
         ),
         "tensorrt": RuntimeEntry(
+            title="TensorRT",
             backend="vqrae.runtimes.backends.tensorrt.tensorrt:TensorRTSession",
             module="tensorrt",
             extra="tensorrt",
             distributions=("tensorrt",),
         ),
         "tensorrt-rtx": RuntimeEntry(
+            title="TensorRT-RTX",
             backend="vqrae.runtimes.backends.tensorrt.tensorrt_rtx:TensorRTRTXSession",
             module="tensorrt_rtx",
             extra="tensorrt-rtx",

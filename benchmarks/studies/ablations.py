@@ -14,8 +14,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vqrae.benchmarks.page import write_page
-from vqrae.benchmarks.plot import save_plot
+from vqrae.benchmarks.report.page import save_plot, write_page
 from vqrae.benchmarks.studies.ablation_grid import (
     DISTILLED,
     EXPERIMENTS,

@@ -24,14 +24,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrae.benchmarks.candidates import GRAPHS, BundleCandidate, Graph, sample_input
-from vqrae.benchmarks.contention import Contention
-from vqrae.benchmarks.figures import percent, significant
-from vqrae.benchmarks.page import write_page
+from vqrae.benchmarks.candidates.candidate import GRAPHS, BundleCandidate, Graph, runtime_title, sample_input
+from vqrae.benchmarks.measure.conditions import Contention
+from vqrae.benchmarks.report.figures import percent, significant
+from vqrae.benchmarks.report.page import write_page
 from vqrae.benchmarks.rows import count_of
 from vqrae.benchmarks.studies.runner import Figures, Task, opened_log, run
 from vqrae.benchmarks.studies.study import StudyParser, check_least, table
-from vqrae.benchmarks.titles import runtime_title
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable, UsageError, run_as_program
 from vqrae.runtimes.latency import MIN_ROUNDS, interleave, latency, speedup

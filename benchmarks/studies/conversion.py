@@ -18,8 +18,8 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from vqrae.benchmarks.figures import significant
-from vqrae.benchmarks.page import write_page
+from vqrae.benchmarks.report.figures import significant
+from vqrae.benchmarks.report.page import write_page
 from vqrae.benchmarks.studies.runner import Figures, Task, opened_log, run
 from vqrae.benchmarks.studies.study import StudyParser, table
 from vqrae.runtimes.bundle import Bundle

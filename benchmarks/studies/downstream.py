@@ -15,9 +15,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from vqrae.benchmarks.figures import significant
-from vqrae.benchmarks.page import write_page
-from vqrae.benchmarks.plot import save_plot
+from vqrae.benchmarks.report.figures import significant
+from vqrae.benchmarks.report.page import save_plot, write_page
 from vqrae.benchmarks.studies.downstream_findings import TASKS, SizeFindings, UsesFindings, task_score
 from vqrae.benchmarks.studies.downstream_scale import UsesScale, Workplace, full_scale
 from vqrae.benchmarks.studies.downstream_steps import tasks_of

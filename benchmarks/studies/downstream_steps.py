@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from vqrae.benchmarks.picture import GROUND, INK
+from vqrae.benchmarks.report.picture import GROUND, INK
 from vqrae.benchmarks.studies.downstream_scale import UsesScale, Workplace
 from vqrae.benchmarks.studies.runner import Figures, Log, Task
 from vqrae.calibration.images import calibration_images

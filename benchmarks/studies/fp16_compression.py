@@ -11,8 +11,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from vqrae.benchmarks.figures import decibels, percent, significant, tiny_percent
-from vqrae.benchmarks.page import write_page
+from vqrae.benchmarks.report.figures import decibels, percent, significant, tiny_percent
+from vqrae.benchmarks.report.page import write_page
 from vqrae.checkpoint import open_checkpoint
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target

@@ -20,11 +20,11 @@ import torch
 from rich.console import Console
 
 from vqrae.benchmarks.bench import run_benchmark
-from vqrae.benchmarks.figures import decibels, percent, tiny_percent
+from vqrae.benchmarks.candidates.candidate import runtime_title
 from vqrae.benchmarks.lineup import image_size
-from vqrae.benchmarks.outputs import markdown_page
+from vqrae.benchmarks.report.figures import decibels, percent, tiny_percent
+from vqrae.benchmarks.report.outputs import markdown_page
 from vqrae.benchmarks.studies.performance import exported_bundles
-from vqrae.benchmarks.titles import runtime_title
 from vqrae.checkpoint import open_checkpoint
 from vqrae.export.comparison import verify_bundles
 from vqrae.export.parity_images import parity_images

@@ -15,13 +15,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from vqrae.benchmarks.candidates import GRAPHS, BundleCandidate, Graph
-from vqrae.benchmarks.contention import Contention
-from vqrae.benchmarks.footprint import measure_footprint
+from vqrae.benchmarks.candidates.candidate import GRAPHS, BundleCandidate, Graph, runtime_title
+from vqrae.benchmarks.measure.conditions import Contention
+from vqrae.benchmarks.measure.footprint import measure_footprint
 from vqrae.benchmarks.rows import count_of
 from vqrae.benchmarks.studies.growth_page import write_growth
 from vqrae.benchmarks.studies.growth_points import Axis, Point
-from vqrae.benchmarks.titles import runtime_title
 from vqrae.checkpoint import open_config
 from vqrae.export.build import BundleBuilder, bundle_name
 from vqrae.export.formats import Target, target

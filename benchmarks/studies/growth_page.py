@@ -11,9 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-from vqrae.benchmarks.figures import percent, significant
-from vqrae.benchmarks.page import write_page
-from vqrae.benchmarks.plot import save_plot
+from vqrae.benchmarks.report.figures import percent, significant
+from vqrae.benchmarks.report.page import save_plot, write_page
 from vqrae.benchmarks.studies.growth_points import AXES, Axis, Law, Point, fixed_and_growing, largest_miss, power_law
 
 TEXT = """# What batch and image size cost

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from vqrae.benchmarks.figures import significant
+from vqrae.benchmarks.report.figures import significant
 from vqrae.runtimes.latency import Latency
 
 Axis = Literal["batch", "side"]

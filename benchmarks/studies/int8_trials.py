@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vqrae.benchmarks.figures import percent, tiny_percent
+from vqrae.benchmarks.report.figures import percent, tiny_percent
 from vqrae.calibration.images import LEAST_IMAGES, CalibrationImages, calibration_images
 from vqrae.calibration.trials import Trial
 from vqrae.checkpoint import open_checkpoint

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vqrae.benchmarks.page import write_page
+from vqrae.benchmarks.report.page import write_page
 from vqrae.benchmarks.studies.int8_trials import calibrated_builder, int8_parser, trial_row
 from vqrae.calibration.images import CalibrationImages
 from vqrae.calibration.layers import Product

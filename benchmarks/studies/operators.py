@@ -13,15 +13,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from vqrae.benchmarks.candidates import GRAPHS, Graph, sample_input
-from vqrae.benchmarks.contention import BUSY, Contention
-from vqrae.benchmarks.figures import percent, significant
-from vqrae.benchmarks.limit import measured_limit
-from vqrae.benchmarks.naive import NaiveCandidate
-from vqrae.benchmarks.page import write_page
-from vqrae.benchmarks.probes import machine_probes
+from vqrae.benchmarks.candidates.candidate import GRAPHS, Graph, sample_input
+from vqrae.benchmarks.candidates.naive import NaiveCandidate
+from vqrae.benchmarks.candidates.work import counted_work
+from vqrae.benchmarks.measure.conditions import BUSY, Contention
+from vqrae.benchmarks.measure.limit import machine_probes, measured_limit
+from vqrae.benchmarks.report.figures import percent, significant
+from vqrae.benchmarks.report.page import write_page
 from vqrae.benchmarks.studies.operator_profile import OperatorProfile, OperatorTime
-from vqrae.benchmarks.work import counted_work
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import UsageError, run_as_program
 from vqrae.runtimes.latency import interleave, latency

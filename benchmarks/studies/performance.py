@@ -17,8 +17,8 @@ from pathlib import Path
 from rich.console import Console
 
 from vqrae.benchmarks.bench import run_benchmark
-from vqrae.benchmarks.figures import percent, ratio, significant
-from vqrae.benchmarks.outputs import markdown_page
+from vqrae.benchmarks.report.figures import percent, ratio, significant
+from vqrae.benchmarks.report.outputs import markdown_page
 from vqrae.benchmarks.rows import BenchResult, BenchRow
 from vqrae.benchmarks.studies.performance_plots import plot_frontier, plot_latencies, plot_roofline
 from vqrae.images.files import image_files

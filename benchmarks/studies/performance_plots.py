@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vqrae.benchmarks.plot import save_plot
+from vqrae.benchmarks.report.page import save_plot
 from vqrae.benchmarks.rows import BenchResult, BenchRow
 
 REFERENCE_COLOR, OTHER_COLOR, PRECISION_COLORS = "#8a93a3", "#b9a44c", {"fp32": "#3b6fb6", "fp16": "#6a51a3"}

@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from vqrae.benchmarks.candidates import sample_input
+from vqrae.benchmarks.candidates.candidate import sample_input
 from vqrae.runtimes.errors import BundleError, run_as_program
 from vqrae.runtimes.latency import interleave, latency, speedup
 from vqrae.runtimes.machine import this_machine

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vqrae.benchmarks.figures import significant
-from vqrae.benchmarks.page import write_page
+from vqrae.benchmarks.report.figures import significant
+from vqrae.benchmarks.report.page import write_page
 from vqrae.model.near_ties import disagreement
 from vqrae.model.search import FUSED_CAPABILITY, chunked_nearest_codes, search_kind
 from vqrae.runtimes.errors import DeviceMissing, GateFailure, RuntimeUnavailable, run_as_program

@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vqrae.benchmarks.figures import significant
-from vqrae.benchmarks.page import write_page
+from vqrae.benchmarks.report.figures import significant
+from vqrae.benchmarks.report.page import write_page
 from vqrae.runtimes.errors import VqraeError, run_as_program
 
 FORMS = ("chunked", "matrix")
@@ -72,7 +72,7 @@ def measure(form: str, rows: int, codes: int, width: int) -> dict[str, float]:
     """Search in this process, and tell by how much its peak memory grew, in 10⁶ bytes."""
     import torch
 
-    from vqrae.benchmarks.footprint import peak_rss_bytes
+    from vqrae.benchmarks.measure.footprint import peak_rss_bytes
     from vqrae.model.search import SCORE_LIMIT_BYTES, chunked_nearest_codes
 
     generator = torch.Generator().manual_seed(0)

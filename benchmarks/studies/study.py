@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vqrae.benchmarks.figures import NOTHING
+from vqrae.benchmarks.report.figures import NOTHING
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.machine import this_machine
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from vqrae.benchmarks.footprint import peak_rss_bytes
+from vqrae.benchmarks.measure.footprint import peak_rss_bytes
 from vqrae.config import StrictConfig
 from vqrae.model import VQRAE
 from vqrae.runtimes.errors import run_as_program

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from vqrae.benchmarks import candidates as candidates_module
 from vqrae.benchmarks.bench import run_benchmark
-from vqrae.benchmarks.candidates import BundleCandidate
-from vqrae.benchmarks.pytorch import PyTorchCandidate
+from vqrae.benchmarks.candidates.candidate import BundleCandidate
+from vqrae.benchmarks.candidates.candidate import candidate as candidates_module
+from vqrae.benchmarks.candidates.pytorch import PyTorchCandidate
 from vqrae.benchmarks.rows import BenchResult
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target

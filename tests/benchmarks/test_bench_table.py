@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from vqrae.benchmarks.figures import decibels, percent, significant, tiny_percent
+from vqrae.benchmarks.report.figures import decibels, percent, significant, tiny_percent
+from vqrae.benchmarks.report.table import bench_table, markdown_table, row_names, summary_table
 from vqrae.benchmarks.rows import BenchResult, result_schema
-from vqrae.benchmarks.table import bench_table, markdown_table, row_names, summary_table
 from vqrae.runtimes.errors import DataError
 
 

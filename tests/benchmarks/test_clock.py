@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from vqrae.benchmarks.clock import Clock, ClockWatch
+from vqrae.benchmarks.measure.conditions import Clock, ClockWatch
+from vqrae.benchmarks.report.table import clock_notes
 from vqrae.benchmarks.rows import BenchResult
-from vqrae.benchmarks.table import clock_notes
 
 
 def write(path: Path, text: str) -> None:

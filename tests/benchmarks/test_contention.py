@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from vqrae.benchmarks import contention
-from vqrae.benchmarks.contention import Contention, ProcessorTime, processor_time
+from vqrae.benchmarks.measure import conditions as contention
+from vqrae.benchmarks.measure.conditions import Contention, ProcessorTime, processor_time
 
 linux_only = pytest.mark.skipif(processor_time() is None, reason="the system does not tell")
 

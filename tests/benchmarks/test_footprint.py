@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from vqrae.benchmarks.candidates import GRAPHS, BundleCandidate
-from vqrae.benchmarks.footprint import measure_footprint
-from vqrae.benchmarks.naive import NaiveCandidate
-from vqrae.benchmarks.pytorch import PyTorchCandidate
+from vqrae.benchmarks.candidates.candidate import GRAPHS, BundleCandidate
+from vqrae.benchmarks.candidates.naive import NaiveCandidate
+from vqrae.benchmarks.candidates.pytorch import PyTorchCandidate
+from vqrae.benchmarks.measure.footprint import measure_footprint
 from vqrae.runtimes.errors import RuntimeUnavailable
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vqrae.benchmarks.foreign import RTX_MAGIC, foreign_candidate
+from vqrae.benchmarks.lineup import RTX_MAGIC, foreign_candidate
 from vqrae.runtimes.errors import DeviceMissing, RuntimeUnavailable
 
 if find_spec("tensorrt_rtx") is None:
@@ -16,8 +16,8 @@ if find_spec("tensorrt_rtx") is None:
 
 from fake_gpu import PLAN, FakeCudart, FakeEngine, FakeTrt  # imports tensorrt_rtx
 
-from vqrae.benchmarks import foreign_engine
-from vqrae.benchmarks.foreign_engine import ForeignEngine
+from vqrae.benchmarks.candidates.candidate import foreign_engine
+from vqrae.benchmarks.candidates.foreign_engine import ForeignEngine
 from vqrae.runtimes.backends.tensorrt import cuda
 from vqrae.runtimes.backends.tensorrt.api import EngineApi
 from vqrae.runtimes.backends.tensorrt.session import _doubling_engine

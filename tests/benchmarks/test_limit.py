@@ -11,17 +11,16 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
-from vqrae.benchmarks import probes as probes_module
-from vqrae.benchmarks.arithmetic import onnx_work
 from vqrae.benchmarks.bench import run_benchmark
-from vqrae.benchmarks.limit import Limit, measured_limit
-from vqrae.benchmarks.naive import NaiveCandidate
-from vqrae.benchmarks.probes import Probe, machine_probes
-from vqrae.benchmarks.pytorch import PyTorchCandidate
-from vqrae.benchmarks.roofline import rooflines
+from vqrae.benchmarks.candidates.naive import NaiveCandidate
+from vqrae.benchmarks.candidates.onnx_work import onnx_work
+from vqrae.benchmarks.candidates.pytorch import PyTorchCandidate
+from vqrae.benchmarks.candidates.work import Work, counted_work
+from vqrae.benchmarks.measure import limit as probes_module
+from vqrae.benchmarks.measure.limit import Limit, Probe, machine_probes, measured_limit
+from vqrae.benchmarks.report.roofline import rooflines
+from vqrae.benchmarks.report.table import bench_table, limit_notes, markdown_table, speed_columns
 from vqrae.benchmarks.rows import BenchResult
-from vqrae.benchmarks.table import bench_table, limit_notes, markdown_table, speed_columns
-from vqrae.benchmarks.work import Work, counted_work
 from vqrae.calibration.layers import matrix_products
 
 LIMIT = Limit(

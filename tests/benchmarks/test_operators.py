@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vqrae.benchmarks.candidates import sample_input
-from vqrae.benchmarks.naive import NaiveCandidate
+from vqrae.benchmarks.candidates.candidate import sample_input
+from vqrae.benchmarks.candidates.naive import NaiveCandidate
 from vqrae.benchmarks.studies.operator_profile import OperatorProfile, OperatorTime, operator_times
 from vqrae.benchmarks.studies.operators import GraphTimes, graph_times, section, warning
 from vqrae.runtimes.bundle import Bundle

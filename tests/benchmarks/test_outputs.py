@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vqrae.benchmarks.outputs import WRITERS, write_result
+from vqrae.benchmarks.report.outputs import WRITERS, write_result
 from vqrae.benchmarks.rows import BenchResult, result_schema
 from vqrae.runtimes.errors import UsageError
 

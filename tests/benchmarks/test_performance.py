@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vqrae.benchmarks.limit import Limit
+from vqrae.benchmarks.measure.limit import Limit
 from vqrae.benchmarks.rows import BenchResult
 from vqrae.benchmarks.studies.performance import starts, targets, write_performance
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vqrae.benchmarks.picture import CELL, COLUMNS, GAP, MARGIN, reconstruction_picture
+from vqrae.benchmarks.report.picture import CELL, COLUMNS, GAP, MARGIN, reconstruction_picture
 from vqrae.runtimes.errors import ImageError
 
 GRAY = np.full((2, 8, 8, 3), 90, np.uint8)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vqrae.benchmarks.reconstructions import MOST_PICTURES, REFERENCE, golden_reconstructions
+from vqrae.benchmarks.report.reconstructions import MOST_PICTURES, REFERENCE, golden_reconstructions
 from vqrae.benchmarks.rows import BenchResult
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.tokenizer import load

@@ -6,10 +6,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from vqrae.benchmarks.charts import LogAxis, histogram, latency_bars, power_of_ten
-from vqrae.benchmarks.reconstructions import Reconstructions
-from vqrae.benchmarks.report import render_report, speed_summary, write_report
-from vqrae.benchmarks.verdicts import headline, overall_gate, verdict
+from vqrae.benchmarks.report.charts import LogAxis, histogram, latency_bars, power_of_ten
+from vqrae.benchmarks.report.html import render_report, speed_summary, write_report
+from vqrae.benchmarks.report.reconstructions import Reconstructions
+from vqrae.benchmarks.report.verdicts import headline, overall_gate, verdict
 from vqrae.runtimes.errors import ImageError, StorageError
 from vqrae.runtimes.manifest import Evidence, Manifest, SourceEvidence
 

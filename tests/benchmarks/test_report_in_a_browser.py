@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from chromium import BROWSER, OPTIONS, needs_browser
 
-from vqrae.benchmarks.limit import Limit
-from vqrae.benchmarks.report import write_report
+from vqrae.benchmarks.measure.limit import Limit
+from vqrae.benchmarks.report.html import write_report
 from vqrae.benchmarks.rows import BenchResult
 from vqrae.runtimes.manifest import Manifest
 

@@ -13,12 +13,12 @@ from onnx import TensorProto, helper
 from tiny_models import tiny_model
 
 from vqrae.benchmarks.bench import run_benchmark
-from vqrae.benchmarks.compiled import CompiledCandidate
-from vqrae.benchmarks.fidelity import measured_fidelity
-from vqrae.benchmarks.foreign import foreign_candidate, image_axes
-from vqrae.benchmarks.naive import NaiveCandidate
-from vqrae.benchmarks.pytorch import PyTorchCandidate
-from vqrae.benchmarks.table import row_names
+from vqrae.benchmarks.candidates.fidelity import measured_fidelity
+from vqrae.benchmarks.candidates.foreign import image_axes
+from vqrae.benchmarks.candidates.naive import NaiveCandidate
+from vqrae.benchmarks.candidates.pytorch import CompiledCandidate, PyTorchCandidate
+from vqrae.benchmarks.lineup import foreign_candidate
+from vqrae.benchmarks.report.table import row_names
 from vqrae.model.reference import ReferenceTokenizer
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
 

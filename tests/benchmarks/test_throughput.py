@@ -7,8 +7,8 @@ from PIL import Image
 from skimage import data
 
 from vqrae.benchmarks.bench import run_benchmark
+from vqrae.benchmarks.report.table import markdown_table
 from vqrae.benchmarks.rows import BenchResult
-from vqrae.benchmarks.table import markdown_table
 from vqrae.runtimes.errors import UsageError
 
 OPTIONS = {"graphs": ("encode",), "threads": 1, "rounds": 6, "warmup": 0, "starts": 0}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny_models import random_images
 
-from vqrae.benchmarks.plan_page import write_plan_pages
+from vqrae.benchmarks.report.plan_page import write_plan_pages
 from vqrae.calibration.images import CalibrationImages, pixels_sha256
 from vqrae.calibration.plan import PrecisionPlan
 from vqrae.checkpoint import open_checkpoint

@@ -52,9 +52,9 @@ def bench(
     Every candidate is called in turn in every round, so that a drift of the machine meets all of them.
     """
     from vqrae.benchmarks.bench import run_benchmark
-    from vqrae.benchmarks.outputs import check_output_name, write_result
-    from vqrae.benchmarks.reconstructions import golden_reconstructions
-    from vqrae.benchmarks.table import bench_table
+    from vqrae.benchmarks.report.outputs import check_output_name, write_result
+    from vqrae.benchmarks.report.reconstructions import golden_reconstructions
+    from vqrae.benchmarks.report.table import bench_table
     from vqrae.cli.output import console, print_json, progress_console
     from vqrae.images.files import image_files
     from vqrae.runtimes.bundle import Bundle

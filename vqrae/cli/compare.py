@@ -143,7 +143,7 @@ def _line(name: str, old: str, new: str, change: str, limit: str) -> str:
 
 def _cells(change: Change) -> tuple[str, str, str, str, str]:
     from vqrae.benchmarks.comparison import amount, limit_text
-    from vqrae.benchmarks.figures import decibels, percent, significant, tiny_percent
+    from vqrae.benchmarks.report.figures import decibels, percent, significant, tiny_percent
 
     writers = {
         "latency": lambda value: f"{significant(value)} ms",

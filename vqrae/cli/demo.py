@@ -35,7 +35,7 @@ def demo(
         )
     with needing("export"):
         from vqrae.benchmarks.demo import BENCHMARK_FILE, run_demo
-        from vqrae.benchmarks.table import bench_table
+        from vqrae.benchmarks.report.table import bench_table
         from vqrae.cli.verify import print_rows
 
     if output.is_dir() and any(output.iterdir()) and not (output / BENCHMARK_FILE).exists():

@@ -82,7 +82,7 @@ def evaluate(
     if data is None:
         raise UsageError("--data", got="none", expected="a folder of photographs, or --task")
     if picture is not None:
-        from vqrae.benchmarks.picture import check_picture_name
+        from vqrae.benchmarks.report.picture import check_picture_name
         from vqrae.runtimes.outputs import check_apart
         from vqrae.runtimes.staging import check_new_file
 
@@ -168,7 +168,7 @@ def _check_square(size: tuple[int, int], option: str) -> None:
 
 
 def _draw(tokenizer: ArrayTokenizer, stream: ImageStream, picture: Path) -> None:
-    from vqrae.benchmarks.picture import reconstruction_picture
+    from vqrae.benchmarks.report.picture import reconstruction_picture
     from vqrae.runtimes.staging import staged_file
 
     first = next(iter(stream))

@@ -66,8 +66,8 @@ def plan(
     check_asked_for(calibration, [wanted.precision])
     with claimed_folder(output):
         with needing("plan"):
-            from vqrae.benchmarks.plan_page import write_plan_pages
-            from vqrae.benchmarks.titles import runtime_title
+            from vqrae.benchmarks.candidates.candidate import runtime_title
+            from vqrae.benchmarks.report.plan_page import write_plan_pages
         with needing("export"):
             from vqrae.checkpoint import open_checkpoint
             from vqrae.export.build import BundleBuilder, check_target

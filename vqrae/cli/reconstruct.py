@@ -21,7 +21,7 @@ def reconstruct(
     """Encode and decode images with a BUNDLE, and put both side by side."""
     import numpy as np
 
-    from vqrae.benchmarks.picture import check_picture_name, reconstruction_picture
+    from vqrae.benchmarks.report.picture import check_picture_name, reconstruction_picture
     from vqrae.cli.output import console
     from vqrae.runtimes.outputs import check_apart
     from vqrae.runtimes.preprocess import prepare

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
 
-from vqrae.benchmarks.bench import installed_versions
+from vqrae.benchmarks.measure.conditions import installed_versions
 from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable, UsageError, run_as_program
 from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.manifest import MANIFEST_FILE, read_manifest

@@ -8,7 +8,7 @@ from typing import Any
 import onnxruntime
 from numpy.typing import NDArray
 
-from vqrae.benchmarks.foreign import Axes, ForeignCandidate
+from vqrae.benchmarks.candidates.foreign import Axes, ForeignCandidate
 from vqrae.runtimes.backends.onnxruntime import DTYPES, ERRORS, session_options
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.load_options import LoadOptions

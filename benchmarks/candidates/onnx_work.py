@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 
-from vqrae.benchmarks.work import Work
+from vqrae.benchmarks.candidates.work import Work
 from vqrae.runtimes.errors import RuntimeUnavailable
 
 try:

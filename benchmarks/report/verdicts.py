@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vqrae.benchmarks.figures import decibels, percent, significant, tiny_percent
-from vqrae.benchmarks.titles import runtime_title
+from vqrae.benchmarks.candidates.candidate import runtime_title
+from vqrae.benchmarks.report.figures import decibels, percent, significant, tiny_percent
 from vqrae.runtimes.manifest import Evidence, GateVerdict, Manifest, ParityFigures
 from vqrae.runtimes.parity import Gate, gate_of
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vqrae.benchmarks.candidates.candidate import runtime_title
 from vqrae.benchmarks.rows import BenchResult
-from vqrae.benchmarks.titles import runtime_title
 from vqrae.runtimes.tokenizer import load
 
 MOST_PICTURES = 3

@@ -13,9 +13,16 @@ import onnxruntime
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vqrae.benchmarks.candidates import GRAPHS, Candidate, Graph, Subject, fidelity_columns, sample_input
-from vqrae.benchmarks.fidelity import measured_fidelity
-from vqrae.benchmarks.work import Work, counted_work
+from vqrae.benchmarks.candidates.candidate import (
+    GRAPHS,
+    Candidate,
+    Graph,
+    Subject,
+    fidelity_columns,
+    sample_input,
+)
+from vqrae.benchmarks.candidates.fidelity import measured_fidelity
+from vqrae.benchmarks.candidates.work import Work, counted_work
 from vqrae.checkpoint import open_checkpoint
 from vqrae.export.form import Form
 from vqrae.export.onnx_graph import graph_from_plan

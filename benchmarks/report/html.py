@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vqrae.benchmarks.charts import histogram, latency_bars
-from vqrae.benchmarks.figures import significant
-from vqrae.benchmarks.picture import check_pairs
-from vqrae.benchmarks.reconstructions import Reconstructions
-from vqrae.benchmarks.roofline import rooflines
-from vqrae.benchmarks.rows import BenchResult, BenchRow
-from vqrae.benchmarks.table import (
+from vqrae.benchmarks.report.charts import histogram, latency_bars
+from vqrae.benchmarks.report.figures import significant
+from vqrae.benchmarks.report.picture import check_pairs
+from vqrae.benchmarks.report.reconstructions import Reconstructions
+from vqrae.benchmarks.report.roofline import rooflines
+from vqrae.benchmarks.report.table import (
     FOOTPRINT_COLUMNS,
     Groups,
     busy_warning,
@@ -30,7 +29,8 @@ from vqrae.benchmarks.table import (
     threads,
     throughput_notes,
 )
-from vqrae.benchmarks.verdicts import headline, overall_gate, verdict
+from vqrae.benchmarks.report.verdicts import headline, overall_gate, verdict
+from vqrae.benchmarks.rows import BenchResult, BenchRow
 from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.runtimes.manifest import Manifest
 from vqrae.runtimes.parity import psnr_db
@@ -88,7 +88,7 @@ def render_report(
 ) -> str:
     """The report as HTML; arguments and errors as for `write_report`."""
     environment = Environment(
-        loader=PackageLoader("vqrae.benchmarks", "."),
+        loader=PackageLoader("vqrae.benchmarks.report.html", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -7,9 +7,9 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from vqrae.benchmarks.reconstructions import Reconstructions
+from vqrae.benchmarks.report.reconstructions import Reconstructions
+from vqrae.benchmarks.report.table import markdown_table
 from vqrae.benchmarks.rows import BenchResult, BenchRow
-from vqrae.benchmarks.table import markdown_table
 from vqrae.runtimes.manifest import Manifest
 from vqrae.runtimes.outputs import check_suffix
 from vqrae.runtimes.staging import write_output
@@ -65,7 +65,7 @@ def csv_table(result: BenchResult) -> str:
 
 
 def _html(result: BenchResult, manifests: Sequence[Manifest], pictures: Reconstructions | None) -> str:
-    from vqrae.benchmarks.report import render_report  # brings jinja2
+    from vqrae.benchmarks.report.html import render_report  # brings jinja2
 
     title = manifests[0].checkpoint.name if manifests else "vqrae bench"
     return render_report(result, manifests, title=title, pictures=pictures)

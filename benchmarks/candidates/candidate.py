@@ -14,11 +14,12 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrae.benchmarks.work import COUNTED, Work, counted_work
+from vqrae.benchmarks.candidates.work import COUNTERS, Work, counted_work
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.manifest import GateVerdict, Manifest, ParityFigures, PrecisionName
+from vqrae.runtimes.registry import RUNTIMES
 from vqrae.runtimes.session import Execution
 from vqrae.runtimes.tokenizer import Tokenizer
 
@@ -46,6 +47,11 @@ class Subject:
     excess_distortion: float | None
     decode_psnr_db: float | None
     gate: GateVerdict | Literal["reference", "unjudged"]
+
+
+def runtime_title(runtime: str) -> str:
+    """The name that a runtime's makers give it: `ONNX Runtime`."""
+    return "PyTorch" if runtime == "pytorch" else RUNTIMES[runtime].title if runtime in RUNTIMES else runtime
 
 
 class FidelityColumns(TypedDict):
@@ -152,7 +158,7 @@ class BundleCandidate(Candidate):
     def work(self, graph: Graph, batch: int) -> Work | None:  # noqa: D102 - documented by Candidate
         spec = self._tokenizer.manifest.graphs[graph]
         shape = (batch, *(axis for axis in spec.inputs[0].shape[1:] if isinstance(axis, int)))
-        file = next((name for name in (spec.file, spec.source) if name and Path(name).suffix in COUNTED), None)
+        file = next((name for name in (spec.file, spec.source) if name and Path(name).suffix in COUNTERS), None)
         return counted_work(self._tokenizer.bundle.path / file, shape) if file else None
 
     def launch(self, graph: Graph) -> tuple[str, ...] | None:  # noqa: D102 - documented by Candidate

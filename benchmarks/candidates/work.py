@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
-COUNTED = (".onnx", ".xml")
-"""Suffixes of the graphs whose arithmetic can be counted."""
+COUNTERS = {
+    ".onnx": "vqrae.benchmarks.candidates.onnx_work:onnx_work",
+    ".xml": "vqrae.benchmarks.candidates.ir_work:ir_work",
+}
+"""Suffix -> what counts the arithmetic of such graphs; it brings the library that reads them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,16 +31,15 @@ class Work:
         return self.float_macs + self.int8_macs
 
 
+Counter = Callable[[Path, Sequence[int]], Work | None]
+
+
 def counted_work(path: Path, shape: Sequence[int]) -> Work | None:
-    """The work of a file with one input of this shape, by its suffix, one of `COUNTED`; None if it cannot be told.
+    """The work of a file with one input of this shape, by its suffix, one of `COUNTERS`; None if it cannot be told.
 
     Raises:
         RuntimeUnavailable: what reads the file is not installed.
     """
-    if path.suffix == ".xml":
-        from vqrae.benchmarks.ir_arithmetic import ir_work  # brings openvino, which runs such files
-
-        return ir_work(path, shape)
-    from vqrae.benchmarks.arithmetic import onnx_work
-
-    return onnx_work(path, shape)
+    module, name = COUNTERS[path.suffix].split(":")
+    count: Counter = getattr(import_module(module), name)
+    return count(path, shape)

@@ -8,9 +8,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from vqrae.benchmarks.candidates import Graph
-from vqrae.benchmarks.foreign import Axes, ForeignCandidate
-from vqrae.benchmarks.work import Work
+from vqrae.benchmarks.candidates.candidate import Graph
+from vqrae.benchmarks.candidates.foreign import Axes, ForeignCandidate
+from vqrae.benchmarks.candidates.work import Work
 from vqrae.runtimes.backends.tensorrt.api import EngineApi
 from vqrae.runtimes.backends.tensorrt.cuda import DEFAULT_DEVICE, gpu_named
 from vqrae.runtimes.backends.tensorrt.lane import EngineLane

@@ -10,9 +10,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vqrae.benchmarks.figures import decibels, percent, significant, tiny_percent
-from vqrae.benchmarks.page import write_page
-from vqrae.benchmarks.plot import save_plot
+from vqrae.benchmarks.report.figures import decibels, percent, significant, tiny_percent
+from vqrae.benchmarks.report.page import save_plot, write_page
 from vqrae.calibration.search import frontier
 from vqrae.calibration.sensitivity import Sensitivity
 from vqrae.calibration.trials import GraphName, Trial

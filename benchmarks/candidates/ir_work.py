@@ -7,7 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from vqrae.benchmarks.work import Work
+from vqrae.benchmarks.candidates.work import Work
 from vqrae.runtimes.backends.openvino_library import openvino
 
 _PASSED = ("Convert", "Multiply", "Subtract", "Reshape", "Transpose")

@@ -1,8 +1,8 @@
 """What a fresh process pays until the first token: time to import, to load, to run once, and peak memory.
 
-    python -m vqrae.benchmarks.footprint BUNDLE --graph encode          # prints one line of JSON
-    python -m vqrae.benchmarks.footprint CHECKPOINT --graph encode --torch
-    python -m vqrae.benchmarks.footprint FILE.onnx --onnx
+    python -m vqrae.benchmarks.measure.footprint BUNDLE --graph encode          # prints one line of JSON
+    python -m vqrae.benchmarks.measure.footprint CHECKPOINT --graph encode --torch
+    python -m vqrae.benchmarks.measure.footprint FILE.onnx --onnx
 
 The clock starts before the process does, so the interpreter's own start is in `import_ms`. Files are as warm in the
 disk cache as the run before left them.
@@ -63,7 +63,7 @@ def measure_footprint(launch: Sequence[str], graph: str, *, threads: int, starts
 def _start(launch: Sequence[str], *options: str) -> Footprint:
     from vqrae.runtimes.errors import RuntimeUnavailable
 
-    command = [sys.executable, "-P", "-m", "vqrae.benchmarks.footprint", *launch, *options]
+    command = [sys.executable, "-P", "-m", "vqrae.benchmarks.measure.footprint", *launch, *options]
     command += ["--launched", str(time.monotonic())]
     process = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
     if process.returncode:
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _bundle_stages(options: Namespace) -> Iterator[None]:
     """Import, load, first token: yields at the end of each."""
-    from vqrae.benchmarks.candidates import BundleCandidate
+    from vqrae.benchmarks.candidates.candidate import BundleCandidate
     from vqrae.runtimes.manifest import MANIFEST_FILE, read_manifest
     from vqrae.runtimes.registry import session_class
 
@@ -105,7 +105,7 @@ def _bundle_stages(options: Namespace) -> Iterator[None]:
 
 def _pytorch_stages(options: Namespace) -> Iterator[None]:
     """Import, load, first token: yields at the end of each."""
-    from vqrae.benchmarks.pytorch import PyTorchCandidate
+    from vqrae.benchmarks.candidates.pytorch import PyTorchCandidate
 
     yield
     size = tuple(options.size) if options.size else None
@@ -147,7 +147,7 @@ def peak_rss_bytes() -> int:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="python -m vqrae.benchmarks.footprint", description=__doc__.splitlines()[0])
+    parser = ArgumentParser(prog="python -m vqrae.benchmarks.measure.footprint", description=__doc__.splitlines()[0])
     parser.add_argument("path", help="a bundle's folder, with --torch a checkpoint's, with --onnx a file")
     parser.add_argument("--graph", choices=("encode", "decode"), default="encode")
     parser.add_argument("--threads", type=int, default=1)

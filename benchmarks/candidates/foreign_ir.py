@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from vqrae.benchmarks.foreign import Axes, ForeignCandidate
+from vqrae.benchmarks.candidates.foreign import Axes, ForeignCandidate
 from vqrae.runtimes.backends.openvino import VERSION, native_properties
 from vqrae.runtimes.backends.openvino_library import openvino
 from vqrae.runtimes.errors import UsageError

@@ -10,9 +10,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from vqrae.benchmarks.figures import decibels, percent, ratio, significant, times, tiny_percent
+from vqrae.benchmarks.measure.throughput import Throughput
+from vqrae.benchmarks.report.figures import decibels, percent, ratio, significant, times, tiny_percent
 from vqrae.benchmarks.rows import BenchResult, BenchRow, count_of
-from vqrae.benchmarks.throughput import Throughput
 
 Groups = Sequence[tuple[str, Sequence[BenchRow]]]
 """Titles, and the rows under them."""

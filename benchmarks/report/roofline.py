@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vqrae.benchmarks.charts import LogAxis
-from vqrae.benchmarks.figures import percent, significant
-from vqrae.benchmarks.limit import Limit
+from vqrae.benchmarks.measure.limit import Limit
+from vqrae.benchmarks.report.charts import LogAxis
+from vqrae.benchmarks.report.figures import percent, significant
 from vqrae.benchmarks.rows import BenchResult, BenchRow
 
 ROOM = 1.6

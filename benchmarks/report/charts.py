@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vqrae.benchmarks.figures import significant, times, times_interval
+from vqrae.benchmarks.report.figures import significant, times, times_interval
 from vqrae.benchmarks.rows import BenchRow
 from vqrae.runtimes.manifest import MarginHistogram, ParityFigures
 

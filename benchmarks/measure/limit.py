@@ -1,11 +1,11 @@
-"""What the machine itself reaches: one large matrix product on each library that is here, and one large copy.
+"""The machine's own limit: one large matrix product on each library that is here, and one large copy.
 
 They take turns with the rows of a benchmark, so that the limit is that of the same minutes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,9 +14,11 @@ from typing import Literal
 
 import numpy as np
 
-from vqrae.benchmarks.candidates import SEED
+from vqrae.benchmarks.candidates.candidate import SEED, Graph
+from vqrae.benchmarks.candidates.work import Work
 from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.runtimes.load_options import LoadOptions
+from vqrae.runtimes.manifest import Record
 from vqrae.runtimes.signal_stack import kept_signal_stack
 
 SIDE = 1024
@@ -145,4 +147,53 @@ def _copy(pool: ThreadPoolExecutor, threads: int) -> Probe:
         by="NumPy",
         run=lambda: list(pool.map(lambda pair: np.copyto(*pair), parts)),
         amount=2 * COPIED_BYTES,
+    )
+
+
+class Limit(Record):
+    """The best of the libraries that are here, by the medians of their times; operations are two to a multiply-add."""
+
+    graph: Graph
+    batch: int
+    threads: int
+    fp32_gflops: float
+    """10⁹ operations per second."""
+    fp32_by: str
+    """The library that reached it."""
+    int8_gops: float | None
+    """10⁹ operations per second; None where no library multiplies integers here."""
+    int8_by: str | None
+    memory_gb_s: float
+    """10⁹ bytes per second of a large copy, read and written."""
+
+    def least_ms(self, work: Work) -> float | None:
+        """The time in which the arithmetic of a call would be done at the peak; None if there is none for its INT8."""
+        if not work.int8_macs:
+            return 2 * work.float_macs / self.fp32_gflops / 1e6
+        if self.int8_gops is None:
+            return None
+        return 2 * (work.float_macs / self.fp32_gflops + work.int8_macs / self.int8_gops) / 1e6
+
+
+def measured_limit(
+    probes: Sequence[Probe], seconds: Mapping[Probe, Sequence[float]], *, graph: Graph, batch: int, threads: int
+) -> Limit:
+    """The limit, from the durations of each probe's calls."""
+    rates = {probe: probe.amount / float(np.median(seconds[probe])) / 1e9 for probe in probes}
+
+    def best(resource: Resource) -> Probe | None:
+        return max((probe for probe in probes if probe.resource == resource), key=rates.__getitem__, default=None)
+
+    fp32, int8, memory = best("fp32"), best("int8"), best("memory")
+    assert fp32 is not None, "every library has one"  # noqa: S101
+    assert memory is not None, "NumPy has one"  # noqa: S101
+    return Limit(
+        graph=graph,
+        batch=batch,
+        threads=threads,
+        fp32_gflops=rates[fp32],
+        fp32_by=fp32.by,
+        int8_gops=rates[int8] if int8 else None,
+        int8_by=int8.by if int8 else None,
+        memory_gb_s=rates[memory],
     )

@@ -10,17 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrae.benchmarks.candidates import SEED, Candidate, Graph, Subject
-from vqrae.benchmarks.work import Work, counted_work
-from vqrae.runtimes.errors import BundleError, UsageError, unknown_name
+from vqrae.benchmarks.candidates.candidate import SEED, Candidate, Graph, Subject
+from vqrae.benchmarks.candidates.work import Work, counted_work
+from vqrae.runtimes.errors import BundleError, UsageError
 
 Axes = tuple[int | None, ...]
 """Sizes of an input's axes; None is open."""
 FLOATS = ("float16", "float32")
-ENGINES = (".engine", ".plan", ".trt")
-"""Suffixes that people give to engines, of TensorRT and of TensorRT-RTX alike."""
-RTX_MAGIC = b"vtrt"
-"""What engines of TensorRT-RTX begin with; all others are handed to TensorRT."""
 
 
 class ForeignCandidate(Candidate):
@@ -140,51 +136,3 @@ def image_axes(subject: str, axes: Axes, size: tuple[int, int] | None) -> Axes:
         return axes
     filling = (None, *size, 3) if axes[3] == 3 else (None, 3, *size)
     return tuple(fill if own is None else own for own, fill in zip(axes, filling, strict=True))
-
-
-def foreign_candidate(
-    path: Path, *, threads: int, size: tuple[int, int] | None, trusted: bool = False
-) -> ForeignCandidate:
-    """The candidate of a file, by its suffix; arguments and errors as for `ForeignCandidate`.
-
-    Args:
-        path: the file.
-        threads: CPU threads.
-        size: what open height and width axes are fed with.
-        trusted: whether code for the CPU that an engine brings may run.
-
-    Raises:
-        RuntimeUnavailable: its runtime is not installed, or an engine has no GPU here.
-    """
-    from vqrae.runtimes.registry import session_class
-
-    suffix = path.suffix.lower()
-    if suffix in ENGINES:
-        return _engine(path, threads=threads, size=size, trusted=trusted)
-    if suffix == ".onnx":
-        session_class("onnxruntime")  # says what to install
-        from vqrae.benchmarks.foreign_onnx import ForeignOnnx
-
-        return ForeignOnnx(path, threads=threads, size=size)
-    if suffix == ".xml":
-        session_class("openvino")
-        from vqrae.benchmarks.foreign_ir import ForeignIr
-
-        return ForeignIr(path, threads=threads, size=size)
-    raise unknown_name(f"{path} suffix", suffix, (".onnx", ".xml", *ENGINES))
-
-
-def _engine(path: Path, *, threads: int, size: tuple[int, int] | None, trusted: bool) -> ForeignCandidate:
-    """Of the framework that built it, told by the file's first bytes."""
-    from vqrae.runtimes.registry import session_class
-
-    if not path.is_file():
-        raise BundleError(str(path), got="no such file", expected="an engine")
-    with path.open("rb") as file:
-        name = "tensorrt-rtx" if file.read(len(RTX_MAGIC)) == RTX_MAGIC else "tensorrt"
-    session = session_class(name)  # says what to install
-    from vqrae.benchmarks.foreign_engine import ForeignEngine
-    from vqrae.runtimes.backends.tensorrt.session import EngineSession
-
-    assert issubclass(session, EngineSession), "the registry has no other for it"  # noqa: S101
-    return ForeignEngine(path, session.api(), threads=threads, size=size, trusted=trusted)

@@ -1,0 +1,1 @@
+"""What is measured beside latency: the machine's limit and conditions, start-up and memory, throughput."""

@@ -1,0 +1,1 @@
+"""What a result is shown as: tables, pages, the HTML report, pictures."""
