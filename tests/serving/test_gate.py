@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from vqrae.serving.gate import Gate
-from vqrae.serving.refusal import Refusal
+from vqrae.serving.limits import Refusal
 
 
 def test_a_full_server_refuses_and_says_when_to_come_back() -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from vqrae.runtimes.manifest import TensorSpec
 from vqrae.serving.inference import Inference, read_inference, write_inference
+from vqrae.serving.limits import Refusal
 from vqrae.serving.models import Model, Tensor
-from vqrae.serving.refusal import Refusal
 
 DECODE = Model(
     "decode",

@@ -11,6 +11,7 @@ import pytest
 from vqrae.runtimes.load_options import LoadOptions
 from vqrae.tokenizing import detokenize as detokenize_module
 from vqrae.tokenizing import tokenize as tokenize_module
+from vqrae.tokenizing import workers
 from vqrae.tokenizing.job import Outcome, SomePart
 from vqrae.tokenizing.workers import Work, WorkerOptions
 
@@ -29,9 +30,9 @@ def _do_parts(
 
 def tokenize_here(bundle: Path, data: Path | str, output: Path, **options: Any) -> Outcome:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenize_module, "do_parts", _do_parts)
+        patch.setattr(workers, "do_parts", _do_parts)
         one = LoadOptions(threads=1)
-        return tokenize_module.tokenize(bundle, str(data), output, WorkerOptions(), one, **options)
+        return tokenize_module.tokenize(bundle, str(data), output, WorkerOptions(load=one), **options)
 
 
 def interrupted(folder: Path, lost: Sequence[str] = ()) -> Path:
@@ -53,6 +54,6 @@ def parts_of(folder: Path) -> list[Path]:
 
 def detokenize_here(bundle: Path, tokens: Path, output: Path, **options: Any) -> Outcome:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(detokenize_module, "do_parts", _do_parts)
+        patch.setattr(workers, "do_parts", _do_parts)
         one = LoadOptions(threads=1)
-        return detokenize_module.detokenize(bundle, tokens, output, WorkerOptions(), one, **options)
+        return detokenize_module.detokenize(bundle, tokens, output, WorkerOptions(load=one), **options)

@@ -7,9 +7,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any, TypeVar
 
-from prometheus_client import CONTENT_TYPE_LATEST
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -18,20 +22,50 @@ from starlette.routing import Route
 
 from vqrae import __version__
 from vqrae.runtimes.manifest import Manifest
-from vqrae.serving.body import LENGTH_HEADER, read_body
 from vqrae.serving.engine import Computed, Engine
-from vqrae.serving.files import png, read_tokens
-from vqrae.serving.gate import Gate, Held
-from vqrae.serving.inference import read_inference, write_inference
-from vqrae.serving.limits import Limits
-from vqrae.serving.metrics import Metrics
+from vqrae.serving.gate import LENGTH_HEADER, Gate, Held, read_body
+from vqrae.serving.inference import read_inference, read_tokens, write_inference
+from vqrae.serving.limits import Limits, Refusal
 from vqrae.serving.models import VERSION, Model, models_of
-from vqrae.serving.refusal import Refusal
 
 logger = logging.getLogger(__name__)
 
+LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
+
 Read = TypeVar("Read")
 Work = Callable[[Request, bytes, Held], Awaitable[Response]]
+
+
+class Metrics:
+    """What the server counts, for Prometheus. One registry for each server: tests run several."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        registry = self._registry
+        self.requests = Counter(
+            "vqrae_requests", "Requests that were answered.", ["route", "status"], registry=registry
+        )
+        self.seconds = Histogram(
+            "vqrae_request_seconds",
+            "From a request's head to its answer.",
+            ["route"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.inside = Gauge("vqrae_requests_inside", "Requests that wait or are computed.", registry=registry)
+        self.images = Counter("vqrae_images", "Images that were computed.", ["graph"], registry=registry)
+        self.batch = Histogram(
+            "vqrae_batch_images",
+            "Images computed together, seen from each request.",
+            ["graph"],
+            buckets=BATCH_BUCKETS,
+            registry=registry,
+        )
+
+    def text(self) -> bytes:
+        """The figures as Prometheus reads them."""
+        return generate_latest(self._registry)
 
 
 @dataclass
@@ -144,7 +178,7 @@ class Service:
         """The PNG of tokens."""
         indices = await self._reading(read_tokens, body, self.models["decode"])
         computed = await self._computed("decode", self.engine.infer("decode", indices, ("images",)), 1)
-        return Response(await asyncio.to_thread(png, computed.arrays["images"][0]), media_type="image/png")
+        return Response(await asyncio.to_thread(_png, computed.arrays["images"][0]), media_type="image/png")
 
     def _model(self, request: Request) -> Model:
         name, wanted = request.path_params["model"], request.path_params.get("version", VERSION)
@@ -190,6 +224,13 @@ class Service:
 
         endpoint.__name__ = route
         return endpoint
+
+
+def _png(image: NDArray[np.uint8]) -> bytes:
+    """An image (H, W, 3) as a PNG file."""
+    file = BytesIO()
+    Image.fromarray(image).save(file, "png")
+    return file.getvalue()
 
 
 def _refused(refusal: Refusal) -> Response:

@@ -9,7 +9,6 @@ import signal
 import socket
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
-from typing import ClassVar
 
 import h11
 import uvicorn
@@ -17,7 +16,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vqrae.runtimes.errors import UsageError
 from vqrae.serving.app import Service
-from vqrae.serving.limits import Limits
 
 MAX_HEAD_BYTES = 16_384
 KEEP_ALIVE_SECONDS = 30
@@ -45,27 +43,117 @@ def bound_socket(host: str, port: int) -> socket.socket:
     return made
 
 
+def url_of(bound: socket.socket) -> str:
+    """Where a client reaches it."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class _TimedProtocol(H11Protocol):
+    """Closes a connection whose request head does not arrive, or whose client does not take the answer.
+
+    When there are too many, the oldest of those that wait for their client makes room for a new one.
+    """
+
+    _state = "none"
+    _deadline: asyncio.TimerHandle | None = None
+    _taking: asyncio.TimerHandle | None = None
+    config: _Config
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+        super().connection_made(transport)
+        self._watch("partial")
+        everyone = self.config.connections
+        everyone[self] = None
+        if len(everyone) > self.config.max_connections:
+            min(everyone, key=_TimedProtocol._rank).transport.abort()  # the oldest of the lowest rank
+
+    def _rank(self) -> int:
+        """Who is closed first: one without a request, then one whose body is still on its way."""
+        if not (bool(self.cycle) and not self.cycle.response_complete):
+            return 0
+        return 1 if self.cycle.more_body else 2
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if bool(self.cycle) and not self.cycle.response_complete:
+            self._watch("inside")
+        elif self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
+            self._watch("idle")  # after the rest of a body that was answered before its end
+        else:
+            self._watch("partial")
+
+    def _watch(self, state: str) -> None:
+        """A deadline for what a client has begun: it does not move with each byte."""
+        if state == self._state:
+            return
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._state, self._deadline = state, None
+        if state != "inside":
+            seconds = KEEP_ALIVE_SECONDS if state == "idle" else self.config.limits.body_seconds
+            self._deadline = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def send_400_response(self, msg: str) -> None:
+        """As uvicorn's, in JSON like every refusal."""
+        body = json.dumps({"error": msg}).encode()
+        headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
+        for event in (
+            h11.Response(status_code=400, headers=list(headers.items()), reason="Bad Request"),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._taking = self.loop.call_later(self.config.limits.answer_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._taking is not None:
+            self._taking.cancel()
+            self._taking = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.config.connections.pop(self, None)
+        for timer in (self._deadline, self._taking):
+            if timer is not None:
+                timer.cancel()
+
+
+class _Config(uvicorn.Config):
+    """What the protocol of every connection is told, and the connections that there are."""
+
+    def __init__(self, service: Service) -> None:
+        limits = service.limits
+        super().__init__(
+            service.app(),
+            http=_TimedProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level=logging.ERROR,  # a client's mistake is not worth a line
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=int(limits.body_seconds + limits.answer_seconds),
+            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        )
+        self.limits = limits
+        self.max_connections = limits.max_queue * CONNECTIONS_PER_REQUEST + SPARE_CONNECTIONS
+        self.connections: dict[_TimedProtocol, None] = {}
+        """The oldest first."""
+
+
 class HttpServer(uvicorn.Server):
     """Serves until it is told to stop; then it finishes what is inside."""
 
     def __init__(self, service: Service) -> None:
-        limits = service.limits
         self._service = service
-        super().__init__(
-            uvicorn.Config(
-                service.app(),
-                http=_protocol(limits),
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                log_level=logging.ERROR,  # a client's mistake is not worth a line
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=int(limits.body_seconds + limits.answer_seconds),
-                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
-            )
-        )
+        super().__init__(_Config(service))
 
     def stop(self) -> None:
         """Take nothing in any more, finish what is inside, and return from `serve`."""
@@ -88,83 +176,3 @@ async def serve_until_told(server: HttpServer, bound: socket.socket, started: Ca
         await asyncio.sleep(0.01)
     started()
     await serving
-
-
-def _protocol(limits: Limits) -> type[H11Protocol]:
-    most = limits.max_queue * CONNECTIONS_PER_REQUEST + SPARE_CONNECTIONS
-
-    class TimedProtocol(H11Protocol):
-        """Closes a connection whose request head does not arrive, or whose client does not take the answer.
-
-        When there are too many, the oldest of those that wait for their client makes room for a new one.
-        """
-
-        _state = "none"
-        _deadline: asyncio.TimerHandle | None = None
-        _taking: asyncio.TimerHandle | None = None
-        _all: ClassVar[dict[TimedProtocol, None]] = {}
-        """Those of this server, the oldest first."""
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
-            super().connection_made(transport)
-            self._watch("partial")
-            self._all[self] = None
-            if len(self._all) > most:
-                min(self._all, key=TimedProtocol._rank).transport.abort()  # the oldest of the lowest rank
-
-        def _rank(self) -> int:
-            """Who is closed first: one without a request, then one whose body is still on its way."""
-            if not (bool(self.cycle) and not self.cycle.response_complete):
-                return 0
-            return 1 if self.cycle.more_body else 2
-
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            if bool(self.cycle) and not self.cycle.response_complete:
-                self._watch("inside")
-            elif self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
-                self._watch("idle")  # after the rest of a body that was answered before its end
-            else:
-                self._watch("partial")
-
-        def _watch(self, state: str) -> None:
-            """A deadline for what a client has begun: it does not move with each byte."""
-            if state == self._state:
-                return
-            if self._deadline is not None:
-                self._deadline.cancel()
-            self._state, self._deadline = state, None
-            if state != "inside":
-                seconds = KEEP_ALIVE_SECONDS if state == "idle" else limits.body_seconds
-                self._deadline = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
-
-        def send_400_response(self, msg: str) -> None:
-            """As uvicorn's, in JSON like every refusal."""
-            body = json.dumps({"error": msg}).encode()
-            headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
-            for event in (
-                h11.Response(status_code=400, headers=list(headers.items()), reason="Bad Request"),
-                h11.Data(data=body),
-                h11.EndOfMessage(),
-            ):
-                self.transport.write(self.conn.send(event) or b"")
-            self.transport.close()
-
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self._taking = self.loop.call_later(limits.answer_seconds, self.transport.abort)
-
-        def resume_writing(self) -> None:
-            super().resume_writing()
-            if self._taking is not None:
-                self._taking.cancel()
-                self._taking = None
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            super().connection_lost(exc)
-            self._all.pop(self, None)
-            for timer in (self._deadline, self._taking):
-                if timer is not None:
-                    timer.cancel()
-
-    return TimedProtocol

@@ -1,4 +1,4 @@
-"""Inference requests and answers of the Open Inference Protocol, version 2: JSON, and its binary tensor extension.
+"""Bodies: requests and answers of the Open Inference Protocol, version 2, and the tokens of one image as JSON.
 
 Written after the protocol's REST specification (KServe, "Open Inference Protocol") and Triton's page "Binary Tensor
 Data Extension". A body is JSON; with the header `Inference-Header-Content-Length`, so many bytes of JSON and then the
@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from vqrae.runtimes.errors import unknown_name
-from vqrae.serving.json_body import parsed, whole_numbers
+from vqrae.serving.limits import Refusal
 from vqrae.serving.models import VERSION, Model
-from vqrae.serving.refusal import Refusal
 
 _UNSUPPORTED = ("shared_memory_region", "classification", "sequence_id")
 """Parameters of Triton's other extensions: to pass them over would answer another question than was asked."""
@@ -26,6 +25,7 @@ _UNSUPPORTED = ("shared_memory_region", "classification", "sequence_id")
 Axis = Annotated[int, Field(ge=0, lt=2**31)]
 Parameters = Annotated[dict[str, Any], Field(max_length=32), BeforeValidator(lambda value: value or {})]
 """Like everything that the protocol does not require, it may be null: KServe's own client writes so."""
+Shape = TypeVar("Shape", bound=BaseModel)
 
 
 class _Part(BaseModel):
@@ -50,6 +50,12 @@ class _Request(_Part):
     parameters: Parameters = {}
     inputs: Annotated[list[_Input], Field(min_length=1, max_length=8)]
     outputs: Annotated[list[_Output], Field(max_length=8)] | None = None
+
+
+class _Tokens(_Part):
+    """The rest of what `/encode` answers is passed over, so that its answer can be sent back as it is."""
+
+    indices: list[Any]
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ def read_inference(body: bytes, header_length: str | None, model: Model, *, max_
         raise Refusal(
             413, f"got {len(text)} bytes of JSON before the binary data; expected at most {max_json} (--max-json)"
         )
-    request = parsed(_Request, text)
+    request = _parsed(_Request, text)
     outputs = _wanted(request, model)
     if len(request.inputs) != 1:
         raise Refusal(400, f"got {len(request.inputs)} inputs; expected one, {model.input.name}")
@@ -115,6 +121,49 @@ def write_inference(request: Inference, arrays: dict[str, NDArray[Any]], model: 
         answer["id"] = request.id
     text = json.dumps(answer, separators=(",", ":")).encode()
     return b"".join((text, *binary)), len(text) if binary else None
+
+
+def read_tokens(body: bytes, decode: Model) -> NDArray[np.int32]:
+    """One grid, int32 (1, h, w), from `{"indices": [[…], …]}`.
+
+    Raises:
+        Refusal: 400, with what is wrong.
+    """
+    array = _whole_numbers("indices", _parsed(_Tokens, body).indices)
+    if array.shape != decode.input.row:
+        raise Refusal(400, f"indices: got shape {array.shape}; expected {decode.input.row}")
+    decode.check_values(array)
+    return array.astype(np.int32)[None]
+
+
+def _parsed(shape: type[Shape], text: bytes) -> Shape:
+    """Read JSON of a certain shape.
+
+    Raises:
+        Refusal: 400, with the first place that is wrong; what stands there is not repeated.
+    """
+    try:
+        return shape.model_validate_json(text)
+    except ValidationError as error:
+        detail = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(str(step)[:80] for step in detail["loc"]) or "request"
+        raise Refusal(400, f"{place}: {detail['msg']}") from error
+
+
+def _whole_numbers(subject: str, data: list[Any]) -> NDArray[Any]:
+    """Nested lists as an array of integers.
+
+    Raises:
+        Refusal: 400, rows of different lengths, or something else than numbers that fit 64 bits.
+    """
+    try:
+        array = np.asarray(data)
+    except (ValueError, OverflowError) as error:
+        raise Refusal(400, f"{subject}: got rows of different lengths; expected whole numbers") from error
+    if array.dtype.kind not in "iu" or not array.size:
+        got = f"data of dtype {array.dtype}" if array.size else "no data"
+        raise Refusal(400, f"{subject}: got {got}; expected whole numbers")
+    return array
 
 
 def _parted(body: bytes, header_length: str | None) -> tuple[bytes, bytes | None]:
@@ -181,7 +230,7 @@ def _from_json(tensor: _Input, count: int, model: Model) -> NDArray[Any]:
         raise Refusal(400, f"{subject}: got binary_data_size without the header Inference-Header-Content-Length")
     if tensor.data is None:
         raise Refusal(400, f"{subject}: got no data")
-    array = whole_numbers(subject, tensor.data)
+    array = _whole_numbers(subject, tensor.data)
     if array.shape not in ((count,), tuple(tensor.shape)):
         got = f"got data of shape {array.shape}"
         raise Refusal(400, f"{subject}: {got}; expected {count} numbers, flat or nested like the shape")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqrae.runtimes.manifest import Manifest, TensorSpec, signature
-from vqrae.serving.refusal import Refusal
+from vqrae.serving.limits import Refusal
 
 DATATYPES = {"uint8": "UINT8", "int32": "INT32", "float32": "FP32"}
 """dtype -> the protocol's name for it."""

@@ -17,8 +17,8 @@ from ray.serve.handle import DeploymentHandle
 
 from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.serving.engine import Computed
-from vqrae.serving.refusal import Refusal
-from vqrae.serving.replica import Replica, ReplicaOptions
+from vqrae.serving.limits import Refusal
+from vqrae.serving.worker import Replica, ReplicaOptions
 
 APPLICATION, DEPLOYMENT = "vqrae", "tokenizer"
 STATUS_SECONDS = 0.5

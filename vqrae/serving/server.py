@@ -7,7 +7,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +18,10 @@ from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.registry import session_class
 from vqrae.runtimes.sealed import private_copy
 from vqrae.serving.app import Service
-from vqrae.serving.http import HttpServer, bound_socket, serve_until_told
+from vqrae.serving.http import HttpServer, bound_socket, serve_until_told, url_of
 from vqrae.serving.limits import Limits
-from vqrae.serving.replica import ReplicaOptions
 from vqrae.serving.replicas import Replicas, stop_replicas
+from vqrae.serving.worker import ReplicaOptions
 
 _MMAP_THRESHOLD, _LARGE_BYTES = -3, 2**20
 
@@ -42,11 +42,7 @@ class ServerOptions:
 
 
 def serve_bundle(
-    path: Path,
-    options: ServerOptions,
-    load: LoadOptions,
-    limits: Limits,
-    started: Callable[[str, Bundle], None],
+    path: Path, options: ServerOptions, load: LoadOptions, limits: Limits, started: Callable[[str, Bundle], None]
 ) -> None:
     """Serve a bundle until SIGTERM or Ctrl-C.
 
@@ -62,23 +58,12 @@ def serve_bundle(
         RuntimeUnavailable: its runtime, or Ray, is not there, or a replica does not start.
         UsageError: the address is taken.
     """
-    bundle = Bundle.listed(path.resolve(), public_key=load.public_key)
-    missing = {"encode", "decode"} - bundle.manifest.graphs.keys()
-    if missing:
-        raise BundleError(str(path), got=f"no graph {min(missing)}", expected="encode and decode")
-    session_class(bundle.manifest.runtime.name)  # a runtime that is missing is said here, not by a replica
-    cores = os.cpu_count() or 1
+    bundle = _servable(path, load)
     cpus = load.threads or 1
     _return_large_blocks()
     with ExitStack() as stack:
         bound = stack.enter_context(bound_socket(options.host, options.port))
-        # One copy for all replicas, which start again from it; those on other machines make their own.
-        shared = options.address is None and load.sealing != "memory"
-        if shared:
-            loaded = stack.enter_context(private_copy(bundle))
-        else:
-            loaded = bundle
-            bundle.check_all()
+        loaded = stack.enter_context(_kept(bundle, shared=options.address is None and load.sealing != "memory"))
         replica = ReplicaOptions(
             bundle=loaded.path,
             manifest_sha256=bundle.sha256,
@@ -87,14 +72,30 @@ def serve_bundle(
             limits=limits,
             wait_seconds=options.wait_seconds,
         )
-        stack.enter_context(cluster(options.address, cpus=max(cores, cpus * options.replicas)))
+        stack.enter_context(cluster(options.address, cpus=max(os.cpu_count() or 1, cpus * options.replicas)))
         replicas = Replicas.start(replica, count=options.replicas, cpus=cpus, gpus=options.gpus)
         if options.address is not None:
             stack.callback(stop_replicas)
-        host, port = bound.getsockname()[:2]
-        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        server = HttpServer(Service(replicas, bundle.manifest, replica.manifest_sha256, limits))
-        asyncio.run(serve_until_told(server, bound, lambda: started(url, bundle)))
+        server = HttpServer(Service(replicas, bundle.manifest, bundle.sha256, limits))
+        asyncio.run(serve_until_told(server, bound, lambda: started(url_of(bound), bundle)))
+
+
+def _servable(path: Path, load: LoadOptions) -> Bundle:
+    """A bundle that can be served here: signed as it must be, with both graphs, its runtime installed."""
+    bundle = Bundle.listed(path.resolve(), public_key=load.public_key)
+    missing = {"encode", "decode"} - bundle.manifest.graphs.keys()
+    if missing:
+        raise BundleError(str(path), got=f"no graph {min(missing)}", expected="encode and decode")
+    session_class(bundle.manifest.runtime.name)  # a runtime that is missing is said here, not by a replica
+    return bundle
+
+
+def _kept(bundle: Bundle, *, shared: bool) -> AbstractContextManager[Bundle]:
+    """One copy for all replicas, which start again from it; those on other machines make their own."""
+    if shared:
+        return private_copy(bundle)
+    bundle.check_all()
+    return nullcontext(bundle)
 
 
 def _return_large_blocks() -> None:

@@ -1,24 +1,27 @@
-"""The worker: one loaded bundle, with batching. It runs in every replica; here or there makes no difference to it."""
+"""The worker: one loaded bundle, with batching; and the replica, which is one in a process of Ray Serve's."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.errors import VqraeError
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.preprocess import prepare, read_image
 from vqrae.runtimes.tokenizer import Tokenizer
 from vqrae.serving.batcher import Batcher
 from vqrae.serving.engine import Computed
-from vqrae.serving.limits import Limits
-from vqrae.serving.refusal import refusal_of
+from vqrae.serving.limits import Limits, refusal_of
 
 DECODERS = 2
 """Image files that are decoded at once: each may need memory for `Limits.max_pixels`."""
@@ -87,6 +90,30 @@ class Worker(Closing):
 
     def _decode(self, jobs: Sequence[_Job]) -> list[Computed]:
         return _shared_out({"images": self._tokenizer.decode(np.concatenate([job.batch for job in jobs]))}, jobs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaOptions:
+    """What every replica of a server has in common."""
+
+    bundle: Path
+    manifest_sha256: str
+    """Of the bundle that the server was started with; no replica serves another one."""
+    private: bool
+    """Whether `bundle` is the server's own copy, which was verified and which nobody else can change."""
+    load: LoadOptions
+    limits: Limits
+    wait_seconds: float = 0.0
+    """How long a batch that is not full waits for more."""
+
+
+class Replica(Worker):
+    """A worker as Ray Serve makes it, of a bundle that it loads itself; later changes on disk do not reach it."""
+
+    def __init__(self, options: ReplicaOptions) -> None:
+        bundle = Bundle.listed(options.bundle, sha256=options.manifest_sha256, private=options.private)
+        tokenizer = Tokenizer.from_bundle(bundle, options.load)
+        super().__init__(tokenizer, options.limits, wait_seconds=options.wait_seconds, streams=options.load.streams)
 
 
 def _shared_out(arrays: dict[str, NDArray[Any]], jobs: Sequence[_Job]) -> list[Computed]:

@@ -31,7 +31,7 @@ from vqrae.tokenizing.job import (
     read_json,
 )
 from vqrae.tokenizing.token_files import SUFFIXES, Tokens, add_member, read_tokens
-from vqrae.tokenizing.workers import WorkerOptions, do_parts
+from vqrae.tokenizing.workers import WorkerOptions, run_job
 
 ImageLayout = Literal["folder", "webdataset"]
 RESULT_SUFFIXES: dict[str, str] = {"folder": "", "webdataset": ".tar"}
@@ -60,16 +60,16 @@ class TokenPart(Record):
 class DetokenizeWork:
     """Decodes files of tokens; a bundle is loaded once for all of them."""
 
-    def __init__(self, bundle: Path, load: LoadOptions, tokens: Path, folder: Path, job: ImageJob) -> None:
+    def __init__(self, bundle: Path, load: LoadOptions, root: Path, folder: Path, job: ImageJob) -> None:
         self._tokenizer = Tokenizer.from_bundle(Bundle.listed(bundle, sha256=job.bundle_sha256), load)
-        self._tokens, self._job = tokens, job
+        self._root, self._job = root, job
         self._folder = JobFolder(folder, job, RESULT_SUFFIXES[job.layout])
 
     def part(self, text: str) -> int:
         """See `Work`."""
         part = TokenPart.model_validate_json(text)
-        made_of = content_of(self._tokens / part.file)[1]
-        tokens = read_tokens(self._tokens / part.file, self._tokenizer.grid)
+        made_of = content_of(self._root / part.file)[1]
+        tokens = read_tokens(self._root / part.file, self._tokenizer.grid)
         target = self._folder.result(part.name)
         in_folder = self._job.layout == "folder"
         staged = staged_folder(target, overwrite=True, lock=False) if in_folder else staged_file(target, lock=False)
@@ -106,7 +106,6 @@ def detokenize(
     tokens: Path,
     output: Path,
     options: WorkerOptions,
-    load: LoadOptions,
     *,
     layout: ImageLayout = "folder",
     batch: int = 32,
@@ -119,8 +118,7 @@ def detokenize(
         bundle_path: a bundle of the checkpoint that made the tokens; its runtime and precision may be others.
         tokens: the folder that `tokenize` has written, complete.
         output: folder of the result: `part-000000/KEY.png`, or `part-000000.tar` with images and keys.
-        options: who does the work; it makes no difference to the result.
-        load: how each worker loads the bundle, whose signature is compared here.
+        options: who does the work, which makes no difference to the result; the bundle's signature is compared here.
         layout: of the result.
         batch: images that are computed together.
         progress: called with the images that are done, those of earlier runs included, and how many there are.
@@ -130,38 +128,33 @@ def detokenize(
         BundleError: the bundle is invalid.
         DataError: there are no complete tokens, or they are damaged, or a key leaves the folder.
         RuntimeUnavailable: the bundle's runtime, or Ray, is not there or failed.
-        UsageError: the tokens are of another checkpoint, or changed since the run began; or `output` holds something
-            else, or another run is writing it.
+        UsageError: the tokens are of another checkpoint, or changed; or `output` is something else or being written.
         StorageError: the operating system refused to read or write.
     """
     with claimed_folder(output, REPORTS) as path:
-        bundle, root = Bundle.open(bundle_path.resolve(), public_key=load.public_key), tokens.resolve()
+        bundle, root = Bundle.open(bundle_path.resolve(), public_key=options.load.public_key), tokens.resolve()
         made = read_json(root / JOB_FILE, TokenJob)
-        total = read_json(root / COMPLETE_FILE, Outcome).images
-        weights = bundle.manifest.checkpoint.weights_sha256
-        if made.weights_sha256 != weights:
-            got, expected = f"tokens of {made.bundle}, {made.weights_sha256[:12]}…", f"those of {weights[:12]}…"
-            raise UsageError(str(tokens), got=got, expected=expected, remedy="use a bundle of the same checkpoint")
-        job = ImageJob(
-            bundle=bundle.manifest.name,
-            bundle_sha256=bundle.sha256,
-            tokens_parts_sha256=made.parts_sha256,
-            tokens_bundle_sha256=made.bundle_sha256,
-            layout=layout,
-            batch=batch,
-            parts=made.parts,
-        )
-        parts = _parts(made, total)
+        parts = _parts(made, read_json(root / COMPLETE_FILE, Outcome).images)
+        job = _job(bundle, tokens, made, layout, batch)
         folder = JobFolder.open(path, job, RESULT_SUFFIXES[layout], parts)
-        if (outcome := folder.settled(parts, note)) is not None:
-            progress(total, total)
-            return outcome
-        missing = folder.missing(root, parts, lambda part: content_of(root / part.file)[1], note)
-        before = total - sum(part.images for part in missing)
-        progress(before, total)
-        arguments = {"bundle": bundle.path, "load": load, "tokens": root, "folder": path, "job": job}
-        do_parts(DetokenizeWork, arguments, missing, options, lambda done: progress(before + done, total))
-        return folder.finish(parts)
+        work = (DetokenizeWork, folder, parts, lambda part: content_of(root / part.file)[1], bundle.path, root)
+        return run_job(*work, options=options, progress=progress, note=note)
+
+
+def _job(bundle: Bundle, tokens: Path, made: TokenJob, layout: ImageLayout, batch: int) -> ImageJob:
+    weights = bundle.manifest.checkpoint.weights_sha256
+    if made.weights_sha256 != weights:
+        got, expected = f"tokens of {made.bundle}, {made.weights_sha256[:12]}…", f"those of {weights[:12]}…"
+        raise UsageError(str(tokens), got=got, expected=expected, remedy="use a bundle of the same checkpoint")
+    return ImageJob(
+        bundle=bundle.manifest.name,
+        bundle_sha256=bundle.sha256,
+        tokens_parts_sha256=made.parts_sha256,
+        tokens_bundle_sha256=made.bundle_sha256,
+        layout=layout,
+        batch=batch,
+        parts=made.parts,
+    )
 
 
 def _parts(made: TokenJob, total: int) -> list[TokenPart]:

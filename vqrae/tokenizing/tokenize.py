@@ -20,12 +20,38 @@ from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.preprocess import prepare, read_image
 from vqrae.runtimes.staging import claimed_folder, staged_file
 from vqrae.runtimes.tokenizer import Tokenizer
-from vqrae.tokenizing.digest import SourceDigest, source_sha256
 from vqrae.tokenizing.job import DEAD_LETTERS_FILE, REPORTS, Aside, JobFolder, Outcome, TokenJob
 from vqrae.tokenizing.token_files import SUFFIXES, Layout, Tokens, joined, write_tokens
-from vqrae.tokenizing.workers import WorkerOptions, do_parts
+from vqrae.tokenizing.workers import WorkerOptions, run_job
 
 MOST_CODES = 2**16
+
+
+class SourceDigest:
+    """The hash of what a part is made of so far: every image's key and bytes, or why there are none."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, encoded: EncodedImage) -> str:
+        """Add the next image; returns the hash of its bytes."""
+        image = hashlib.sha256(encoded.content or b"").hexdigest()
+        what = f"{encoded.key}\0{image if encoded.content is not None else encoded.problem}\n"
+        self._digest.update(what.encode(errors="surrogatepass"))
+        return image
+
+    @property
+    def hexdigest(self) -> str:
+        """The hash."""
+        return self._digest.hexdigest()
+
+
+def source_sha256(root: Path, part: Part) -> str:
+    """The hash of a whole part."""
+    digest = SourceDigest()
+    for encoded in encoded_images(root, part):
+        digest.add(encoded)
+    return digest.hexdigest
 
 
 class TokenizeWork:
@@ -89,7 +115,6 @@ def tokenize(
     data: str,
     output: Path,
     options: WorkerOptions,
-    load: LoadOptions,
     *,
     layout: Layout = "parquet",
     batch: int = 32,
@@ -103,8 +128,7 @@ def tokenize(
         bundle_path: the bundle's folder; on a cluster, as `data` and `output`, the same on every node.
         data: see `files.data_files`.
         output: folder of the result.
-        options: who does the work; it makes no difference to the result.
-        load: how each worker loads the bundle, whose signature is compared here.
+        options: who does the work, which makes no difference to the result; the bundle's signature is compared here.
         layout: of the parts' files.
         batch: images that are computed together.
         part_images: images in a part, which is what a killed run loses at most for each worker.
@@ -112,27 +136,18 @@ def tokenize(
         note: called with what a run that goes on has found: parts that are damaged, sources that were touched.
 
     Raises:
-        BundleError: the bundle is invalid.
+        BundleError, RuntimeUnavailable: the bundle is invalid; its runtime, or Ray, is not there or failed.
         DataError: there is no data, or none of its images can be read.
-        RuntimeUnavailable: the bundle's runtime, or Ray, is not there or failed.
-        UsageError: `output` holds something else, or another run is writing it; the data changed since the run began;
-            or the codebook has more codes than fit 16 bits.
+        UsageError: `output` is something else or being written, the data changed, or codes do not fit 16 bits.
         StorageError: the operating system refused to read or write.
     """
     with claimed_folder(output, REPORTS) as path:
-        bundle = Bundle.open(bundle_path.resolve(), public_key=load.public_key)
+        bundle = Bundle.open(bundle_path.resolve(), public_key=options.load.public_key)
         source = source_of(data, size=part_images)
-        job = _job(bundle, source, layout, batch, part_images)
-        folder = JobFolder.open(path, job, SUFFIXES[layout], source.parts)
-        if (outcome := folder.settled(source.parts, note)) is not None:
-            progress(source.images, source.images)
-            return _checked(path, outcome)
-        missing = folder.missing(source.root, source.parts, partial(source_sha256, source.root), note)
-        before = source.images - sum(part.images for part in missing)
-        progress(before, source.images)
-        arguments = {"bundle": bundle.path, "load": load, "root": source.root, "folder": path, "job": job}
-        do_parts(TokenizeWork, arguments, missing, options, lambda done: progress(before + done, source.images))
-        return _checked(path, folder.finish(source.parts, Aside(source.left_out, source.damaged)))
+        job, root = _job(bundle, source, layout, batch, part_images), source.root
+        work = (TokenizeWork, JobFolder.open(path, job, SUFFIXES[layout], source.parts), source.parts)
+        files, aside = (partial(source_sha256, root), bundle.path, root), Aside(source.left_out, source.damaged)
+        return _checked(path, run_job(*work, *files, options=options, progress=progress, note=note, aside=aside))
 
 
 def _checked(path: Path, outcome: Outcome) -> Outcome:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import ray.data
@@ -15,8 +17,8 @@ from ray.exceptions import RayError
 from vqrae.cluster import cluster
 from vqrae.runtimes import errors
 from vqrae.runtimes.errors import RuntimeUnavailable, VqraeError, storage_error
-from vqrae.runtimes.manifest import Record
-from vqrae.tokenizing.job import SomePart
+from vqrae.runtimes.load_options import LoadOptions
+from vqrae.tokenizing.job import Aside, Job, JobFolder, Outcome, Part, SomePart
 
 MOST_BLOCKS = 4096
 """Ray Data keeps books on each block; a part is a block of its own up to so many."""
@@ -29,16 +31,22 @@ class Work(Protocol):
         """Do a part, given as JSON, and move its result into place; returns its images, dead ones included."""
 
 
-class WorkerOptions(Record):
+@dataclass(frozen=True, kw_only=True)
+class WorkerOptions:
     """Who does the parts."""
 
+    load: LoadOptions
+    """How each of them loads the bundle."""
     workers: int = 1
-    cpus: int = 1
-    """Of each."""
     gpus: float = 0.0
     """Of each."""
     address: str | None = None
     """Of a Ray cluster; None is this machine."""
+
+    @property
+    def cpus(self) -> int:
+        """Of each."""
+        return self.load.threads or 1
 
 
 class _Calls:
@@ -57,6 +65,45 @@ class _Calls:
         except OSError as error:
             told = storage_error(error.filename or "input or output", error)
         return {"images": [0], "error": [_text_of(told)]}
+
+
+def run_job(
+    work: type[Work],
+    folder: JobFolder[Job],
+    parts: Sequence[Part],
+    source_sha256: Callable[[Part], str],
+    bundle: Path,
+    root: Path,
+    *,
+    options: WorkerOptions,
+    progress: Callable[[int, int], None],
+    note: Callable[[str], None],
+    aside: Aside = Aside(),  # noqa: B008 - immutable
+) -> Outcome:
+    """Do what is missing of a run, and join what all of it has come to.
+
+    Args:
+        work: is made in every worker, of `bundle`, `root`, how to load, the folder's path and its job.
+        folder: of the run, which is claimed.
+        parts: all of them.
+        source_sha256: the hash of what a part is made of, as its files are now.
+        bundle: its folder.
+        root: the folder that the parts' source files are in.
+        options: who does the parts.
+        progress: called with the images that are done, those of earlier runs included, and how many there are.
+        note: told what a run that goes on has found.
+        aside: what of the data is in no part.
+    """
+    total = sum(part.images for part in parts)
+    if (outcome := folder.settled(parts, note)) is not None:
+        progress(total, total)
+        return outcome
+    missing = folder.missing(root, parts, source_sha256, note)
+    before = total - sum(part.images for part in missing)
+    progress(before, total)
+    arguments = {"bundle": bundle, "load": options.load, "root": root, "folder": folder.path, "job": folder.job}
+    do_parts(work, arguments, missing, options, lambda done: progress(before + done, total))
+    return folder.finish(parts, aside)
 
 
 def do_parts(
