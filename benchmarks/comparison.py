@@ -13,7 +13,7 @@ from typing import Literal
 from vqrae.benchmarks.rows import BenchResult, BenchRow, count_of
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.manifest import Record
-from vqrae.runtimes.parity import GATES
+from vqrae.runtimes.precision import PRECISIONS
 
 FOOTPRINT_NOISE = 0.05
 """Share by which start-up and memory differ between two runs of the same: they are medians of a few processes."""
@@ -128,7 +128,7 @@ class _Quantity:
     noise: float = 0.0
 
 
-_FP32 = GATES["fp32"]
+_FP32 = PRECISIONS["fp32"].limits
 
 
 def _share(old: float, new: float) -> float:

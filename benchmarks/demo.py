@@ -26,6 +26,7 @@ from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.export.verify import VerifyRow
 from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable
 from vqrae.runtimes.manifest import MANIFEST_FILE, GateVerdict, Manifest, read_manifest
+from vqrae.runtimes.precision import PRECISIONS
 from vqrae.runtimes.preprocess import prepare
 from vqrae.runtimes.staging import staged_folder
 from vqrae.runtimes.tokenizer import load
@@ -114,7 +115,7 @@ def _built(builder: BundleBuilder, wanted: Target, folder: Path, missing: list[s
     try:
         return builder.build(wanted, folder)
     except GateFailure as error:
-        if wanted.precision != "int8":
+        if not PRECISIONS[wanted.precision].must_be_faster:
             raise
         missing.append(str(error))
         return None

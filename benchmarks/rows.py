@@ -12,7 +12,8 @@ from vqrae.benchmarks.measure.limit import Limit
 from vqrae.benchmarks.measure.throughput import Handling, Throughput
 from vqrae.runtimes.errors import DataError
 from vqrae.runtimes.machine import Machine
-from vqrae.runtimes.manifest import GateVerdict, Precision, PrecisionName, Record
+from vqrae.runtimes.manifest import GateVerdict, Precision, Record
+from vqrae.runtimes.precision import PrecisionName
 
 
 class BenchRow(Record):

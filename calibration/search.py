@@ -14,9 +14,7 @@ from vqrae.calibration.sensitivity import Progress, Sensitivity
 from vqrae.calibration.trials import Trial, Try
 from vqrae.runtimes.errors import GateFailure
 from vqrae.runtimes.manifest import Budget
-
-MARGIN = 0.8
-"""Share of the budget that the search may use: other images cost a little more or less."""
+from vqrae.runtimes.precision import Limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,15 +26,16 @@ class Found:
     """From INT8 everywhere to the best, a layer at a time; between them may be a leap to the plan that was given."""
 
 
-def kept(trial: Trial, budget: Budget, least_decode_psnr_db: float) -> bool:
-    """Whether a trial keeps the budget, with `MARGIN`; both graphs share what may be lost to the photographs."""
-    checks = [trial.decode_psnr_db >= least_decode_psnr_db]
+def kept(trial: Trial, budget: Budget, limits: Limits) -> bool:
+    """Whether a trial keeps its share of the budget; both graphs share what may be lost to the photographs."""
+    share = limits.search_share
+    checks = [trial.decode_psnr_db >= limits.min_decode_psnr_db]
     if budget.max_excess_distortion is not None and trial.graph == "encode":
-        checks.append(trial.damage <= budget.max_excess_distortion * MARGIN)
+        checks.append(trial.damage <= budget.max_excess_distortion * share)
     if budget.min_token_agreement is not None:
-        checks.append(1 - trial.token_agreement <= (1 - budget.min_token_agreement) * MARGIN)
+        checks.append(1 - trial.token_agreement <= (1 - budget.min_token_agreement) * share)
     if budget.max_source_psnr_drop_db is not None:
-        checks.append(trial.source_psnr_drop_db <= budget.max_source_psnr_drop_db * MARGIN / 2)
+        checks.append(trial.source_psnr_drop_db <= budget.max_source_psnr_drop_db * share / 2)
     return all(checks)
 
 

@@ -24,8 +24,9 @@ from vqrae.export.verify import VerifyRow, gather_evidence, source_evidence, ver
 from vqrae.runtimes.bundle import Bundle, listed_files, write_manifest
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.errors import BundleError, DeviceMissing, EngineMismatch, GateFailure, UsageError
-from vqrae.runtimes.manifest import QUANTIZED, Evidence, Manifest
+from vqrae.runtimes.manifest import Evidence, Manifest
 from vqrae.runtimes.parity import Reference
+from vqrae.runtimes.precision import PRECISIONS
 from vqrae.runtimes.registry import session_class
 from vqrae.runtimes.staging import staged_folder
 from vqrae.runtimes.tokenizer import Tokenizer
@@ -43,7 +44,7 @@ def check_target(target: Target) -> None:
     """
     session_class(target.format.runtime)
     _imported(target.format.writer)
-    if target.precision == "int8":
+    if PRECISIONS[target.precision].needs_images:
         session_class("onnxruntime")  # observes the ranges, whatever the format
     if isinstance(target.options, EngineOptions):
         from vqrae.export.tensorrt_engine import check_machine  # needs what was imported just now
@@ -135,7 +136,7 @@ class BundleBuilder(Closing):
             self.report(f"{path.name}: verifying on {len(self.images.images)} photographs")
             evidence = self._evidence(target, staging)
             row = verify_row(path, manifest, evidence)
-            if target.precision in QUANTIZED and evidence.executed and evidence.means == "runtime":
+            if PRECISIONS[target.precision].quantized and evidence.executed and evidence.means == "runtime":
                 self.report(f"{path.name}: timing against float")
                 row = self._with_speed(row, int8_speeds(request, written, writer, self._one_image()))
             if row.misses:
@@ -148,11 +149,12 @@ class BundleBuilder(Closing):
         return row
 
     def _request(self, target: Target, folder: Path) -> GraphRequest:
+        kind = PRECISIONS[target.precision]
         return GraphRequest(
             tokenizer=self.tokenizer,
             onnx=self._onnx,
-            calibrated=self.calibrated if target.precision == "int8" else None,
-            stored=self.stored if target.precision == "int8-weights" else None,
+            calibrated=self.calibrated if kind.needs_images else None,
+            stored=self.stored if kind.quantized and not kind.needs_images else None,
             target=target,
             folder=folder,
         )
@@ -164,8 +166,8 @@ class BundleBuilder(Closing):
     @staticmethod
     def _with_speed(row: VerifyRow, speeds: Mapping[str, GraphSpeed]) -> VerifyRow:
         """A graph that INT8 does not make faster is a miss; where only weights are INT8, size is the gain."""
-        judged = row.precision == "int8"
-        slow = [f"{name} {speed}" for name, speed in speeds.items() if judged and not speed.speedup > 1]
+        least = PRECISIONS[row.precision].limits.speedup_above
+        slow = [f"{name} {speed}" for name, speed in speeds.items() if least is not None and not speed.speedup > least]
         return row.model_copy(
             update={
                 "misses": (*row.misses, *slow),
@@ -201,7 +203,7 @@ class BundleBuilder(Closing):
             tokens=self.tokenizer.tokens,
             precision=written.precision.model_copy(update={"budget": target.budget}),
             runtime=written.runtime,
-            calibration=self.calibrated.provenance() if target.precision == "int8" else None,
+            calibration=self.calibrated.provenance() if written.precision.kind.needs_images else None,
             evidence=Evidence(executed=False, reason="not verified yet", gate="not-executed"),
             files=listed_files(folder),
         )

@@ -12,6 +12,7 @@ from vqrae.export.deployable import Deployable
 from vqrae.export.formats import Target
 from vqrae.export.onnx_graph import TracedOnnx, traced_precision
 from vqrae.runtimes.manifest import GraphSpec, Precision, RuntimeInfo
+from vqrae.runtimes.precision import PRECISIONS
 
 if TYPE_CHECKING:
     from vqrae.export.calibrated_onnx import CalibratedOnnx  # brings ONNX Runtime, which only INT8 needs
@@ -41,13 +42,14 @@ class GraphRequest:
             scheme: what the runtime takes. For INT8 the plan is written into the bundle.
         """
         target = self.target
-        if target.precision == "int8-weights":
+        kind = PRECISIONS[target.precision]
+        if kind.quantized and not kind.needs_images:
             assert self.stored is not None, "the builder gave them"  # noqa: S101
             return self.stored.graphs(self.written_plan(), scheme)
-        if target.precision == "int8":
+        if kind.needs_images:
             assert self.calibrated is not None, "the builder was given images"  # noqa: S101
             return self.calibrated.graphs(self.written_plan(), scheme)
-        if target.precision == "fp16" and scheme == "asymmetric":
+        if kind.weights == "fp16" and scheme == "asymmetric":
             folder, graphs = self.onnx.compact(target.batch.axis, split=target.split)
         else:
             folder, graphs = self.onnx.graphs(target.precision, target.batch.axis, split=target.split)

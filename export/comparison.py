@@ -13,7 +13,7 @@ from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.manifest import Evidence
-from vqrae.runtimes.parity import Reference, gate_of, mean_psnr_db
+from vqrae.runtimes.parity import Reference, mean_psnr_db
 from vqrae.runtimes.tokenizer import Tokenizer
 
 Indices = dict[str, NDArray[np.int32]]
@@ -78,7 +78,7 @@ def _examined(bundle: Bundle, reference: Reference, options: LoadOptions, indice
 
 
 def _psnr_limit(bundle: Bundle) -> float:
-    return gate_of(bundle.manifest.precision).max_source_psnr_drop_db
+    return bundle.manifest.precision.limits.max_source_psnr_drop_db
 
 
 def _with_interchange(row: VerifyRow, drops: dict[str, float], limits: dict[str, float]) -> VerifyRow:

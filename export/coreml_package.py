@@ -29,7 +29,8 @@ from vqrae.export.onnx_graph import quiet_exporter
 from vqrae.runtimes.backends.coreml_spec import read_spec
 from vqrae.runtimes.backends.coreml_tools import TITLE, ct, quiet_coremltools
 from vqrae.runtimes.errors import RuntimeUnavailable
-from vqrae.runtimes.manifest import QUANTIZED, BatchLimits, GraphSpec, RuntimeInfo, TensorSpec
+from vqrae.runtimes.manifest import BatchLimits, GraphSpec, RuntimeInfo, TensorSpec
+from vqrae.runtimes.precision import PRECISIONS
 
 Carriers = dict[str, Literal["float32", "int32", "image"]]
 
@@ -44,7 +45,7 @@ torch_frontend = ct.converters.mil.frontend.torch
 def write_coreml(request: GraphRequest) -> WrittenGraphs:
     """The `GraphWriter` of the format `coreml`: one `<name>.mlpackage` folder per graph."""
     target, options = request.target, _options(request.target)
-    quantized = request.written_plan() if target.precision in QUANTIZED else None
+    quantized = request.written_plan() if PRECISIONS[target.precision].quantized else None
     graphs = {}
     for plan in request.tokenizer.graphs(target.batch.axis, split=target.split):
         int8 = None if quantized is None else graph_int8(plan.name, quantized, request)

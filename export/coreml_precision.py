@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 from vqrae.calibration.layers import Product, check_int8, int8_share
 from vqrae.calibration.plan import PrecisionPlan
-from vqrae.export.form import KEPT_IN_FP16
+from vqrae.export.form import FORMS
 from vqrae.runtimes.backends.coreml_spec import PRODUCTS, dtype_name, matrix_products, operands, operations
 from vqrae.runtimes.errors import RuntimeUnavailable
-from vqrae.runtimes.manifest import Precision, PrecisionName
+from vqrae.runtimes.manifest import Precision
+from vqrae.runtimes.precision import PRECISIONS, PrecisionName
 
 LAYERS = {"layer_norm": "LayerNorm", "reduce_mean": "LayerNorm", "softmax": "softmax", "add": "residual stream"}
 """Operation type -> the layer of `KEPT_IN_FP16` that it belongs to; an RMS norm comes apart into a mean and more."""
@@ -37,16 +38,17 @@ def built_precision(asked: PrecisionName, specs: Mapping[str, Any]) -> Precision
     Raises:
         RuntimeUnavailable: a matrix product, other than the scores, is of another precision.
     """
+    wanted = _DTYPES[PRECISIONS[asked].activations]
     found: dict[str, set[str]] = defaultdict(set)
     for name, spec in specs.items():
         for operation in _built(spec):
             found[operation.layer].add(operation.dtype)
-            if operation.layer == "matrix product" and operation.dtype != _DTYPES[asked]:
-                got, expected = f"a matrix product in {operation.dtype}", f"{_DTYPES[asked]}, which was asked for"
+            if operation.layer == "matrix product" and operation.dtype != wanted:
+                got, expected = f"a matrix product in {operation.dtype}", f"{wanted}, which was asked for"
                 raise RuntimeUnavailable(
                     f"{name}.mlpackage, {operation.name}", got=got, expected=expected, remedy="report it"
                 )
-    kept = tuple(layer for layer in KEPT_IN_FP16 if asked == "fp16" and found[layer.layer] == {"float32"})
+    kept = tuple(layer for layer in FORMS[asked].kept_float if found[layer.layer] == {"float32"})
     return Precision(name=asked, kept_float=kept)
 
 
@@ -72,7 +74,7 @@ def built_int8(
         check_int8(f"{name}.mlpackage", layers, [product.layer for product in plan.int8(products[name])])
         found += layers
     whole = [product for parts in products.values() for product in parts]
-    share = int8_share(whole, found) if asked == "int8" else None
+    share = int8_share(whole, found) if PRECISIONS[asked].integer_products else None
     return Precision(name=asked, kept_float=plan.kept_float(), int8_share=share)
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from vqrae.runtimes.manifest import KeptFloat, PrecisionName
+from vqrae.runtimes.manifest import KeptFloat
+from vqrae.runtimes.precision import PrecisionName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +27,9 @@ class Form:
     """Bytes are multiplied with it, and the weights that they meet divided by it; a power of two, so that nothing is
     rounded. With 1 the patch embedding's folded weights are so small that in FP16 a third of them can be subnormal
     numbers, which some devices take for zero."""
+    kept_float: tuple[KeptFloat, ...] = ()
+    """What is kept in FP32, for the manifest."""
 
-
-FP32 = Form(compute=torch.float32, residual=torch.float32, kept=torch.float32)
-FP64 = Form(compute=torch.float64, residual=torch.float64, kept=torch.float64)
-"""Not deployed: the foldings are proven in it."""
-FP16 = Form(compute=torch.float16, residual=torch.float32, kept=torch.float32, byte_scale=2.0**-8)
-
-FORMS: dict[PrecisionName, Form] = {"fp32": FP32, "fp16": FP16}
-"""Precision of a bundle -> the form that its graphs are traced in."""
 
 KEPT_IN_FP16 = (
     KeptFloat(layer="scores", reason="neighboring codes differ by less than FP16 resolves"),
@@ -42,4 +37,12 @@ KEPT_IN_FP16 = (
     KeptFloat(layer="softmax", reason="sums of exponentials lose their small terms in FP16"),
     KeptFloat(layer="residual stream", reason="every block's rounding would add up in it"),
 )
-"""What `FP16` keeps in FP32, for the manifest."""
+FP32 = Form(compute=torch.float32, residual=torch.float32, kept=torch.float32)
+FP64 = Form(compute=torch.float64, residual=torch.float64, kept=torch.float64)
+"""Not deployed: the foldings are proven in it."""
+FP16 = Form(
+    compute=torch.float16, residual=torch.float32, kept=torch.float32, byte_scale=2.0**-8, kept_float=KEPT_IN_FP16
+)
+
+FORMS: dict[PrecisionName, Form] = {"fp32": FP32, "fp16": FP16}
+"""Precision of a bundle -> the form that its graphs are traced in."""

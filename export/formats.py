@@ -15,7 +15,8 @@ from pydantic import AfterValidator, ConfigDict, Field, PositiveInt, ValidationE
 from vqrae.calibration.plan import Activations, PrecisionPlan
 from vqrae.config import StrictConfig
 from vqrae.runtimes.errors import UsageError, unknown_name
-from vqrae.runtimes.manifest import QUANTIZED, BatchLimits, Budget, PrecisionName
+from vqrae.runtimes.manifest import BatchLimits, Budget
+from vqrae.runtimes.precision import PRECISIONS, NumberType, PrecisionName, quantized_names
 
 if TYPE_CHECKING:
     from vqrae.calibration.layers import Product
@@ -152,7 +153,6 @@ class Format:
 
     runtime: str
     """The runtime that executes it."""
-    precisions: tuple[PrecisionName, ...]
     batches: tuple[BatchKind, ...]
     """The kinds of batch axis that it can have."""
     writer: str
@@ -160,40 +160,42 @@ class Format:
     options: type[FormatOptions] = FormatOptions
     int8_too: tuple[str, ...] = ()
     """Of what stays float by default (`calibration.plan.FLOAT_BY_DEFAULT`), the kinds that this runtime gains by."""
+    numbers: frozenset[NumberType] = frozenset({"fp32", "fp16", "int8"})
+    """What its writer can store and multiply."""
+
+    @property
+    def precisions(self) -> tuple[PrecisionName, ...]:
+        """Those of the table that it can express."""
+        return tuple(name for name, kind in PRECISIONS.items() if {kind.weights, kind.activations} <= self.numbers)
 
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "onnx": Format(
             runtime="onnxruntime",
-            precisions=("fp32", "fp16", *QUANTIZED),
             batches=("dynamic", "fixed"),
             writer="vqrae.export.onnx_writer:write_onnx",
         ),
         "openvino": Format(
             runtime="openvino",
-            precisions=("fp32", "fp16", *QUANTIZED),
             batches=("dynamic", "fixed"),
             writer="vqrae.export.openvino_ir:write_openvino",
             int8_too=("queries_keys",),  # attention is one INT8 kernel then
         ),
         "coreml": Format(
             runtime="coreml",
-            precisions=("fp32", "fp16", *QUANTIZED),
             batches=("dynamic", "fixed", "range", "enumerated"),
             writer="vqrae.export.coreml_package:write_coreml",
             options=CoreMLOptions,
         ),
         "tensorrt": Format(
             runtime="tensorrt",
-            precisions=("fp32", "fp16", *QUANTIZED),
             batches=("dynamic", "fixed", "range"),
             writer="vqrae.export.tensorrt_engine:write_tensorrt",
             options=TensorRTOptions,
         ),
         "tensorrt-rtx": Format(
             runtime="tensorrt-rtx",
-            precisions=("fp32", "fp16", *QUANTIZED),
             batches=("dynamic", "fixed", "range"),
             writer="vqrae.export.tensorrt_engine:write_tensorrt_rtx",
             options=TensorRTRTXOptions,
@@ -279,10 +281,10 @@ def target(
     if isinstance(checked, CoreMLOptions) and checked.inputs == "image" and batch.axis != 1:
         expected = "a batch fixed at 1: Core ML has no batches of images"
         raise UsageError(f"batch of {name}", got="inputs that are images", expected=expected, remedy="pass --batch 1")
-    if known[0] in QUANTIZED:
+    if PRECISIONS[known[0]].quantized:
         _check_quantized(name, known[0], batch, split=split, plan=plan)
     elif plan is not None or budget is not None:
-        got, expected = f"a plan or a budget for {precision}", " or ".join(QUANTIZED)
+        got, expected = f"a plan or a budget for {precision}", " or ".join(quantized_names())
         raise UsageError(f"precision of {name}", got=got, expected=expected)
     return Target(
         format_name=name,
@@ -303,7 +305,7 @@ def _check_quantized(
         raise UsageError(f"batch of {name} at {precision}", got=f"fixed at {batch.axis}", expected="dynamic")
     if split:
         raise UsageError(f"--split of {name} at {precision}", got="the parts", expected="the whole graphs only")
-    wanted = "int8" if precision == "int8" else "float"
+    wanted = "int8" if PRECISIONS[precision].integer_products else "float"
     if plan is not None and plan.activations != wanted:
         got, remedy = f"activations: {plan.activations}", "give a plan of that precision, or none"
         raise UsageError(f"plan of {name} at {precision}", got=got, expected=f"activations: {wanted}", remedy=remedy)

@@ -19,10 +19,11 @@ from torch import nn
 from vqrae.calibration.layers import LAYER_METADATA, node_layers
 from vqrae.calibration.weights import store_in_whole_numbers
 from vqrae.export.deployable import Deployable, GraphPlan
-from vqrae.export.form import FORMS, FP32, KEPT_IN_FP16, Form
+from vqrae.export.form import FORMS, FP32, Form
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, VqraeError
-from vqrae.runtimes.manifest import GraphSpec, Precision, PrecisionName
+from vqrae.runtimes.manifest import GraphSpec, Precision
+from vqrae.runtimes.precision import PrecisionName
 
 OPSET = 20
 SINGLE_FILE_LIMIT = 1_500_000_000
@@ -31,7 +32,7 @@ SINGLE_FILE_LIMIT = 1_500_000_000
 
 def traced_precision(name: PrecisionName) -> Precision:
     """The precision of graphs whose dtypes are as they were traced."""
-    return Precision(name=name, kept_float=KEPT_IN_FP16 if name == "fp16" else ())
+    return Precision(name=name, kept_float=FORMS[name].kept_float)
 
 
 def tracer_versions() -> dict[str, str]:

@@ -21,7 +21,8 @@ from vqrae.export.reference import reference_from_model
 from vqrae.export.trials import GraphTrials
 from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.manifest import Budget
-from vqrae.runtimes.parity import GATES, Reference
+from vqrae.runtimes.parity import Reference
+from vqrae.runtimes.precision import PRECISIONS, Limits
 from vqrae.runtimes.registry import runtime_version
 
 TRIALS_FILE = "trials.jsonl"
@@ -73,7 +74,8 @@ def _search_graph(
     builder: BundleBuilder, name: GraphName, plan: PrecisionPlan, target: Target, reference: Reference, log: TrialLog
 ) -> GraphPlanning:
     products = [product for product in builder.calibrated.quantizers[name].products if product.group != SCORES]
-    budget = _whole(target.budget)
+    limits = PRECISIONS[target.precision].limits
+    budget = _whole(target.budget, limits)
     given = [product.layer for product in plan.int8(products)]
 
     def progress(step: str, done: int, total: int) -> None:
@@ -84,16 +86,20 @@ def _search_graph(
         layers = layer_sensitivities(products, make, progress)
         groups = group_sensitivities(products, make, progress)
         found = search(
-            layers, make, lambda trial: kept(trial, budget, GATES["int8"].min_decode_psnr_db), progress, given
+            layers,
+            make,
+            lambda trial: kept(trial, budget, limits),
+            progress,
+            given,
         )
     made = tuple(trial for trial in log if trial.graph == name)
     return GraphPlanning(graph=name, layers=tuple(layers), groups=tuple(groups), found=found, trials=made)
 
 
-def _whole(budget: Budget | None) -> Budget:
-    """A budget with the INT8 gate's limits where it leaves one open."""
-    limits = {name: getattr(GATES["int8"], name) for name in Budget.model_fields}
-    return Budget(**limits | (budget.model_dump(exclude_none=True) if budget else {}))
+def _whole(budget: Budget | None, limits: Limits) -> Budget:
+    """A budget with the gate's limits where it leaves one open."""
+    given = {name: getattr(limits, name) for name in Budget.model_fields}
+    return Budget(**given | (budget.model_dump(exclude_none=True) if budget else {}))
 
 
 def _made_with(builder: BundleBuilder, reference: Reference, runtime: str, plan: PrecisionPlan) -> dict[str, str]:

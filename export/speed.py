@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vqrae.export.bundle_graphs import GraphRequest, GraphWriter, WrittenGraphs
 from vqrae.runtimes.latency import interleave, latency
 from vqrae.runtimes.load_options import LoadOptions
-from vqrae.runtimes.manifest import QUANTIZED, PrecisionName
+from vqrae.runtimes.precision import PRECISIONS, PrecisionName
 from vqrae.runtimes.registry import session_class
 from vqrae.runtimes.sealed import Sealed
 
@@ -58,7 +58,7 @@ def int8_speeds(
         RuntimeUnavailable: the runtime failed.
     """
     target = request.target
-    floats = [name for name in target.format.precisions if name not in QUANTIZED]
+    floats = [name for name in target.format.precisions if not PRECISIONS[name].quantized]
     with TemporaryDirectory(prefix="vqrae-speed-") as temporary:
         folders, graphs = {target.precision: request.folder}, {target.precision: written}
         for precision in floats:
@@ -66,11 +66,12 @@ def int8_speeds(
             folders[precision].mkdir()
             asked = replace(target, precision=precision, plan=None, budget=None)
             graphs[precision] = writer(replace(request, target=asked, folder=folders[precision]))
-        return {name: _graph_speed(name, folders, graphs, values) for name, values in inputs.items()}
+        return {name: _graph_speed(name, target.precision, folders, graphs, values) for name, values in inputs.items()}
 
 
 def _graph_speed(
     name: str,
+    judged: str,
     folders: Mapping[PrecisionName, Path],
     graphs: Mapping[PrecisionName, WrittenGraphs],
     values: NDArray[Any],
@@ -87,11 +88,10 @@ def _graph_speed(
             calls[precision] = partial(session.run, feeds)
         seconds = interleave(calls, rounds=ROUNDS, warmup=WARMUP)
     medians = {precision: latency(durations).p50_ms for precision, durations in seconds.items()}
-    (quantized,) = medians.keys() & {*QUANTIZED}
-    fastest = min((name for name in medians if name != quantized), key=lambda name: medians[name])
+    fastest = min((name for name in medians if name != judged), key=lambda name: medians[name])
     return GraphSpeed(
-        int8_ms=medians[quantized],
+        int8_ms=medians[judged],
         float_ms=medians[fastest],
         float_precision=fastest,
-        speedup=medians[fastest] / medians[quantized],
+        speedup=medians[fastest] / medians[judged],
     )

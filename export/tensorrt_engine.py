@@ -9,14 +9,14 @@ from vqrae.calibration.layers import matrix_products, node_layers
 from vqrae.calibration.lint import check_qdq
 from vqrae.export.bundle_graphs import GraphRequest, WrittenGraphs
 from vqrae.export.formats import EngineOptions, TensorRTOptions, TensorRTRTXOptions
-from vqrae.export.onnx_graph import traced_precision, tracer_versions
+from vqrae.export.onnx_graph import tracer_versions
 from vqrae.export.verify import SOURCE_RUNTIME
 from vqrae.runtimes.backends.tensorrt.api import EngineApi
 from vqrae.runtimes.backends.tensorrt.builder import EngineBuilder, building_gpu
 from vqrae.runtimes.backends.tensorrt.recipe import EngineRecipe
 from vqrae.runtimes.backends.tensorrt.session import EngineSession
 from vqrae.runtimes.backends.tensorrt.timings import TimingCache
-from vqrae.runtimes.manifest import BatchLimits, GraphSpec
+from vqrae.runtimes.manifest import BatchLimits, GraphSpec, Precision
 from vqrae.runtimes.registry import session_class
 
 DYNAMIC_LIMITS = BatchLimits(least=1, best=8, most=32)
@@ -73,7 +73,7 @@ def _written(
     target = request.target
     gpu = building_gpu(api)
     # Before the tracing, which takes longer to fail.
-    EngineBuilder(api, recipe, traced_precision(target.precision), gpu=gpu)
+    EngineBuilder(api, recipe, Precision(name=target.precision), gpu=gpu)
     folder, traced, precision = request.onnx_graphs("symmetric")
     builder = EngineBuilder(api, recipe, precision, gpu=gpu, timings=timings)
     limits = target.batch.limits(DYNAMIC_LIMITS)

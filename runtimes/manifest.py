@@ -17,6 +17,7 @@ import json
 import re
 from collections.abc import Iterable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Annotated, Any, Literal, Self
 
@@ -33,6 +34,7 @@ from pydantic import (
 
 from vqrae.runtimes.errors import BundleError
 from vqrae.runtimes.json_text import first_problem, limited, parse_json
+from vqrae.runtimes.precision import PRECISIONS, Limits, PrecisionKind, PrecisionName
 
 FORMAT_NAME: Literal["vqrae-bundle"] = "vqrae-bundle"
 FORMAT_VERSION = "1.2"
@@ -46,10 +48,6 @@ MAX_PATH, MAX_DEPTH = 255, 16
 MIXED_BELOW = 0.5
 """Share of the multiplications below which INT8 is called mixed."""
 
-PrecisionName = Literal["fp32", "fp16", "int8", "int8-weights"]
-"""`int8` multiplies whole numbers; `int8-weights` stores weights in INT8 and multiplies floats."""
-QUANTIZED: tuple[PrecisionName, ...] = ("int8", "int8-weights")
-"""The precisions that a plan decides, layer by layer."""
 GateVerdict = Literal["pass", "fail", "not-executed"]
 
 
@@ -215,6 +213,17 @@ class Precision(Record):
     int8_share: float | None = None
     """Of an INT8 bundle: the share of its graphs' multiplications that INT8 does, read back from the artifacts."""
     budget: Budget | None = None
+
+    @property
+    def kind(self) -> PrecisionKind:
+        """Its row in the table."""
+        return PRECISIONS[self.name]
+
+    @property
+    def limits(self) -> Limits:
+        """What a bundle must keep: its precision's limits, or of those what the user's budget says instead."""
+        limits = self.kind.limits
+        return limits if self.budget is None else replace(limits, **self.budget.model_dump(exclude_none=True))
 
     @property
     def title(self) -> str:
@@ -418,7 +427,7 @@ class Manifest(Record):
 
     @model_validator(mode="after")
     def _only_int8_is_calibrated(self) -> Self:
-        if self.calibration is not None and self.precision.name != "int8":
+        if self.calibration is not None and not self.precision.kind.needs_images:
             raise ValueError("no calibration, because the precision is not int8")
         return self
 

@@ -12,64 +12,19 @@ Shape suffixes: M tokens of all images, K codes, E code width, C feature width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrae.runtimes.manifest import MarginHistogram, ParityFigures, Precision, PrecisionName
+from vqrae.runtimes.manifest import MarginHistogram, ParityFigures
+from vqrae.runtimes.precision import Limits
 
 IDENTICAL_PSNR_DB = 100.0
 """PSNR given to identical images, and the largest that is told: a number that JSON can hold."""
 HISTOGRAM_BINS = 24
 CHUNK_TOKENS = 4096
 """Tokens whose float64 distances are held at a time."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gate:
-    """Limits that a bundle of one precision must keep; None where a figure is only reported."""
-
-    max_excess_distortion: float
-    """Fraction: 0.0001 is 0.01 %."""
-    min_token_agreement: float | None
-    max_unexplained_mismatches: int | None
-    min_decode_psnr_db: float
-    max_source_psnr_drop_db: float
-
-
-INT8 = Gate(
-    max_excess_distortion=2e-3,
-    min_token_agreement=None,
-    max_unexplained_mismatches=None,
-    min_decode_psnr_db=35,
-    max_source_psnr_drop_db=0.1,
-)
-GATES: dict[PrecisionName, Gate] = {
-    "fp32": Gate(
-        max_excess_distortion=1e-6,
-        min_token_agreement=0.999,
-        max_unexplained_mismatches=0,
-        min_decode_psnr_db=60,
-        max_source_psnr_drop_db=0.01,
-    ),
-    "fp16": Gate(
-        max_excess_distortion=1e-4,
-        min_token_agreement=0.98,
-        max_unexplained_mismatches=None,
-        min_decode_psnr_db=45,
-        max_source_psnr_drop_db=0.02,
-    ),
-    "int8": INT8,
-    "int8-weights": INT8,
-}
-"""The one table that export, verify, selftest and the tests read."""
-
-
-def gate_of(precision: Precision) -> Gate:
-    """The gate of a bundle: its precision's, or of that what the user's budget says instead."""
-    gate = GATES[precision.name]
-    return gate if precision.budget is None else replace(gate, **precision.budget.model_dump(exclude_none=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +165,7 @@ def measure(reference: Reference, sample: Sample) -> ParityFigures:
     )
 
 
-def judge(figures: ParityFigures, gate: Gate) -> list[str]:
+def judge(figures: ParityFigures, gate: Limits) -> list[str]:
     """The limits that the figures miss, each as a phrase with both numbers; empty if the gate is passed."""
     checks = (
         ("excess distortion", figures.excess_distortion * 100, "<=", gate.max_excess_distortion * 100, "%"),

@@ -14,8 +14,9 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from vqrae.runtimes.manifest import Precision, PrecisionName
-from vqrae.runtimes.parity import gate_of, psnr_db
+from vqrae.runtimes.manifest import Precision
+from vqrae.runtimes.parity import psnr_db
+from vqrae.runtimes.precision import PrecisionName
 from vqrae.runtimes.preprocess import prepare, read_image
 from vqrae.runtimes.tokenizer import Tokenizer
 
@@ -103,7 +104,7 @@ def _noise(tokenizer: Tokenizer) -> float:
 
 def _misses(precision: Precision, equal: bool, agreement: float, unexplained: int, psnr: float) -> tuple[str, ...]:
     """The limits of the precision's gate that are missed. A limit of None is reported only."""
-    gate = gate_of(precision)
+    gate = precision.limits
     most, least = gate.max_unexplained_mismatches, gate.min_token_agreement
     checks = {
         "preprocessing differs from the golden images": equal,

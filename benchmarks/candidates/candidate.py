@@ -18,7 +18,8 @@ from vqrae.benchmarks.candidates.work import COUNTERS, Work, counted_work
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.load_options import LoadOptions
-from vqrae.runtimes.manifest import GateVerdict, Manifest, ParityFigures, PrecisionName
+from vqrae.runtimes.manifest import GateVerdict, Manifest, ParityFigures
+from vqrae.runtimes.precision import PrecisionName
 from vqrae.runtimes.registry import RUNTIMES
 from vqrae.runtimes.session import Execution
 from vqrae.runtimes.tokenizer import Tokenizer

@@ -225,6 +225,8 @@ def quiet_compiler() -> Iterator[None]:
 
 
 FloatName = Literal["fp32", "fp16"]
+HALF: dict[FloatName, bool] = {"fp32": False, "fp16": True}
+"""Whether PyTorch casts to half precision."""
 
 
 class DeviceCandidate(Candidate):
@@ -283,7 +285,7 @@ class DeviceCandidate(Candidate):
 
     def subject(self, graph: Graph) -> Subject:
         """As documented by `Candidate`; but for eager FP32 it first compares itself with the model on the CPU."""
-        is_reference = not self._is_compiled and self._precision == "fp32"
+        is_reference = not self._is_compiled and not HALF[self._precision]
         if self._figures is None and not is_reference:
             encode, decode = (self._on_arrays(name) for name in GRAPHS)
             with quiet_compiler():
@@ -326,7 +328,7 @@ class DeviceCandidate(Candidate):
             written: Callable[..., Any] = torch.compile(function, dynamic=False) if self._is_compiled else function
         with torch.no_grad():
             codes = () if graph == "decode" else (model.quantizer.codes(),)  # once, as for many images
-        casting = torch.autocast(device.type, torch.float16, enabled=self._precision == "fp16")
+        casting = torch.autocast(device.type, torch.float16, enabled=HALF[self._precision])
 
         def run(values: NDArray[Any]) -> Arrays:
             with torch.no_grad(), casting:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vqrae.benchmarks.candidates.candidate import runtime_title
 from vqrae.benchmarks.report.figures import decibels, percent, significant, tiny_percent
 from vqrae.runtimes.manifest import Evidence, GateVerdict, Manifest, ParityFigures
-from vqrae.runtimes.parity import Gate, gate_of
+from vqrae.runtimes.precision import Limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def verdict(manifest: Manifest) -> Verdict:
         gate=evidence.gate,
         gate_failure_allowed=evidence.gate_failure_allowed,
         basis=_basis(manifest.runtime.name, evidence),
-        checks=_checks(figures, gate_of(manifest.precision)) if figures else (),
+        checks=_checks(figures, manifest.precision.limits) if figures else (),
         figures=figures,
     )
 
@@ -87,7 +87,7 @@ def _basis(runtime: str, evidence: Evidence) -> str:
     return f"{measured}, {runtime_title(runtime)}{version}{f', {by}' if by else ''}"
 
 
-def _checks(figures: ParityFigures, gate: Gate) -> tuple[Check, ...]:
+def _checks(figures: ParityFigures, gate: Limits) -> tuple[Check, ...]:
     agreement, unexplained = gate.min_token_agreement, gate.max_unexplained_mismatches
     return (
         Check(

@@ -54,6 +54,7 @@ from vqrae.model import VQRAE
 from vqrae.model.encoder import Encoder
 from vqrae.model.reference import ArrayTokenizer, ReferenceTokenizer
 from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable
+from vqrae.runtimes.precision import PRECISIONS
 from vqrae.runtimes.staging import staged_file, staged_folder
 from vqrae.runtimes.tokenizer import load
 from vqrae.training.data.photographs import write_photographs
@@ -208,7 +209,7 @@ def export(scale: UsesScale, place: Workplace, format_name: str, precision: str)
     opened = VqraeTokenizer(open_checkpoint(str(place.checkpoint)))
     images = parity_images(place.scenes / "verify", opened.model.size, VERIFIED)
     observed = None
-    if precision == "int8":
+    if PRECISIONS[precision].needs_images:
         observed = calibration_images(place.scenes / "calibrate", opened.model.size)
     with BundleBuilder(opened, images, lambda text: None, observed) as builder:
         try:

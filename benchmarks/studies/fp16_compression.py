@@ -22,7 +22,8 @@ from vqrae.export.verify import gather_evidence
 from vqrae.runtimes.backends.openvino_library import openvino
 from vqrae.runtimes.bundle import Bundle, listed_files, write_manifest
 from vqrae.runtimes.errors import run_as_program
-from vqrae.runtimes.parity import GATES, judge
+from vqrae.runtimes.parity import judge
+from vqrae.runtimes.precision import PRECISIONS
 from vqrae.runtimes.tokenizer import Tokenizer
 
 TITLE = """# What FP16 costs in tokens
@@ -78,7 +79,7 @@ def _row(name: str, bundle: Path, builder: BundleBuilder) -> str:
         tiny_percent(figures.excess_distortion),
         str(figures.unexplained_mismatches),
         decibels(figures.decode_psnr_db),
-        "fail" if judge(figures, GATES["fp16"]) else "pass",
+        "fail" if judge(figures, PRECISIONS["fp16"].limits) else "pass",
     )
     return f"| {' | '.join(cells)} |\n"
 

@@ -23,10 +23,11 @@ from vqrae.benchmarks.rows import BenchResult, BenchRow
 from vqrae.benchmarks.studies.performance_plots import plot_frontier, plot_latencies, plot_roofline
 from vqrae.images.files import image_files
 from vqrae.runtimes.errors import VqraeError, run_as_program
+from vqrae.runtimes.precision import PRECISIONS
 from vqrae.runtimes.staging import write_output
 
 FORMAT_NAMES = ("onnx", "openvino")
-PRECISIONS = ("fp32", "fp16", "int8")
+SHOWN = ("fp32", "fp16", "int8")
 INTRODUCTION = """
 Everything in one run on one machine, each row in turn in every round; speed is a ratio within the run, beside PyTorch
 in eager mode. What the columns mean is said in [Benchmark](../how-to/benchmark.md). A preset's name stands for that
@@ -56,16 +57,16 @@ def exported_bundles(
     Raises:
         VqraeError: an export failed.
     """
-    for precision in PRECISIONS:
+    for precision in SHOWN:
         absent = [name for name in formats if not list(folder.glob(f"[!.]*-{name}-{precision}"))]
         if absent:
             command = [sys.executable, "-P", "-m", "vqrae", "export", checkpoint, "-o", str(folder), "--images", "8"]
             command += ["--precision", precision, *(part for name in absent for part in ("--format", name))]
-            if precision == "int8":
+            if PRECISIONS[precision].needs_images:
                 command += ["--calibration", str(calibration), "--allow-gate-failure"]
             if subprocess.run(command, check=False).returncode:  # noqa: S603 - our own module
                 raise VqraeError(f"export at {precision}", got="a failure", expected="a bundle")
-    return [path for name in formats for precision in PRECISIONS for path in folder.glob(f"[!.]*-{name}-{precision}")]
+    return [path for name in formats for precision in SHOWN for path in folder.glob(f"[!.]*-{name}-{precision}")]
 
 
 def targets(result: BenchResult) -> str:
@@ -103,7 +104,7 @@ def starts(result: BenchResult) -> str:
         eager = next(row for row in rows if row.gate == "reference")
         naive = next((row for row in rows if row.kind == "naive" and row.start_ms), None)
         beside = f", the naive export after {significant(naive.start_ms)} ms" if naive else ""
-        for precision in PRECISIONS:
+        for precision in SHOWN:
             bundles = [row for row in rows if row.kind == "bundle" and row.precision == precision and row.start_ms]
             if not bundles or eager.start_ms is None:
                 continue

@@ -5,11 +5,14 @@ from collections.abc import Collection
 import pytest
 from trial_model import Model, products
 
-from vqrae.calibration.search import MARGIN, Found, frontier, kept, search
+from vqrae.calibration.search import Found, frontier, kept, search
 from vqrae.calibration.sensitivity import layer_sensitivities
 from vqrae.calibration.trials import Trial, Try
 from vqrae.runtimes.errors import GateFailure
 from vqrae.runtimes.manifest import Budget
+from vqrae.runtimes.precision import PRECISIONS
+
+LIMITS = PRECISIONS["int8"].limits
 
 
 def searched(most_damage: float, make: Try | None = None, given: Collection[str] = ()) -> Found:
@@ -79,11 +82,15 @@ def trial(**changes: object) -> Trial:
 @pytest.mark.parametrize(
     ("budget", "within", "beyond"),
     [
-        (Budget(max_excess_distortion=0.01), {"damage": 0.01 * MARGIN}, {"damage": 0.01}),
-        (Budget(min_token_agreement=0.9), {"token_agreement": 1 - 0.0999 * MARGIN}, {"token_agreement": 0.9}),
+        (Budget(max_excess_distortion=0.01), {"damage": 0.01 * LIMITS.search_share}, {"damage": 0.01}),
+        (
+            Budget(min_token_agreement=0.9),
+            {"token_agreement": 1 - 0.0999 * LIMITS.search_share},
+            {"token_agreement": 0.9},
+        ),
         (
             Budget(max_source_psnr_drop_db=0.1),
-            {"source_psnr_drop_db": 0.05 * MARGIN},
+            {"source_psnr_drop_db": 0.05 * LIMITS.search_share},
             {"source_psnr_drop_db": 0.05},
         ),
         (Budget(), {"decode_psnr_db": 35.0}, {"decode_psnr_db": 34.9}),
@@ -91,12 +98,12 @@ def trial(**changes: object) -> Trial:
     ],
 )
 def test_a_budget_is_kept_with_a_margin(budget: Budget, within: dict[str, float], beyond: dict[str, float]) -> None:
-    assert kept(trial(**within), budget, 35.0)
-    assert not kept(trial(**beyond), budget, 35.0)
+    assert kept(trial(**within), budget, LIMITS)
+    assert not kept(trial(**beyond), budget, LIMITS)
 
 
 def test_excess_distortion_is_no_matter_of_the_decoder() -> None:
-    assert kept(trial(graph="decode", damage=1.0), Budget(max_excess_distortion=0.01), 35.0)
+    assert kept(trial(graph="decode", damage=1.0), Budget(max_excess_distortion=0.01), LIMITS)
 
 
 def test_the_frontier_holds_what_no_other_beats() -> None:

@@ -25,11 +25,12 @@ from vqrae.config import PRESETS
 from vqrae.export.bundle_writer import with_evidence
 from vqrae.export.onnx_graph import TracedOnnx
 from vqrae.export.speed import GraphSpeed
-from vqrae.runtimes import parity, registry
+from vqrae.runtimes import registry
 from vqrae.runtimes.backends.onnxruntime import OnnxRuntimeSession
 from vqrae.runtimes.bundle import Bundle, write_manifest
 from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.runtimes.manifest import Budget, Evidence, GraphSpec, SourceEvidence
+from vqrae.runtimes.precision import PRECISIONS
 from vqrae.training.config import PhaseConfig, Recipe
 
 ROW = {"bundle", "runtime", "runtime_version", "precision", "device", "executed"}
@@ -105,9 +106,15 @@ def bundle(exported: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported, tmp_path / "bundle"))
 
 
+def limit(monkeypatch: pytest.MonkeyPatch, precision: str, **limits: float) -> None:
+    """Another limit in the table, in this process."""
+    kind = PRECISIONS[precision]
+    monkeypatch.setitem(PRECISIONS, precision, replace(kind, limits=replace(kind.limits, **limits)))
+
+
 @pytest.fixture
 def impossible_gate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(parity.GATES, "fp32", replace(parity.GATES["fp32"], min_decode_psnr_db=1000))
+    limit(monkeypatch, "fp32", min_decode_psnr_db=1000)
 
 
 @pytest.fixture
@@ -582,7 +589,7 @@ def test_a_missed_budget_is_refused_and_can_be_allowed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(parity.GATES, "int8", replace(parity.GATES["int8"], min_decode_psnr_db=1000))
+    limit(monkeypatch, "int8", min_decode_psnr_db=1000)
     arguments = ("--int8", "--calibration", calibration, "--calibration-images", "8")
     export = ("export", checkpoint_folder, "-o", tmp_path / "new", "--data", photographs, *arguments)
     error = vqrae.refused(3, *export)

@@ -24,10 +24,10 @@ from vqrae.runtimes.backends.coreml_evaluator import Evaluator
 from vqrae.runtimes.backends.coreml_spec import matrix_products, operations, product_precisions, read_spec
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import RuntimeUnavailable, UsageError
-from vqrae.runtimes.parity import GATES
+from vqrae.runtimes.precision import PRECISIONS
 from vqrae.runtimes.selftest import selftest
 
-PRECISIONS = ("int8", "int8-weights")
+WHOLE = ("int8", "int8-weights")
 pytestmark = pytest.mark.slow  # each graph is run operation by operation
 
 
@@ -41,7 +41,7 @@ def bundles(int8_builder: BundleBuilder, tmp_path_factory: pytest.TempPathFactor
     """Precision -> its bundle; not to be changed."""
     folder = tmp_path_factory.mktemp("coreml")
     made = {}
-    for name in PRECISIONS:
+    for name in WHOLE:
         row = int8_builder.build(target("coreml", name), folder)
         made[name] = Built(Path(row.bundle), row)
     return made
@@ -50,14 +50,14 @@ def bundles(int8_builder: BundleBuilder, tmp_path_factory: pytest.TempPathFactor
 # --- what a bundle says ---
 
 
-@pytest.mark.parametrize("name", PRECISIONS)
+@pytest.mark.parametrize("name", WHOLE)
 def test_the_evaluator_sees_the_gate_kept_and_no_speed_is_claimed(bundles: dict[str, Built], name: str) -> None:
     path, row = bundles[name]
     assert (row.executed, row.means, row.gate, row.misses, row.speedup) == (True, "evaluator", "pass", (), None)
     assert row.excess_distortion is not None
     assert row.decode_psnr_db is not None
-    assert 0 < row.excess_distortion <= GATES["int8"].max_excess_distortion
-    assert GATES["int8"].min_decode_psnr_db <= row.decode_psnr_db < 55, "not what FP16 gives"
+    assert 0 < row.excess_distortion <= PRECISIONS["int8"].limits.max_excess_distortion
+    assert PRECISIONS["int8"].limits.min_decode_psnr_db <= row.decode_psnr_db < 55, "not what FP16 gives"
     assert selftest(path).gate == "pass"
 
 
@@ -85,7 +85,7 @@ def test_weights_alone_need_no_calibration(bundles: dict[str, Built]) -> None:
 
 
 def test_weights_are_stored_as_bytes(bundles: dict[str, Built]) -> None:
-    for name in PRECISIONS:
+    for name in WHOLE:
         for graph in ("encode", "decode"):
             spec = read_spec(bundles[name].path / f"{graph}.mlpackage")
             assert sum(operation.type == "constexpr_affine_dequantize" for operation in operations(spec)) == 8

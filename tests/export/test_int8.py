@@ -23,7 +23,7 @@ from vqrae.export.verify import VerifyRow, gather_evidence
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import DataError, GateFailure, UsageError
 from vqrae.runtimes.manifest import Budget
-from vqrae.runtimes.parity import GATES
+from vqrae.runtimes.precision import PRECISIONS
 from vqrae.runtimes.selftest import selftest
 from vqrae.runtimes.tokenizer import load
 
@@ -121,8 +121,8 @@ def test_the_bundle_keeps_the_gate_of_int8(bundles: dict[str, Built], name: str)
     assert row.executed
     assert row.excess_distortion is not None
     assert row.decode_psnr_db is not None
-    assert 0 <= row.excess_distortion <= GATES["int8"].max_excess_distortion
-    assert GATES["int8"].min_decode_psnr_db <= row.decode_psnr_db < 60, "not what float gives"
+    assert 0 <= row.excess_distortion <= PRECISIONS["int8"].limits.max_excess_distortion
+    assert PRECISIONS["int8"].limits.min_decode_psnr_db <= row.decode_psnr_db < 60, "not what float gives"
 
 
 @pytest.mark.parametrize("name", FORMATS)

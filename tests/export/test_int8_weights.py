@@ -22,7 +22,7 @@ from vqrae.runtimes.backends.openvino import AS_THE_GRAPH_SAYS
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.load_options import LoadOptions
-from vqrae.runtimes.parity import GATES
+from vqrae.runtimes.precision import PRECISIONS
 from vqrae.runtimes.sealed import Sealed
 from vqrae.runtimes.selftest import selftest
 
@@ -71,7 +71,10 @@ def test_the_bundle_keeps_the_gate_of_int8(bundles: dict[str, Built], name: str)
     assert row.excess_distortion is not None
     assert row.decode_psnr_db is not None
     assert (
-        0 < row.excess_distortion <= GATES["int8-weights"].max_excess_distortion == GATES["int8"].max_excess_distortion
+        0
+        < row.excess_distortion
+        <= PRECISIONS["int8-weights"].limits.max_excess_distortion
+        == PRECISIONS["int8"].limits.max_excess_distortion
     )
     assert row.decode_psnr_db < 60, "not what float gives"
     assert selftest(path).gate == "pass"

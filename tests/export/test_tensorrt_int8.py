@@ -17,8 +17,8 @@ from vqrae.runtimes.backends.tensorrt import cuda
 from vqrae.runtimes.backends.tensorrt.layers import LayerTable, product_counts
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable
-from vqrae.runtimes.manifest import BatchLimits, Budget, PrecisionName
-from vqrae.runtimes.parity import GATES
+from vqrae.runtimes.manifest import BatchLimits, Budget
+from vqrae.runtimes.precision import PRECISIONS, PrecisionName
 from vqrae.runtimes.rebuild import rebuild
 
 pytestmark = pytest.mark.skipif(bool(cuda.all_gpus()), reason="with an NVIDIA GPU, speed is judged too")
@@ -80,7 +80,7 @@ def test_it_is_compiled_and_not_executed_and_its_graphs_are(
     assert (evidence.executed, evidence.gate, evidence.figures) == (False, "not-executed", None)
     assert evidence.source is not None
     assert (evidence.source.runtime, evidence.source.gate) == ("onnxruntime", "pass")
-    assert 0 < evidence.source.figures.excess_distortion <= GATES[precision].max_excess_distortion
+    assert 0 < evidence.source.figures.excess_distortion <= PRECISIONS[precision].limits.max_excess_distortion
     assert (row.gate, row.source_gate, row.misses) == ("not-executed", "pass", ())
     assert row.speedup is None, "not measured, so neither passed nor refused"
     assert bundle.manifest.graphs["encode"].batch_limits == BatchLimits(least=1, best=2, most=4)

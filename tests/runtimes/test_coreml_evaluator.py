@@ -21,7 +21,8 @@ from vqrae.runtimes.backends import coreml_evaluator
 from vqrae.runtimes.backends.coreml_evaluator import Evaluator
 from vqrae.runtimes.backends.coreml_spec import read_spec
 from vqrae.runtimes.errors import RuntimeUnavailable
-from vqrae.runtimes.parity import GATES, judge
+from vqrae.runtimes.parity import judge
+from vqrae.runtimes.precision import PRECISIONS
 
 
 def evaluated(path: Path, feed: NDArray[Any]) -> NDArray[Any]:
@@ -43,12 +44,14 @@ def shifted_table(module: Any) -> nn.Module:
 
 def test_a_transposed_weight_fails_the_gate(tmp_path: Path) -> None:
     faulty = package("encode", tmp_path, tiny_model(), change=transposed_weight)
-    assert judge(figures(faulty, converted("decode")), GATES["fp16"])
+    assert judge(figures(faulty, converted("decode")), PRECISIONS["fp16"].limits)
 
 
 def test_a_gather_that_is_off_by_one_fails_the_gate(tmp_path: Path) -> None:
     faulty = package("decode", tmp_path, tiny_model(), change=shifted_table)
-    (missed,) = [miss for miss in judge(figures(converted("encode"), faulty), GATES["int8"]) if "decode PSNR" in miss]
+    (missed,) = [
+        miss for miss in judge(figures(converted("encode"), faulty), PRECISIONS["int8"].limits) if "decode PSNR" in miss
+    ]
     assert "gate >= 35 dB" in missed
 
 
@@ -64,7 +67,7 @@ def test_a_softmax_over_the_wrong_axis_fails_the_gate(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(coreml_package, "program_from_plan", with_wrong_axis)
     faulty = package("encode", tmp_path, tiny_model())
-    assert judge(figures(faulty, converted("decode")), GATES["fp16"])
+    assert judge(figures(faulty, converted("decode")), PRECISIONS["fp16"].limits)
 
 
 def test_an_operation_that_is_not_covered_is_named(tmp_path: Path) -> None:

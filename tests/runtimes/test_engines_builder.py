@@ -36,7 +36,8 @@ from vqrae.runtimes.backends.tensorrt.tensorrt_rtx import API
 from vqrae.runtimes.backends.tensorrt.ties import this_platform
 from vqrae.runtimes.backends.tensorrt.timings import TimingCache
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
-from vqrae.runtimes.manifest import BatchLimits, GraphSpec, PrecisionName, RuntimeInfo, TensorSpec
+from vqrae.runtimes.manifest import BatchLimits, GraphSpec, Precision, RuntimeInfo, TensorSpec
+from vqrae.runtimes.precision import PrecisionName
 
 RECIPE = EngineRecipe(workspace_mb=256, compute_capabilities=("8.0", "8.6", "8.9", "12.0"))
 LIMITS = BatchLimits(least=1, best=2, most=4)
@@ -66,9 +67,9 @@ def build(
     recipe: EngineRecipe = RECIPE,
 ) -> LayerTable:
     source, spec = traced[given]
-    EngineBuilder(API, recipe, traced_precision(asked or given), gpu=None).build(
-        source, folder, spec, node_layers(source)
-    )
+    wanted = asked or given
+    precision = traced_precision(wanted) if wanted in FORMS else Precision(name=wanted)
+    EngineBuilder(API, recipe, precision, gpu=None).build(source, folder, spec, node_layers(source))
     return LayerTable.model_validate_json((folder / "encode.layers.json").read_bytes())
 
 

@@ -24,11 +24,11 @@ from vqrae.runtimes.manifest import (
     Manifest,
     MarginHistogram,
     Precision,
-    PrecisionName,
     manifest_schema,
     parse_manifest,
     read_manifest,
 )
+from vqrae.runtimes.precision import PrecisionName
 
 GOLDEN_JSON = Path(__file__).with_name("golden_manifest.json")
 

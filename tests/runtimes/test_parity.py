@@ -10,19 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
-from vqrae.runtimes.manifest import Budget, ParityFigures, Precision, PrecisionName
-from vqrae.runtimes.parity import (
-    GATES,
-    IDENTICAL_PSNR_DB,
-    CodeSpace,
-    Reference,
-    Sample,
-    gate_of,
-    judge,
-    mean_ssim,
-    measure,
-    psnr_db,
-)
+from vqrae.runtimes.manifest import Budget, ParityFigures, Precision
+from vqrae.runtimes.parity import IDENTICAL_PSNR_DB, CodeSpace, Reference, Sample, judge, mean_ssim, measure, psnr_db
+from vqrae.runtimes.precision import PRECISIONS, PrecisionName
 
 K, C, E, GRID, BATCH = 50, 12, 20, (4, 5), 3
 
@@ -66,7 +56,7 @@ def test_a_perfect_copy_passes_every_gate() -> None:
     assert (figures.excess_distortion, figures.token_agreement, figures.mismatches) == (0, 1, 0)
     assert figures.decode_psnr_db == IDENTICAL_PSNR_DB
     assert figures.feature_cosine == pytest.approx(1)
-    assert all(not judge(figures, gate) for gate in GATES.values())
+    assert all(not judge(figures, kind.limits) for kind in PRECISIONS.values())
 
 
 @given(seed=st.integers(0, 1000), flips=st.integers(1, 30))
@@ -151,8 +141,8 @@ def test_decode_is_judged_apart_from_the_indices() -> None:
 def test_gate_edges(field: str, edge: float, beyond: float, words: str) -> None:
     source = reference()
     figures: ParityFigures = measure(source, same(source))
-    assert judge(figures.model_copy(update={field: edge}), GATES["fp32"]) == []
-    assert judge(figures.model_copy(update={field: beyond}), GATES["fp32"]) == [words]
+    assert judge(figures.model_copy(update={field: edge}), PRECISIONS["fp32"].limits) == []
+    assert judge(figures.model_copy(update={field: beyond}), PRECISIONS["fp32"].limits) == [words]
 
 
 def test_psnr_of_a_known_error() -> None:
@@ -171,28 +161,28 @@ def test_ssim_equals_scikit_image() -> None:
     assert mean_ssim(a[None], b[None]) == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", sorted(GATES))
+@pytest.mark.parametrize("name", sorted(PRECISIONS))
 def test_without_a_budget_a_bundle_has_the_gate_of_its_precision(name: PrecisionName) -> None:
-    assert gate_of(Precision(name=name)) == GATES[name]
-    assert gate_of(Precision(name=name, budget=Budget())) == GATES[name]
+    assert Precision(name=name).limits == PRECISIONS[name].limits
+    assert Precision(name=name, budget=Budget()).limits == PRECISIONS[name].limits
 
 
 def test_a_budget_takes_the_place_of_the_limits_that_it_names() -> None:
     whole = Budget(max_excess_distortion=0.0005, min_token_agreement=0.97, max_source_psnr_drop_db=0.3)
-    gate = gate_of(Precision(name="int8", budget=whole))
-    assert gate == dataclasses.replace(GATES["int8"], **whole.model_dump())
-    strict = gate_of(Precision(name="int8", budget=Budget(max_excess_distortion=0.0)))
-    assert strict == dataclasses.replace(GATES["int8"], max_excess_distortion=0.0), "zero is a limit"
+    gate = Precision(name="int8", budget=whole).limits
+    assert gate == dataclasses.replace(PRECISIONS["int8"].limits, **whole.model_dump())
+    strict = Precision(name="int8", budget=Budget(max_excess_distortion=0.0)).limits
+    assert strict == dataclasses.replace(PRECISIONS["int8"].limits, max_excess_distortion=0.0), "zero is a limit"
 
 
 def test_a_budget_is_judged_like_a_gate() -> None:
     source = reference()
     figures = measure(source, same(source)).model_copy(update={"excess_distortion": 0.003, "token_agreement": 0.9})
-    assert judge(figures, gate_of(Precision(name="int8"))) == ["excess distortion 0.3%, gate <= 0.2%"]
+    assert judge(figures, Precision(name="int8").limits) == ["excess distortion 0.3%, gate <= 0.2%"]
     lax = Budget(max_excess_distortion=0.003, min_token_agreement=0.9)
-    assert judge(figures, gate_of(Precision(name="int8", budget=lax))) == []
+    assert judge(figures, Precision(name="int8", budget=lax).limits) == []
     strict = Budget(max_excess_distortion=0.003, min_token_agreement=0.95)
-    assert judge(figures, gate_of(Precision(name="int8", budget=strict))) == ["token agreement 90%, gate >= 95%"]
+    assert judge(figures, Precision(name="int8", budget=strict).limits) == ["token agreement 90%, gate >= 95%"]
 
 
 @pytest.mark.parametrize("side", [1, 2, 10, 11])

@@ -20,7 +20,7 @@ from vqrae.export.formats import target
 from vqrae.export.verify import gather_evidence
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
 from vqrae.runtimes.manifest import MANIFEST_FILE, read_manifest
-from vqrae.runtimes.parity import GATES
+from vqrae.runtimes.precision import PRECISIONS
 from vqrae.runtimes.selftest import selftest
 from vqrae.runtimes.tokenizer import Tokenizer, load
 
@@ -94,7 +94,7 @@ class SessionTemplate:
         self, tokenizer: Tokenizer, exported: Path, builder: BundleBuilder
     ) -> None:
         reference = builder.reference
-        limit = GATES[tokenizer.manifest.precision.name].max_source_psnr_drop_db
+        limit = PRECISIONS[tokenizer.manifest.precision.name].limits.max_source_psnr_drop_db
         with load(exported) as other:
             ours, theirs = (each.encode(reference.images).indices for each in (tokenizer, other))
             assert interchange(other, {"ours": ours}, reference)["ours"] <= limit

@@ -153,7 +153,7 @@ def _targets(
     """What to build: every precision of every format, duplicates once."""
     from vqrae.export.formats import ALIASES, Batch, format_key, target
     from vqrae.runtimes.errors import UsageError, unknown_name
-    from vqrae.runtimes.manifest import QUANTIZED
+    from vqrae.runtimes.precision import PRECISIONS
 
     formats = list(dict.fromkeys(format_key(name) for name in names))
     chosen: dict[str, dict[str, str]] = {name: {} for name in formats}
@@ -168,7 +168,7 @@ def _targets(
             chosen[format_name][name] = value
     axis = Batch.parse(batch)
     wanted = [(name, precision) for name in formats for precision in dict.fromkeys(precisions)]
-    if not {*QUANTIZED} & {*precisions} and (plan or budget):
+    if not any(PRECISIONS[name].quantized for _, name in wanted) and (plan or budget):
         raise UsageError("--plan and limits", got=f"precision {', '.join(precisions)}", expected="--precision int8")
     return [
         target(
@@ -177,8 +177,8 @@ def _targets(
             batch=axis,
             options=chosen[name],
             split=split,
-            plan=plan if precision in QUANTIZED else None,
-            budget=budget if precision in QUANTIZED else None,
+            plan=plan if PRECISIONS[precision].quantized else None,
+            budget=budget if PRECISIONS[precision].quantized else None,
         )
         for name, precision in wanted
     ]

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from vqrae.runtimes.manifest import Budget
 
 PANEL = "INT8"
-LOW_COVERAGE = 0.1
-"""Share of the codes below which calibration images are told to be of another domain, or too few."""
 Calibration = Annotated[
     Path | None,
     typer.Option(help="Images to calibrate on: a folder, .tar, .parquet or .npy.", rich_help_panel=PANEL),
@@ -88,20 +86,23 @@ def check_asked_for(source: Path | None, precisions: Sequence[str]) -> None:
         UsageError: one of the two.
     """
     from vqrae.runtimes.errors import UsageError
+    from vqrae.runtimes.precision import PRECISIONS
 
-    if "int8" in precisions and source is None:
+    observed = any(name in PRECISIONS and PRECISIONS[name].needs_images for name in precisions)
+    if observed and source is None:
         remedy = "pass --calibration FOLDER; `vqrae photographs FOLDER --crops 128` writes some"
         raise UsageError("--calibration", got="nothing", expected="images, because of int8", remedy=remedy)
-    if "int8" not in precisions and source is not None:
+    if not observed and source is not None:
         raise UsageError("--calibration", got=f"precision {', '.join(precisions)}", expected="--precision int8")
 
 
 def warn_of_coverage(row: VerifyRow) -> None:
     """Tell on standard error if the calibration images use few of the codes."""
     from vqrae.cli.output import progress_console
+    from vqrae.runtimes.precision import PRECISIONS
 
-    coverage = row.codebook_coverage
-    if coverage is not None and coverage < LOW_COVERAGE:
+    coverage, least = row.codebook_coverage, PRECISIONS[row.precision].limits.min_codebook_coverage
+    if coverage is not None and least is not None and coverage < least:
         name = Path(row.bundle).name
         text = f"{name}: its calibration images use {coverage:.1%} of the codes: of another domain, or too few"
         progress_console.print(text, style="yellow", soft_wrap=True)

@@ -84,7 +84,7 @@ def print_rows(rows: Sequence[VerifyRow]) -> None:
 def _print_notes(rows: Sequence[VerifyRow]) -> None:
     """How a bundle was executed where not by its runtime, and why one was not."""
     from vqrae.cli.output import console
-    from vqrae.runtimes.manifest import QUANTIZED
+    from vqrae.runtimes.precision import PRECISIONS
 
     notes = []
     for row in rows:
@@ -93,7 +93,7 @@ def _print_notes(rows: Sequence[VerifyRow]) -> None:
             notes.append(f"{name}: by an evaluator, operation by operation, not by its runtime")
         if row.int8_share is not None:
             notes.append(f"{name}: INT8 does {row.int8_share:.0%} of the multiplications")
-        if row.precision in QUANTIZED:
+        if PRECISIONS[row.precision].quantized:
             faster = [f"{graph} {times:.2f}×" for graph, times in (row.speedup or {}).items()]
             notes.append(f"{name}: speed against float: {', '.join(faster) or 'not measured'}")
         if not row.executed:

@@ -64,11 +64,11 @@ def write_triton_repository(
 
 def _check_runtime(bundle: Bundle) -> None:
     manifest = bundle.manifest
-    runtime, precision = manifest.runtime.name, manifest.precision.name
+    runtime, precision = manifest.runtime.name, manifest.precision.kind
     if runtime not in BACKENDS:
         expected = f"one for {', '.join(BACKENDS)}, which Triton has backends for"
         raise UsageError(str(bundle.path), got=f"a bundle for {runtime}", expected=expected, remedy="export another")
-    if (runtime, precision) == ("onnxruntime", "int8-weights"):
+    if runtime == "onnxruntime" and precision.quantized and not precision.integer_products:
         got = "weights in INT8 for onnxruntime, which Triton's backend would multiply in INT8 too"
         raise UsageError(str(bundle.path), got=got, expected="another precision or runtime")
 

@@ -141,7 +141,7 @@ class EngineBuilder:
         if engine is None:
             raise self._failure(source, origins)
         layers = inspected_layers(self._api.trt, engine, origins)
-        if self._precision.name != "int8":  # which of the products that may be INT8 are is the framework's own choice
+        if not self._precision.kind.integer_products:  # which may be INT8 and are is the framework's own choice
             check_products(f"the engine of {source.name}", self._precision, layers)
         return layers
 

@@ -16,10 +16,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable
-from vqrae.runtimes.manifest import Precision, PrecisionName, Record
+from vqrae.runtimes.manifest import Precision, Record
+from vqrae.runtimes.precision import NumberType
 
-TYPES: dict[PrecisionName, str] = {"fp32": "FLOAT", "fp16": "HALF", "int8": "INT8", "int8-weights": "FLOAT"}
-"""Precision -> the framework's name for the type of its matrix products."""
+TYPES: dict[NumberType, str] = {"fp32": "FLOAT", "fp16": "HALF", "int8": "INT8"}
+"""What products multiply in -> the framework's name for it."""
 _PRODUCT_KINDS = re.compile("matrix_?multiply|matmul|gemm|convolution|einsum|mha", re.IGNORECASE)
 _INSPECTED_TYPES = {"HALF": ("half", "fp16"), "FLOAT": ("float", "fp32"), "INT8": ("int8",)}
 
@@ -149,7 +150,7 @@ def check_products(subject: str, precision: Precision, layers: Iterable[EngineLa
         RuntimeUnavailable: one has another type.
     """
     layers = list(layers)
-    wanted = TYPES[precision.name]
+    wanted = TYPES[precision.kind.activations]
     kept = {name for item in precision.kept_float for name in item.layer.split(", ")}
     wrong = [
         layer for layer in layers if layer.product_type not in (None, "FLOAT" if _is_kept(layer, kept) else wanted)
