@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from difflib import get_close_matches
 
-from vqrae.model.config import DecoderConfig, EncoderConfig, QuantizerConfig, StrictConfig, VQRAEConfig
+from vqrae.model.config import DecoderConfig, EncoderConfig, QuantizerConfig, SimVQConfig, StrictConfig, VQRAEConfig
 from vqrae.runtimes.errors import UsageError
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "DecoderConfig",
     "EncoderConfig",
     "QuantizerConfig",
+    "SimVQConfig",
     "StrictConfig",
     "VQRAEConfig",
     "base",
@@ -43,7 +44,7 @@ def tiny() -> VQRAEConfig:
         name="vqrae-tiny",
         image_size=64,
         encoder=_siglip(64, patch=2, width=192, depth=3, heads=3, mlp_width=768),
-        quantizer=QuantizerConfig(codebook_size=4096, code_width=256, init="features"),
+        quantizer=SimVQConfig(codebook_size=4096, code_width=256, init="features"),
         decoder=DecoderConfig(width=192, depth=3, heads=3, mlp_width=768, patch_size=2),
     )
 
@@ -54,7 +55,7 @@ def base() -> VQRAEConfig:
         name="vqrae-base",
         image_size=256,
         encoder=_siglip(256, patch=16, width=768, depth=12, heads=12, mlp_width=3072),
-        quantizer=QuantizerConfig(),
+        quantizer=SimVQConfig(),
         decoder=DecoderConfig(width=768, depth=12, heads=12, mlp_width=3072, patch_size=16),
     )
 
@@ -64,7 +65,7 @@ def _so400m(image_size: int) -> VQRAEConfig:
         name=f"vqrae-siglip2-so400m-{image_size}",
         image_size=image_size,
         encoder=_siglip(image_size, patch=16, width=1152, depth=27, heads=16, mlp_width=4304),
-        quantizer=QuantizerConfig(),
+        quantizer=SimVQConfig(),
         decoder=DecoderConfig(width=1152, depth=27, heads=16, mlp_width=4304, patch_size=16),
     )
 
@@ -101,7 +102,7 @@ def internvit_300m_448() -> VQRAEConfig:
             image_mean=(0.485, 0.456, 0.406),
             image_std=(0.229, 0.224, 0.225),
         ),
-        quantizer=QuantizerConfig(),
+        quantizer=SimVQConfig(),
         decoder=DecoderConfig(width=1024, depth=24, heads=16, mlp_width=4096, patch_size=14),
     )
 

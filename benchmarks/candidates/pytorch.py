@@ -80,7 +80,7 @@ class PyTorchCandidate(Candidate):
             int8_share=None,
             device="cpu",
             size_mb=self._size_bytes() / 1e6,
-            weights_mb=(self._module_bytes(graph) + self._model.quantizer.codebook.nbytes) / 1e6,
+            weights_mb=(self._module_bytes(graph) + self._model.quantizer.codes().nbytes) / 1e6,
             token_agreement=None,
             excess_distortion=None,
             decode_psnr_db=None,
@@ -95,7 +95,7 @@ class PyTorchCandidate(Candidate):
             results = call()
         model, moved = self._model, self._module_bytes(graph)
         if graph == "encode":
-            moved += model.quantizer.codebook.nbytes  # the effective codes are as large
+            moved += model.quantizer.codes().nbytes
         values = sample_input(graph, batch, model.size, grid=model.grid, codebook_size=2)
         given = results if isinstance(results, tuple) else (results,)
         moved += values.nbytes + sum(result.nbytes for result in given if isinstance(result, torch.Tensor))

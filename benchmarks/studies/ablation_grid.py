@@ -15,7 +15,7 @@ from pydantic import Field
 
 from vqrae.benchmarks.studies.runner import Figures, Result
 from vqrae.benchmarks.studies.study import Spread
-from vqrae.config import DecoderConfig, EncoderConfig, QuantizerConfig, StrictConfig, VQRAEConfig
+from vqrae.config import DecoderConfig, EncoderConfig, QuantizerConfig, SimVQConfig, StrictConfig, VQRAEConfig
 from vqrae.training.config import LossWeights, PhaseConfig, Recipe
 from vqrae.training.run import PhaseName
 
@@ -66,11 +66,12 @@ class AblationRun(StrictConfig):
     def name(self) -> str:
         """For the progress display."""
         quantizer = self.recipe.model.quantizer
+        init = "features" if quantizer.starts_among_features else "normal"
         if self.phases == ("pretrain",):
             return f"encoder, seed {self.seed}"
         undistilled = "stage2" in self.phases and not self.recipe.stage2.weights.distillation
         phases = "+".join(self.phases) + (" undistilled" if undistilled else "")
-        return f"{phases}, {quantizer.codebook_size}×{quantizer.code_width} {quantizer.init}, seed {self.seed}"
+        return f"{phases}, {quantizer.codebook_size}×{quantizer.code_width} {init}, seed {self.seed}"
 
     @property
     def encoder_run(self) -> AblationRun | None:
@@ -79,7 +80,7 @@ class AblationRun(StrictConfig):
 
     def _pretraining(self) -> dict[str, object]:
         # The codebook is not part of it: all runs of a seed share one encoder.
-        model = self.recipe.model.model_copy(update={"quantizer": QuantizerConfig()})
+        model = self.recipe.model.model_copy(update={"quantizer": SimVQConfig()})
         pretrain = self.recipe.pretrain
         assert pretrain is not None, "every scale has it"  # noqa: S101
         return {
@@ -213,7 +214,7 @@ def _small_tokenizer() -> VQRAEConfig:
         name="ablation",
         image_size=IMAGE_SIZE,
         encoder=EncoderConfig(family="siglip_vision_model", network=network),
-        quantizer=QuantizerConfig(codebook_size=1024, code_width=192, init="features"),
+        quantizer=SimVQConfig(codebook_size=1024, code_width=192, init="features"),
         decoder=DecoderConfig(width=WIDTH, depth=3, heads=2, mlp_width=4 * WIDTH, patch_size=PATCH),
     )
 

@@ -17,7 +17,7 @@ from PIL import Image
 from vqrae.benchmarks.studies.ablation_grid import AblationRun
 from vqrae.benchmarks.studies.runner import Figures, Task
 from vqrae.checkpoint import from_pretrained, save_pretrained
-from vqrae.config import QuantizerConfig
+from vqrae.config import SimVQConfig
 from vqrae.images.files import image_files
 from vqrae.model import VQRAE
 from vqrae.model.encoder import Encoder
@@ -91,7 +91,7 @@ def _encoder_figures(run: AblationRun, place: Workplace) -> Figures:
     training = TrainingRun(run.recipe, str(place.train), place.training(run), seed=run.seed)
     encoder = Encoder.from_pretrained(str(training.run("pretrain")))
     # The probe reads a tokenizer's features only, so any codebook does.
-    quantizer = QuantizerConfig(codebook_size=2, code_width=1)
+    quantizer = SimVQConfig(codebook_size=2, code_width=1)
     config = run.recipe.model.model_copy(update={"encoder": encoder.config, "quantizer": quantizer})
     return _probe_figures(VQRAE(config, encoder), run, place)
 
@@ -125,7 +125,7 @@ def _begin_end_to_end(training: TrainingRun, encoder: Encoder) -> None:
     config = training.recipe.model.model_copy(update={"encoder": encoder.config})
     model = VQRAE(config, encoder)
     stage = training.recipe.stage2
-    if config.quantizer.init == "features":
+    if config.quantizer.starts_among_features:
         place_codes(model, training.images(stage), stage.steps, training.processes, training.seed)
     save_pretrained(model, start)
 

@@ -20,7 +20,7 @@ from vqrae.benchmarks.studies.downstream_scale import UsesScale, Workplace
 from vqrae.benchmarks.studies.runner import Figures, Log, Task
 from vqrae.calibration.images import calibration_images
 from vqrae.checkpoint import from_pretrained, open_checkpoint
-from vqrae.config import QuantizerConfig
+from vqrae.config import SimVQConfig
 from vqrae.downstream.checkpoint_codes import CheckpointCodes
 from vqrae.downstream.conversations import WorldConversations
 from vqrae.downstream.lessons import painting_loss
@@ -385,7 +385,7 @@ def _teacher(place: Workplace, size: int) -> Any:
 def _pretrained(scale: UsesScale, place: Workplace) -> ReferenceTokenizer:
     """The pretrained encoder as a tokenizer, for its features: whoever reads them needs no codebook that fits."""
     encoder = Encoder.from_pretrained(str(place.encoder))
-    quantizer = QuantizerConfig(codebook_size=2, code_width=1)
+    quantizer = SimVQConfig(codebook_size=2, code_width=1)
     config = scale.tokenizer.model.model_copy(update={"encoder": encoder.config, "quantizer": quantizer})
     return ReferenceTokenizer(VQRAE(config, encoder))
 

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from vqrae.benchmarks.report.figures import significant
 from vqrae.benchmarks.report.page import write_page
-from vqrae.model.near_ties import disagreement
-from vqrae.model.search import FUSED_CAPABILITY, chunked_nearest_codes, search_kind
+from vqrae.model.search import FUSED_CAPABILITY, chunked_nearest_codes, disagreement, search_kind
 from vqrae.runtimes.errors import DeviceMissing, GateFailure, RuntimeUnavailable, run_as_program
 from vqrae.runtimes.latency import interleave, latency, speedup
 
@@ -50,7 +49,7 @@ class SearchRow:
     differing: int
     """Rows whose index is not the matrix form's."""
     largest_gap: float
-    """`vqrae.model.near_ties.Disagreement.gaps_D` at its largest; 0 where nothing differs."""
+    """`vqrae.model.search.Disagreement.gaps_D` at its largest; 0 where nothing differs."""
 
 
 def search_rows(device: torch.device, features_ME: Tensor, codes_KE: Tensor, *, rounds: int) -> list[SearchRow]:

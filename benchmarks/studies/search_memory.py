@@ -35,7 +35,7 @@ it, only its largest entry in each row:
   divided among more programs, and the winners are compared afterwards.
 
 `vqrae.model.search.search_kind(device)` says which one runs. Two correct searches may differ where two codes are
-equally near up to rounding: `vqrae.model.near_ties.disagreement` gives the gap of every such row in float64, and the
+equally near up to rounding: `vqrae.model.search.disagreement` gives the gap of every such row in float64, and the
 bound that it must keep.
 
 **Not executed**: the fused kernel was interpreted, where it gives the chunked search's indices up to near-ties that

@@ -26,8 +26,9 @@ from vqrae.export import folding
 from vqrae.export.blocks import DeployedNorm, decoder_parts, deployed_blocks
 from vqrae.export.deployable import GraphPlan
 from vqrae.export.form import FP32, Form
-from vqrae.export.graphs.operators import argmax_by_slices, images_from_patches, patches_from_images
+from vqrae.export.graphs.operators import images_from_patches, patches_from_images
 from vqrae.model import VQRAE
+from vqrae.model.parts import affine_from_linear
 from vqrae.model.reference import ReferenceTokenizer
 from vqrae.model.search import top2
 from vqrae.resize import open_at_size
@@ -74,33 +75,15 @@ class EncoderGraph(nn.Module):
         return x_BNC[:, self.prefix_tokens :] if self.prefix_tokens else x_BNC
 
 
-class QuantizerGraph(nn.Module):
-    """Features (B, h·w, C) -> indices int32 (B, h, w): one GEMM and an argmax."""
-
-    def __init__(self, model: VQRAE, form: Form = FP32) -> None:
-        super().__init__()
-        self.grid = model.grid
-        self.scores = folding.search(model).as_linear(form.kept)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """See the class."""
-        return argmax_by_slices(self.scores(features)).to(torch.int32).reshape(-1, *self.grid)
+def quantizer_graph(model: VQRAE, form: Form = FP32) -> nn.Module:
+    """Features (B, h·w, C) -> indices int32 (B, h, w)."""
+    return model.quantizer.search_graph(affine_from_linear(model.in_projection), model.grid, form.kept)
 
 
-class CodebookGraph(nn.Module):
-    """Indices int32 (B, h, w) -> quantized features (B, h·w, C): one gather."""
-
-    table_KC: Tensor
-
-    def __init__(self, model: VQRAE, form: Form = FP32) -> None:
-        super().__init__()
-        self.tokens = model.grid[0] * model.grid[1]
-        self.form = form
-        self.register_buffer("table_KC", folding.lookup_table(model).to(form.compute))
-
-    def forward(self, indices: Tensor) -> Tensor:
-        """See the class."""
-        return nn.functional.embedding(indices.reshape(-1, self.tokens), self.table_KC).to(self.form.kept)
+def codebook_graph(model: VQRAE, form: Form = FP32) -> nn.Module:
+    """Indices int32 (B, h, w) -> quantized features (B, h·w, C)."""
+    after, (h, w) = affine_from_linear(model.out_projection), model.grid
+    return model.quantizer.lookup_graph(after, h * w, form.compute, form.kept)
 
 
 class DecoderGraph(nn.Module):
@@ -132,7 +115,7 @@ class EncodeGraph(nn.Module):
     def __init__(self, model: VQRAE, form: Form = FP32) -> None:
         super().__init__()
         self.encoder = EncoderGraph(model, form)
-        self.quantizer = QuantizerGraph(model, form)
+        self.quantizer = quantizer_graph(model, form)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
@@ -145,7 +128,7 @@ class DecodeGraph(nn.Module):
 
     def __init__(self, model: VQRAE, form: Form = FP32) -> None:
         super().__init__()
-        self.codebook = CodebookGraph(model, form)
+        self.codebook = codebook_graph(model, form)
         self.decoder = DecoderGraph(model, form)
 
     def forward(self, indices: Tensor) -> Tensor:
@@ -172,8 +155,8 @@ def graph_plans(model: VQRAE, *, split: bool, batch: int | str = "batch") -> lis
     ]
     parts = [
         GraphPlan(name="encoder", module=partial(EncoderGraph, model), input=images, outputs=(features,)),
-        GraphPlan(name="quantizer", module=partial(QuantizerGraph, model), input=features, outputs=(indices,)),
-        GraphPlan(name="codebook", module=partial(CodebookGraph, model), input=indices, outputs=(quantized,)),
+        GraphPlan(name="quantizer", module=partial(quantizer_graph, model), input=features, outputs=(indices,)),
+        GraphPlan(name="codebook", module=partial(codebook_graph, model), input=indices, outputs=(quantized,)),
         GraphPlan(name="decoder", module=partial(DecoderGraph, model), input=quantized, outputs=(images,)),
     ]
     return wholes + parts if split else wholes

@@ -8,18 +8,18 @@ import pytest
 import torch
 from tiny_models import NETWORKS, random_images, tiny_model
 
-from vqrae.export import folding
 from vqrae.export.form import FP16, FP64, Form
 from vqrae.export.tokenizers.vqrae import (
-    CodebookGraph,
     DecodeGraph,
     DecoderGraph,
     EncodeGraph,
     EncoderGraph,
-    QuantizerGraph,
+    codebook_graph,
+    quantizer_graph,
 )
 from vqrae.model import VQRAE
 from vqrae.model.layers import pixels_from_uint8
+from vqrae.model.parts import affine_from_linear
 
 TOLERANCE = 1e-11
 
@@ -69,7 +69,7 @@ def test_fp16_has_hardly_any_subnormal_weights() -> None:
 def test_search_finds_the_nearest_code(model: VQRAE) -> None:
     features = features_of(model, random_images(16))
     with torch.inference_mode():
-        indices = QuantizerGraph(model, FP64)(features)
+        indices = quantizer_graph(model, FP64)(features)
     assert indices.dtype == torch.int32
     assert torch.equal(indices.flatten(1).long(), nearest(model, features))
 
@@ -77,7 +77,7 @@ def test_search_finds_the_nearest_code(model: VQRAE) -> None:
 def test_search_scores_order_codes_as_distances_do() -> None:
     model = tiny_model().double()
     features = features_of(model, random_images())
-    scores = folding.search(model)
+    scores = model.quantizer.scores(affine_from_linear(model.in_projection))
     with torch.inference_mode():
         distances = torch.cdist(model.in_projection(features), model.quantizer.codes()).square()
         gaps = (distances - distances.mean(-1, keepdim=True)) / -2
@@ -87,7 +87,8 @@ def test_search_scores_order_codes_as_distances_do() -> None:
 
 
 def test_centering_leaves_no_mean() -> None:
-    scores = folding.search(tiny_model())
+    model = tiny_model()
+    scores = model.quantizer.scores(affine_from_linear(model.in_projection))
     assert scores.weight.mean(0).abs().max() < 1e-12
     assert scores.bias.mean().abs() < 1e-12
 
@@ -96,7 +97,7 @@ def test_lookup_table(model: VQRAE) -> None:
     indices = torch.arange(32, dtype=torch.int32).reshape(2, 4, 4)
     with torch.inference_mode():
         expected = model.out_projection(model.quantizer.codes()[indices.flatten(1).long()])
-        assert (CodebookGraph(model, FP64)(indices) - expected).abs().max() < TOLERANCE
+        assert (codebook_graph(model, FP64)(indices) - expected).abs().max() < TOLERANCE
 
 
 def test_decoded_bytes(model: VQRAE) -> None:
@@ -109,8 +110,8 @@ def test_wholes_are_the_parts_composed() -> None:
     model, images = tiny_model(), random_images()
     with torch.inference_mode():
         indices, features = EncodeGraph(model)(images)
-        assert torch.equal(QuantizerGraph(model)(EncoderGraph(model)(images)), indices)
-        assert torch.equal(DecoderGraph(model)(CodebookGraph(model)(indices)), DecodeGraph(model)(indices))
+        assert torch.equal(quantizer_graph(model)(EncoderGraph(model)(images)), indices)
+        assert torch.equal(DecoderGraph(model)(codebook_graph(model)(indices)), DecodeGraph(model)(indices))
     assert features.shape == (3, 16, 32)
 
 

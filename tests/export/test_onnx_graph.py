@@ -12,9 +12,9 @@ import torch
 from tiny_models import NETWORKS, random_images, tiny_model
 
 from vqrae.export import onnx_graph
-from vqrae.export.graphs.operators import argmax_by_slices
 from vqrae.export.tokenizers.vqrae import graph_plans
 from vqrae.model import VQRAE
+from vqrae.model.search import argmax_by_slices
 from vqrae.runtimes.manifest import GraphSpec
 
 

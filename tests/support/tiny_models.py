@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from vqrae.checkpoint import Checkpoint
-from vqrae.config import DecoderConfig, EncoderConfig, QuantizerConfig, VQRAEConfig
+from vqrae.config import DecoderConfig, EncoderConfig, SimVQConfig, VQRAEConfig
 from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.model import VQRAE
 from vqrae.runtimes.manifest import CheckpointIdentity
@@ -42,7 +42,7 @@ def tiny_config(network: str = "siglip", *, depth: int = 2, **quantizer: Any) ->
         name=f"test-{network}",
         image_size=SIZE,
         encoder=EncoderConfig(family=family, network={**values, "num_hidden_layers": depth}, **normalization),
-        quantizer=QuantizerConfig(**{"codebook_size": 64, "code_width": 48, **quantizer}),
+        quantizer=SimVQConfig(**{"codebook_size": 64, "code_width": 48, **quantizer}),
         decoder=DecoderConfig(width=WIDTH, depth=depth, heads=4, mlp_width=64, patch_size=PATCH),
     )
 

@@ -22,7 +22,7 @@ needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is
 INTERPRETED = """
 import json, torch
 from vqrae.model.fused_search import fused_nearest_codes
-from vqrae.model.near_ties import disagreement
+from vqrae.model.search import disagreement
 from vqrae.model.search import chunked_nearest_codes
 
 def vectors(rows, width, seed, offset):

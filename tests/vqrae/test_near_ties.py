@@ -5,8 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vqrae.model.near_ties import disagreement, rounding_bound
-from vqrae.model.search import nearest_codes
+from vqrae.model.search import disagreement, nearest_codes, rounding_bound
 
 
 @given(st.integers(0, 2**32), st.integers(1, 64), st.sampled_from([1e-3, 1.0, 30.0]), st.sampled_from([0.0, 100.0]))

@@ -5,15 +5,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqrae.config import QuantizerConfig
-from vqrae.model.quantizer import SimVQ
+from vqrae.config import SimVQConfig
+from vqrae.model.quantizers.simvq import SimVQ
 
 K, E = 32, 12
 
 
 def quantizer(seed: int = 0, **fields: float) -> SimVQ:
     torch.manual_seed(seed)
-    return SimVQ(QuantizerConfig(codebook_size=K, code_width=E, **fields))
+    return SimVQ(SimVQConfig(codebook_size=K, code_width=E, **fields))
 
 
 def projected(seed: int = 1, scale: float = 1.0) -> Tensor:
@@ -78,7 +78,7 @@ def test_only_the_map_learns() -> None:
 
 def test_normal_init_has_simvqs_scale() -> None:
     torch.manual_seed(0)
-    codebook = SimVQ(QuantizerConfig(codebook_size=2000, code_width=64)).codebook
+    codebook = SimVQ(SimVQConfig(codebook_size=2000, code_width=64)).codebook
     assert codebook.std().item() == pytest.approx(64**-0.5, rel=0.02)
     assert codebook.norm(dim=1).mean().item() == pytest.approx(1, rel=0.02)
 

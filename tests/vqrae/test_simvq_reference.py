@@ -7,15 +7,15 @@ import torch
 import vector_quantize_pytorch
 from torch import Tensor, nn
 
-from vqrae.config import QuantizerConfig
-from vqrae.model.quantizer import SimVQ
+from vqrae.config import SimVQConfig
+from vqrae.model.quantizers.simvq import SimVQ
 
 K, E = 96, 24
 
 
 def ours(seed: int, beta: float) -> SimVQ:
     torch.manual_seed(seed)
-    return SimVQ(QuantizerConfig(codebook_size=K, code_width=E, beta=beta))
+    return SimVQ(SimVQConfig(codebook_size=K, code_width=E, beta=beta))
 
 
 def theirs(module: SimVQ) -> vector_quantize_pytorch.SimVQ:

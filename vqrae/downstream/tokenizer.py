@@ -6,7 +6,7 @@ reads shapes. This one has 64, and an encoder that was pretrained on the world's
 
 from __future__ import annotations
 
-from vqrae.config import DecoderConfig, EncoderConfig, QuantizerConfig, VQRAEConfig
+from vqrae.config import DecoderConfig, EncoderConfig, SimVQConfig, VQRAEConfig
 from vqrae.training.config import LossWeights, PhaseConfig, Recipe
 
 IMAGE_SIZE, PATCH, WIDTH, DEPTH, HEADS = 32, 4, 192, 6, 3
@@ -27,7 +27,7 @@ def world_tokenizer() -> VQRAEConfig:
         name="vqrae-world",
         image_size=IMAGE_SIZE,
         encoder=EncoderConfig(family="siglip_vision_model", network=network),
-        quantizer=QuantizerConfig(codebook_size=2048, code_width=256, init="features"),
+        quantizer=SimVQConfig(codebook_size=2048, code_width=256, init="features"),
         decoder=DecoderConfig(width=WIDTH, depth=DEPTH, heads=HEADS, mlp_width=4 * WIDTH, patch_size=PATCH),
     )
 

@@ -6,12 +6,25 @@ Every field has a docstring with its unit and its source: [P] the paper (arXiv 2
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from vqrae.model.encoders import FAMILIES, encoder_family
+from vqrae.model.quantizers import FIRST_KIND, KINDS, quantizer_config
 from vqrae.runtimes.names import file_name
 
 _Mean = Annotated[float, Field(ge=-1e3, le=1e3)]
@@ -24,6 +37,12 @@ class StrictConfig(BaseModel):
     """Base of all configurations: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _unknown(table: Mapping[str, object]) -> PydanticCustomError:
+    *others, last = map(repr, table)
+    listed = f"{', '.join(others)} or {last}" if others else last
+    return PydanticCustomError("unknown", f"Input should be {listed}")
 
 
 class EncoderConfig(StrictConfig):
@@ -42,8 +61,7 @@ class EncoderConfig(StrictConfig):
     @classmethod
     def _of_the_table(cls, name: str) -> str:
         if name not in FAMILIES:
-            *others, last = map(repr, FAMILIES)
-            raise PydanticCustomError("family", f"Input should be {', '.join(others)} or {last}")
+            raise _unknown(FAMILIES)
         return name
 
     @field_validator("network")
@@ -55,17 +73,39 @@ class EncoderConfig(StrictConfig):
 
 
 class QuantizerConfig(StrictConfig):
-    """The SimVQ codebook [P] §3.2."""
+    """What every kind of quantizer says of its codes; a kind adds its own fields."""
 
+    kind: str = FIRST_KIND
+    """Its row in `vqrae.model.quantizers.KINDS`; written where it is not the first one."""
     codebook_size: int = Field(16384, gt=1, le=2**24)
     """Number of codes K [P]."""
     code_width: int = Field(1536, gt=0, le=2**14)
     """Width E of a code [P]; the features are projected to it and back."""
+
+    @property
+    def starts_among_features(self) -> bool:
+        """Whether training begins by placing the codes among projected features."""
+        return False
+
+    @model_serializer(mode="wrap")
+    def _without_the_first_kind(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in written(self).items() if (name, value) != ("kind", FIRST_KIND)}
+
+
+class SimVQConfig(QuantizerConfig):
+    """The SimVQ codebook [P] §3.2."""
+
+    kind: Literal["simvq"] = FIRST_KIND
     beta: float = Field(0.25, ge=0, le=1e6)
     """Weight of the commitment term [S]."""
     init: Literal["normal", "features"] = "normal"
     """`normal`: codes ~ N(0, E^-0.5), default-initialized W [S]. `features`: codes are centroids (k-means) of the
     training data's projected features and W = identity, which stops the collapse seen at small scale [I]."""
+
+    @property
+    def starts_among_features(self) -> bool:
+        """See `init`."""
+        return self.init == "features"
 
 
 class DecoderConfig(StrictConfig):
@@ -99,8 +139,18 @@ class VQRAEConfig(StrictConfig):
     image_size: _Side
     """Side of the square input and output, in pixels."""
     encoder: EncoderConfig
-    quantizer: QuantizerConfig
+    quantizer: SerializeAsAny[QuantizerConfig]
     decoder: DecoderConfig
+
+    @field_validator("quantizer", mode="before")
+    @classmethod
+    def _of_its_kind(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        kind = values.get("kind", FIRST_KIND)
+        if not isinstance(kind, str) or kind not in KINDS:
+            raise _unknown(KINDS)
+        return quantizer_config(kind).model_validate(values)
 
     @model_validator(mode="after")
     def _patches_tile_the_image(self) -> VQRAEConfig:

@@ -6,16 +6,20 @@ NVIDIA GPUs with Triton: `vqrae.model.fused_search`, which holds no piece of it 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 SCORE_LIMIT_BYTES = 64 * 2**20
 """Size that one chunk of the score matrix may have. 64 MiB: large enough to keep a GEMM busy, small beside a model."""
+
+SLICE = 64
+"""Most codes in a slice; see `argmax_by_slices`."""
 
 FUSED_CAPABILITY = (8, 0)
 """Least compute capability that the fused search was compiled for."""
@@ -58,7 +62,7 @@ def nearest_codes(features_ME: Tensor, codes_KE: Tensor, *, limit_bytes: int = S
     """Index of the code with the least Euclidean distance to each feature; the lowest index among equals.
 
     Which form computes it: `search_kind`. Two forms may differ where two codes are equally near up to rounding:
-    `vqrae.model.near_ties` tells.
+    `disagreement` tells.
 
     Args:
         features_ME: (M, E) float, projected features.
@@ -91,3 +95,63 @@ def top2(features_ME: Tensor, codes_KE: Tensor, *, limit_bytes: int = SCORE_LIMI
     for rows, chunk_mK in _scores(features_ME, codes_KE, limit_bytes):
         indices_M2[rows] = chunk_mK.topk(2, dim=1).indices
     return indices_M2
+
+
+def argmax_by_slices(scores_BNK: Tensor) -> Tensor:
+    """The index int64 (B, N) of each token's largest score, the lowest one where several are equal.
+
+    First the slice of codes that holds it, by a maximum, then its place there. OpenVINO turns an argmax into a sort
+    that takes longer than the product it follows; a maximum is a pass over memory, and what is left to sort is short.
+    """
+    width = math.gcd(scores_BNK.shape[-1], SLICE)
+    first_BN = scores_BNK.unflatten(-1, (-1, width)).amax(-1).argmax(-1) * width
+    codes_BNW = first_BN[..., None] + torch.arange(width, device=scores_BNK.device)
+    return first_BN + scores_BNK.gather(-1, codes_BNW).argmax(-1)
+
+
+class Disagreement(NamedTuple):
+    """The rows for which two searches chose different codes, and how far apart those codes really are."""
+
+    rows_D: Tensor
+    """Rows of the features, int64 (D,), ascending."""
+    gaps_D: Tensor
+    """|difference of the two scores z·c − ½‖c‖²| in float64 over ‖z‖·‖c‖ + ½‖c‖² with the longer code: float64 (D,).
+    Two codes at the same distance have 0."""
+    bound: float
+    """The largest gap that two correct float32 searches can show."""
+
+    @property
+    def explained(self) -> bool:
+        """Whether rounding explains every row."""
+        return bool((self.gaps_D <= self.bound).all())
+
+
+def rounding_bound(width: int) -> float:
+    """The largest relative gap, as `Disagreement.gaps_D` has it, of two codes that float32 may take for each other.
+
+    A sum of n products in any order is off by at most n·u of the sum of their magnitudes (Higham, Accuracy and
+    Stability of Numerical Algorithms, §3.1; u = 2⁻²⁴), and that sum is at most ‖z‖·‖c‖. Two more roundings subtract
+    ½‖c‖². A search may prefer a code whose score is lower by the error of both scores.
+    """
+    return 2 * (width + 2) * 2.0**-24
+
+
+@torch.no_grad()
+def disagreement(features_ME: Tensor, codes_KE: Tensor, first_M: Tensor, second_M: Tensor) -> Disagreement:
+    """Compare two searches of the same codes.
+
+    Args:
+        features_ME: (M, E) float32, what was searched for.
+        codes_KE: (K, E) float32, the codes.
+        first_M: (M,) int64, the indices that one search chose.
+        second_M: (M,) int64, the other's.
+    """
+    rows_D = (first_M != second_M).nonzero().flatten()
+    z_DE = features_ME[rows_D].double()
+    first_DE, second_DE = codes_KE[first_M[rows_D]].double(), codes_KE[second_M[rows_D]].double()
+    # (c − c')·(z − (c + c')/2) is the difference of the scores, without the cancellation of subtracting them.
+    difference_D = ((first_DE - second_DE) * (z_DE - (first_DE + second_DE) / 2)).sum(1).abs()
+    longest_D = torch.maximum(first_DE.norm(dim=1), second_DE.norm(dim=1))
+    scale_D = z_DE.norm(dim=1) * longest_D + longest_D.square() / 2
+    gaps_D = torch.where(difference_D == 0, 0.0, difference_D / scale_D)
+    return Disagreement(rows_D, gaps_D, rounding_bound(features_ME.shape[1]))

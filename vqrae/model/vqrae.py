@@ -14,8 +14,7 @@ from vqrae.model.config import VQRAEConfig
 from vqrae.model.decoder import Decoder
 from vqrae.model.encoder import Encoder
 from vqrae.model.layers import pixels_from_uint8, uint8_from_pixels
-from vqrae.model.quantizer import SimVQ
-from vqrae.model.search import nearest_codes
+from vqrae.model.quantizers import new_quantizer
 from vqrae.runtimes.errors import UsageError
 
 
@@ -33,7 +32,7 @@ class Reconstruction(NamedTuple):
 
 
 class VQRAE(nn.Module):
-    """Encoder, projection in, SimVQ, projection out, decoder (paper §3)."""
+    """Encoder, projection in, quantizer, projection out, decoder (paper §3)."""
 
     def __init__(
         self, config: VQRAEConfig, encoder: Encoder | None = None, size: tuple[int, int] | None = None
@@ -53,7 +52,7 @@ class VQRAE(nn.Module):
         self.encoder = encoder if encoder is not None else Encoder(config.encoder)
         _check_fit(self.encoder, config)
         self.in_projection = nn.Linear(config.feature_width, config.quantizer.code_width)
-        self.quantizer = SimVQ(config.quantizer)
+        self.quantizer = new_quantizer(config.quantizer)
         self.out_projection = nn.Linear(config.quantizer.code_width, config.feature_width)
         self.decoder = Decoder(config.decoder, self.grid)
 
@@ -68,12 +67,12 @@ class VQRAE(nn.Module):
     def encode_images(self, images_BHW3: Tensor, codes_KE: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Images uint8 (B, H, W, 3) RGB -> indices int32 (B, h, w) and features float32 (B, N, C).
 
-        `codes_KE` are the effective codes, `quantizer.codes()`; who encodes many images computes them once.
+        `codes_KE` is what `quantizer.codes()` gives; who encodes many images computes them once.
         """
         features_BNC = self.encoder(pixels_from_uint8(images_BHW3))
         # The search is in float32 whatever the autocast state.
         projected_ME = self.in_projection(features_BNC).flatten(0, 1).float()
-        indices_M = nearest_codes(projected_ME, self.quantizer.codes() if codes_KE is None else codes_KE)
+        indices_M = self.quantizer.indices(projected_ME, codes_KE)
         return indices_M.to(torch.int32).view(-1, *self.grid), features_BNC
 
     @torch.inference_mode()

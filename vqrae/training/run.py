@@ -161,7 +161,7 @@ class TrainingRun:
         model = VQRAE(config, encoder)
         stage = self.recipe.stage1
         images = self.images(stage)
-        if config.quantizer.init == "features" and not (self._state("stage1") / STATE_FILE).exists():
+        if config.quantizer.starts_among_features and not (self._state("stage1") / STATE_FILE).exists():
             place_codes(model, images, stage.steps, self.processes, self.seed)
         phase = Stage1(model, stage, images, self.processes)
         state = train(phase, self._state("stage1"), "stage 1", self.processes)
@@ -173,6 +173,9 @@ class TrainingRun:
             raise UsageError(str(stage1), got="no stage-1 checkpoint", expected="one", remedy="run stage 1 first")
         model = from_pretrained(stage1)
         stage = self.recipe.stage2
+        if stage.refit_codebook and not model.quantizer.movable:
+            got = f"true, with {model.config.quantizer.kind}, whose codes have their places by definition"
+            raise UsageError("setting stage2.refit_codebook", got=got, expected="false")
         images = self.images(stage)
         torch.manual_seed(self.seed)
         phase = Stage2(model, stage, images, self.processes)

@@ -51,8 +51,8 @@ def count_parameters(model: VQRAE, discriminator: int = 0) -> ParameterCounts:
     return ParameterCounts(
         encoder=encoder,
         projections=_count(model.in_projection) + _count(model.out_projection),
-        codes_map=_count(model.quantizer.transform),
-        codebook=model.quantizer.codebook.numel(),
+        codes_map=_count(model.quantizer),
+        codebook=sum(buffer.numel() for buffer in model.quantizer.buffers()),
         decoder=_count(model.decoder),
         discriminator=discriminator,
         trained_stage1=everything - encoder,
