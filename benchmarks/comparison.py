@@ -13,6 +13,7 @@ from typing import Literal
 from vqrae.benchmarks.rows import BenchResult, BenchRow, count_of
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.manifest import Record
+from vqrae.runtimes.parity import Check
 from vqrae.runtimes.precision import PRECISIONS
 
 FOOTPRINT_NOISE = 0.05
@@ -72,7 +73,7 @@ class Change(Record):
             return "same"
         if self.change < 0:
             return "better"
-        return "over" if self.change > self.limit else "worse"
+        return "worse" if Check(self.quantity, self.change, "<=", self.limit).kept else "over"
 
 
 class Comparison(Record):

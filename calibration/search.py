@@ -14,6 +14,7 @@ from vqrae.calibration.sensitivity import Progress, Sensitivity
 from vqrae.calibration.trials import Trial, Try
 from vqrae.runtimes.errors import GateFailure
 from vqrae.runtimes.manifest import Budget
+from vqrae.runtimes.parity import Check
 from vqrae.runtimes.precision import Limits
 
 
@@ -28,15 +29,20 @@ class Found:
 
 def kept(trial: Trial, budget: Budget, limits: Limits) -> bool:
     """Whether a trial keeps its share of the budget; both graphs share what may be lost to the photographs."""
-    share = limits.search_share
-    checks = [trial.decode_psnr_db >= limits.min_decode_psnr_db]
-    if budget.max_excess_distortion is not None and trial.graph == "encode":
-        checks.append(trial.damage <= budget.max_excess_distortion * share)
-    if budget.min_token_agreement is not None:
-        checks.append(1 - trial.token_agreement <= (1 - budget.min_token_agreement) * share)
-    if budget.max_source_psnr_drop_db is not None:
-        checks.append(trial.source_psnr_drop_db <= budget.max_source_psnr_drop_db * share / 2)
-    return all(checks)
+
+    def share(limit: float | None) -> float | None:
+        return None if limit is None else limit * limits.search_share
+
+    agreement, drop = budget.min_token_agreement, budget.max_source_psnr_drop_db
+    others = None if agreement is None else 1 - agreement
+    distortion = budget.max_excess_distortion if trial.graph == "encode" else None
+    checks = (
+        Check("decode PSNR", trial.decode_psnr_db, ">=", limits.min_decode_psnr_db, " dB"),
+        Check("excess distortion", trial.damage, "<=", share(distortion), "%"),
+        Check("other tokens", 1 - trial.token_agreement, "<=", share(others), "%"),
+        Check("PSNR drop to source", trial.source_psnr_drop_db, "<=", share(None if drop is None else drop / 2), " dB"),
+    )
+    return all(check.kept is not False for check in checks)
 
 
 def search(

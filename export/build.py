@@ -25,7 +25,7 @@ from vqrae.runtimes.bundle import Bundle, listed_files, write_manifest
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.errors import BundleError, DeviceMissing, EngineMismatch, GateFailure, UsageError
 from vqrae.runtimes.manifest import Evidence, Manifest
-from vqrae.runtimes.parity import Reference
+from vqrae.runtimes.parity import Reference, judge, misses
 from vqrae.runtimes.precision import PRECISIONS
 from vqrae.runtimes.registry import session_class
 from vqrae.runtimes.staging import staged_folder
@@ -166,8 +166,9 @@ class BundleBuilder(Closing):
     @staticmethod
     def _with_speed(row: VerifyRow, speeds: Mapping[str, GraphSpeed]) -> VerifyRow:
         """A graph that INT8 does not make faster is a miss; where only weights are INT8, size is the gain."""
-        least = PRECISIONS[row.precision].limits.speedup_above
-        slow = [f"{name} {speed}" for name, speed in speeds.items() if least is not None and not speed.speedup > least]
+        limits = PRECISIONS[row.precision].limits
+        checks = {name: judge({"speedup": speed.speedup}, limits, ()) for name, speed in speeds.items()}
+        slow = [f"{name} {speeds[name]}" for name, judged in checks.items() if misses(judged)]
         return row.model_copy(
             update={
                 "misses": (*row.misses, *slow),

@@ -13,7 +13,7 @@ from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.manifest import Evidence
-from vqrae.runtimes.parity import Reference, mean_psnr_db
+from vqrae.runtimes.parity import Check, Reference, mean_psnr_db, misses
 from vqrae.runtimes.tokenizer import Tokenizer
 
 Indices = dict[str, NDArray[np.int32]]
@@ -82,10 +82,11 @@ def _psnr_limit(bundle: Bundle) -> float:
 
 
 def _with_interchange(row: VerifyRow, drops: dict[str, float], limits: dict[str, float]) -> VerifyRow:
-    misses = list(row.misses)
+    checks = []
     for path, drop in drops.items():
-        limit = max(limits[path], limits[row.bundle])
-        if path != row.bundle and not drop <= limit:  # not "drop > limit": NaN misses too
-            misses.append(f"PSNR drop to source with tokens of {path} {drop:.6g} dB, gate <= {limit:.6g} dB")
-    gate = "fail" if misses else row.gate
-    return row.model_copy(update={"interchange": drops, "misses": tuple(misses), "gate": gate})
+        name, limit = f"PSNR drop to source with tokens of {path}", max(limits[path], limits[row.bundle])
+        if path != row.bundle:
+            checks.append(Check(name, drop, "<=", limit, " dB"))
+    missed = (*row.misses, *misses(checks))
+    gate = "fail" if missed else row.gate
+    return row.model_copy(update={"interchange": drops, "misses": missed, "gate": gate})

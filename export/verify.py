@@ -21,7 +21,7 @@ from vqrae.runtimes.manifest import (
     RuntimeInfo,
     SourceEvidence,
 )
-from vqrae.runtimes.parity import Reference, Sample, judge, measure
+from vqrae.runtimes.parity import Reference, Sample, judge_parity, measure, misses
 from vqrae.runtimes.precision import PrecisionName
 from vqrae.runtimes.registry import session_class
 from vqrae.runtimes.tokenizer import Tokenizer
@@ -84,7 +84,7 @@ def evidence_of(sample: Sample, tokenizer: Tokenizer, reference: Reference) -> E
     """Judge what a tokenizer made of the reference's images."""
     figures = measure(reference, sample)
     execution = tokenizer.execution["encode"]
-    missed = judge(figures, tokenizer.manifest.precision.limits)
+    missed = misses(judge_parity(figures, tokenizer.manifest.precision.limits))
     return Evidence(
         executed=True,
         means=execution.means,
@@ -144,7 +144,7 @@ def verify_row(bundle: Path, manifest: Manifest, evidence: Evidence) -> VerifyRo
         reason=evidence.reason,
         means=evidence.means,
         gate=evidence.gate,
-        misses=tuple(judge(judged, manifest.precision.limits)) if judged else (),
+        misses=misses(judge_parity(judged, manifest.precision.limits)) if judged else (),
         source_gate=source.gate if source else None,
         **_shared_fields(figures),
     )

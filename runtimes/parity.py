@@ -11,8 +11,10 @@ Shape suffixes: M tokens of all images, K codes, E code width, C feature width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import operator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,21 @@ IDENTICAL_PSNR_DB = 100.0
 HISTOGRAM_BINS = 24
 CHUNK_TOKENS = 4096
 """Tokens whose float64 distances are held at a time."""
+
+Relation = Literal["<=", ">=", ">"]
+Unit = Literal["%", " dB", ""]
+_RELATIONS: dict[Relation, Callable[[float, float], bool]] = {"<=": operator.le, ">=": operator.ge, ">": operator.gt}
+_JUDGED: dict[str, tuple[str, Relation, str, Unit]] = {
+    "excess_distortion": ("excess distortion", "<=", "max_excess_distortion", "%"),
+    "token_agreement": ("token agreement", ">=", "min_token_agreement", "%"),
+    "unexplained_mismatches": ("unexplained mismatches", "<=", "max_unexplained_mismatches", ""),
+    "decode_psnr_db": ("decode PSNR", ">=", "min_decode_psnr_db", " dB"),
+    "source_psnr_drop_db": ("PSNR drop to source", "<=", "max_source_psnr_drop_db", " dB"),
+    "speedup": ("speedup", ">", "speedup_above", ""),
+}
+"""Figure -> what it is called, its relation to which field of `Limits`, and its unit."""
+PARITY = tuple(figure for figure in _JUDGED if figure != "speedup")
+"""The figures that a bundle with both graphs is judged by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,30 +182,71 @@ def measure(reference: Reference, sample: Sample) -> ParityFigures:
     )
 
 
-def judge(figures: ParityFigures, gate: Limits) -> list[str]:
-    """The limits that the figures miss, each as a phrase with both numbers; empty if the gate is passed."""
-    checks = (
-        ("excess distortion", figures.excess_distortion * 100, "<=", gate.max_excess_distortion * 100, "%"),
-        ("token agreement", figures.token_agreement * 100, ">=", _percent(gate.min_token_agreement), "%"),
-        ("unexplained mismatches", figures.unexplained_mismatches, "<=", gate.max_unexplained_mismatches, ""),
-        ("decode PSNR", figures.decode_psnr_db, ">=", gate.min_decode_psnr_db, " dB"),
-        ("PSNR drop to source", figures.source_psnr_drop_db, "<=", gate.max_source_psnr_drop_db, " dB"),
+@dataclass(frozen=True)
+class Check:
+    """One figure against one limit."""
+
+    name: str
+    value: float | None
+    """None where it was not measured, which misses."""
+    relation: Relation
+    limit: float | None
+    """None where the figure is only reported."""
+    unit: Unit = ""
+    """With `%`, value and limit are fractions."""
+
+    @property
+    def kept(self) -> bool | None:
+        """Whether the limit is kept, which NaN never does; None where there is none."""
+        if self.limit is None:
+            return None
+        return self.value is not None and _RELATIONS[self.relation](self.value, self.limit)
+
+    def miss(self, value_format: str = ".6g", limit_format: str = ".6g") -> str:
+        """Both numbers, such as `token agreement 97%, gate >= 98%`."""
+        value, limit = self._text(self.value, value_format), self._text(self.limit, limit_format)
+        return f"{self.name} {value}, gate {self.relation} {limit}"
+
+    @property
+    def limit_text(self) -> str:
+        """Such as `≥ 98%`; empty where there is none."""
+        sign = self.relation.replace("<=", "≤").replace(">=", "≥")
+        return "" if self.limit is None else f"{sign} {self._text(self.limit, '.6g')}"
+
+    def _text(self, number: float | None, form: str) -> str:
+        if number is None:
+            return "not measured"
+        return f"{number * (100 if self.unit == '%' else 1):{form}}{self.unit}"
+
+
+def judge(figures: Mapping[str, float | None], limits: Limits, required: Collection[str]) -> tuple[Check, ...]:
+    """Hold figures against the limits of a precision: the one judge of export, verify, selftest and the reports.
+
+    Args:
+        figures: name -> figure, as in `ParityFigures`, and `speedup`.
+        limits: of the bundle.
+        required: figures that miss where they are absent; what else is absent is not judged.
+    """
+    return tuple(
+        Check(name, figures.get(figure), relation, getattr(limits, limit), unit)
+        for figure, (name, relation, limit, unit) in _JUDGED.items()
+        if figure in required or figures.get(figure) is not None
     )
-    misses = []
-    for name, value, relation, limit, unit in checks:
-        # "not (kept)" rather than "broken", so that NaN misses every limit.
-        if limit is not None and not (value <= limit if relation == "<=" else value >= limit):
-            misses.append(f"{name} {value:.6g}{unit}, gate {relation} {limit:.6g}{unit}")
-    return misses
+
+
+def judge_parity(figures: ParityFigures, limits: Limits) -> tuple[Check, ...]:
+    """Judge what was measured of both graphs: nothing of it may be absent, but no speed is asked for."""
+    return judge(dict(figures), limits, PARITY)
+
+
+def misses(checks: Iterable[Check]) -> tuple[str, ...]:
+    """The limits that are not kept, each as a phrase with both numbers."""
+    return tuple(check.miss() for check in checks if check.kept is False)
 
 
 def _chunks(count: int) -> Iterator[slice]:
     """Rows of `count`, `CHUNK_TOKENS` at a time."""
     return (slice(start, start + CHUNK_TOKENS) for start in range(0, count, CHUNK_TOKENS))
-
-
-def _percent(fraction: float | None) -> float | None:
-    return None if fraction is None else fraction * 100
 
 
 def _rounding(features_MC: NDArray[np.float32], space: CodeSpace) -> float:

@@ -14,11 +14,13 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from vqrae.runtimes.manifest import Precision
-from vqrae.runtimes.parity import psnr_db
-from vqrae.runtimes.precision import PrecisionName
+from vqrae.runtimes.parity import judge, psnr_db
+from vqrae.runtimes.precision import Limits, PrecisionName
 from vqrae.runtimes.preprocess import prepare, read_image
 from vqrae.runtimes.tokenizer import Tokenizer
+
+_FORMATS = {"token agreement": (".4f", ".4f"), "decode PSNR": (".2f",)}
+"""How a missed figure, and its limit, are told."""
 
 
 class SelftestReport(BaseModel):
@@ -78,7 +80,7 @@ def _report(tokenizer: Tokenizer, started: float) -> SelftestReport:
     psnr = psnr_db(tokenizer.decode(golden.indices), golden.decoded)
     manifest, execution = tokenizer.manifest, tokenizer.execution["encode"]
     agreement = float(1 - flipped.mean())
-    misses = _misses(manifest.precision, equal, agreement, int(unexplained.sum()), psnr)
+    misses = _misses(manifest.precision.limits, equal, agreement, int(unexplained.sum()), psnr)
     return SelftestReport(
         bundle=manifest.name,
         runtime=execution.runtime,
@@ -102,14 +104,9 @@ def _noise(tokenizer: Tokenizer) -> float:
     return measured.noise if measured else 0.0
 
 
-def _misses(precision: Precision, equal: bool, agreement: float, unexplained: int, psnr: float) -> tuple[str, ...]:
-    """The limits of the precision's gate that are missed. A limit of None is reported only."""
-    gate = precision.limits
-    most, least = gate.max_unexplained_mismatches, gate.min_token_agreement
-    checks = {
-        "preprocessing differs from the golden images": equal,
-        f"token agreement {agreement:.4%}, gate >= {least or 0:.4%}": least is None or agreement >= least,
-        f"unexplained mismatches {unexplained}, gate <= {most}": most is None or unexplained <= most,
-        f"decode PSNR {psnr:.2f} dB, gate >= {gate.min_decode_psnr_db} dB": psnr >= gate.min_decode_psnr_db,
-    }
-    return tuple(miss for miss, kept in checks.items() if not kept)
+def _misses(limits: Limits, equal: bool, agreement: float, unexplained: int, psnr: float) -> tuple[str, ...]:
+    """What is wrong, in words; golden samples tell less than the reference, so only these figures are judged."""
+    figures = {"token_agreement": agreement, "unexplained_mismatches": unexplained, "decode_psnr_db": psnr}
+    missed = [check for check in judge(figures, limits, figures) if check.kept is False]
+    preprocessing = () if equal else ("preprocessing differs from the golden images",)
+    return (*preprocessing, *(check.miss(*_FORMATS.get(check.name, ())) for check in missed))

@@ -21,7 +21,7 @@ from vqrae.export.reference import reference_from_model, sample_from_tokenizer
 from vqrae.export.tokenizers.vqrae import VqraeReference, reference_checkpoint
 from vqrae.export.verify import gather_evidence
 from vqrae.runtimes.errors import BundleError, CheckpointError, GateFailure, RuntimeUnavailable, UsageError
-from vqrae.runtimes.parity import judge, measure
+from vqrae.runtimes.parity import judge_parity, measure, misses
 from vqrae.runtimes.precision import PRECISIONS
 from vqrae.runtimes.selftest import selftest
 from vqrae.runtimes.tokenizer import load
@@ -68,7 +68,7 @@ def test_a_model_with_other_weights_fails_the_gate(exported: Path, builder: Bund
     with load(exported) as tokenizer:
         reference = reference_from_model(VqraeReference(faulty), builder.images.images)
         figures = measure(reference, sample_from_tokenizer(tokenizer, reference))
-    assert judge(figures, PRECISIONS["fp32"].limits)
+    assert misses(judge_parity(figures, PRECISIONS["fp32"].limits))
 
 
 def test_what_a_runtime_refuses_is_named_with_the_model_s_layer(builder: BundleBuilder, exported: Path) -> None:

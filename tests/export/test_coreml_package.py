@@ -21,7 +21,7 @@ from vqrae.runtimes.backends.coreml_spec import batch_limits, operations, read_s
 from vqrae.runtimes.backends.coreml_tools import ct
 from vqrae.runtimes.errors import RuntimeUnavailable, UsageError
 from vqrae.runtimes.manifest import BatchLimits, read_manifest
-from vqrae.runtimes.parity import judge
+from vqrae.runtimes.parity import judge_parity, misses
 from vqrae.runtimes.precision import PRECISIONS
 
 
@@ -39,7 +39,7 @@ def test_a_bundle_is_built_and_says_that_an_evaluator_executed_it(builder: Bundl
 
 def test_fp32_passes_its_gate() -> None:
     measured = figures(converted("encode"), converted("decode"))
-    assert judge(measured, PRECISIONS["fp32"].limits) == []
+    assert misses(judge_parity(measured, PRECISIONS["fp32"].limits)) == ()
     assert measured.tokens == 8 * 16
 
 

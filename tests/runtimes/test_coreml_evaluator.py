@@ -21,7 +21,7 @@ from vqrae.runtimes.backends import coreml_evaluator
 from vqrae.runtimes.backends.coreml_evaluator import Evaluator
 from vqrae.runtimes.backends.coreml_spec import read_spec
 from vqrae.runtimes.errors import RuntimeUnavailable
-from vqrae.runtimes.parity import judge
+from vqrae.runtimes.parity import judge_parity, misses
 from vqrae.runtimes.precision import PRECISIONS
 
 
@@ -44,13 +44,15 @@ def shifted_table(module: Any) -> nn.Module:
 
 def test_a_transposed_weight_fails_the_gate(tmp_path: Path) -> None:
     faulty = package("encode", tmp_path, tiny_model(), change=transposed_weight)
-    assert judge(figures(faulty, converted("decode")), PRECISIONS["fp16"].limits)
+    assert misses(judge_parity(figures(faulty, converted("decode")), PRECISIONS["fp16"].limits))
 
 
 def test_a_gather_that_is_off_by_one_fails_the_gate(tmp_path: Path) -> None:
     faulty = package("decode", tmp_path, tiny_model(), change=shifted_table)
     (missed,) = [
-        miss for miss in judge(figures(converted("encode"), faulty), PRECISIONS["int8"].limits) if "decode PSNR" in miss
+        miss
+        for miss in misses(judge_parity(figures(converted("encode"), faulty), PRECISIONS["int8"].limits))
+        if "decode PSNR" in miss
     ]
     assert "gate >= 35 dB" in missed
 
@@ -67,7 +69,7 @@ def test_a_softmax_over_the_wrong_axis_fails_the_gate(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(coreml_package, "program_from_plan", with_wrong_axis)
     faulty = package("encode", tmp_path, tiny_model())
-    assert judge(figures(faulty, converted("decode")), PRECISIONS["fp16"].limits)
+    assert misses(judge_parity(figures(faulty, converted("decode")), PRECISIONS["fp16"].limits))
 
 
 def test_an_operation_that_is_not_covered_is_named(tmp_path: Path) -> None:

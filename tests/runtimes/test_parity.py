@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
 from vqrae.runtimes.manifest import Budget, ParityFigures, Precision
-from vqrae.runtimes.parity import IDENTICAL_PSNR_DB, CodeSpace, Reference, Sample, judge, mean_ssim, measure, psnr_db
+from vqrae.runtimes.parity import (
+    IDENTICAL_PSNR_DB,
+    CodeSpace,
+    Reference,
+    Sample,
+    judge,
+    judge_parity,
+    mean_ssim,
+    measure,
+    misses,
+    psnr_db,
+)
 from vqrae.runtimes.precision import PRECISIONS, PrecisionName
 
 K, C, E, GRID, BATCH = 50, 12, 20, (4, 5), 3
@@ -56,7 +67,7 @@ def test_a_perfect_copy_passes_every_gate() -> None:
     assert (figures.excess_distortion, figures.token_agreement, figures.mismatches) == (0, 1, 0)
     assert figures.decode_psnr_db == IDENTICAL_PSNR_DB
     assert figures.feature_cosine == pytest.approx(1)
-    assert all(not judge(figures, kind.limits) for kind in PRECISIONS.values())
+    assert all(not misses(judge_parity(figures, kind.limits)) for kind in PRECISIONS.values())
 
 
 @given(seed=st.integers(0, 1000), flips=st.integers(1, 30))
@@ -141,8 +152,8 @@ def test_decode_is_judged_apart_from_the_indices() -> None:
 def test_gate_edges(field: str, edge: float, beyond: float, words: str) -> None:
     source = reference()
     figures: ParityFigures = measure(source, same(source))
-    assert judge(figures.model_copy(update={field: edge}), PRECISIONS["fp32"].limits) == []
-    assert judge(figures.model_copy(update={field: beyond}), PRECISIONS["fp32"].limits) == [words]
+    assert misses(judge_parity(figures.model_copy(update={field: edge}), PRECISIONS["fp32"].limits)) == ()
+    assert misses(judge_parity(figures.model_copy(update={field: beyond}), PRECISIONS["fp32"].limits)) == (words,)
 
 
 def test_psnr_of_a_known_error() -> None:
@@ -178,11 +189,13 @@ def test_a_budget_takes_the_place_of_the_limits_that_it_names() -> None:
 def test_a_budget_is_judged_like_a_gate() -> None:
     source = reference()
     figures = measure(source, same(source)).model_copy(update={"excess_distortion": 0.003, "token_agreement": 0.9})
-    assert judge(figures, Precision(name="int8").limits) == ["excess distortion 0.3%, gate <= 0.2%"]
+    assert misses(judge_parity(figures, Precision(name="int8").limits)) == ("excess distortion 0.3%, gate <= 0.2%",)
     lax = Budget(max_excess_distortion=0.003, min_token_agreement=0.9)
-    assert judge(figures, Precision(name="int8", budget=lax).limits) == []
+    assert misses(judge_parity(figures, Precision(name="int8", budget=lax).limits)) == ()
     strict = Budget(max_excess_distortion=0.003, min_token_agreement=0.95)
-    assert judge(figures, Precision(name="int8", budget=strict).limits) == ["token agreement 90%, gate >= 95%"]
+    assert misses(judge_parity(figures, Precision(name="int8", budget=strict).limits)) == (
+        "token agreement 90%, gate >= 95%",
+    )
 
 
 @pytest.mark.parametrize("side", [1, 2, 10, 11])
@@ -191,3 +204,19 @@ def test_ssim_of_images_smaller_than_its_window(side: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (1, side, side + 3, 3), dtype=np.uint8)
     assert mean_ssim(image, image) == pytest.approx(1)
     assert mean_ssim(image, 255 - image) < 1
+
+
+def test_what_is_absent_misses_where_it_is_required_and_is_not_judged_elsewhere() -> None:
+    limits = PRECISIONS["fp16"].limits
+    given = {"decode_psnr_db": 50.0}
+    (check,) = judge(given, limits, ("decode_psnr_db",))
+    assert (check.name, check.value, check.limit, check.kept) == ("decode PSNR", 50.0, 45, True)
+    absent = judge(given, limits, ("decode_psnr_db", "token_agreement"))
+    assert misses(absent) == ("token agreement not measured, gate >= 98%",)
+
+
+def test_a_speed_must_be_beaten_and_a_limit_of_none_is_only_reported() -> None:
+    (slow,) = judge({"speedup": 1.0}, PRECISIONS["int8"].limits, ())
+    (told,) = judge({"speedup": 0.5}, PRECISIONS["int8-weights"].limits, ())
+    assert (slow.kept, told.kept, told.limit_text) == (False, None, "")
+    assert judge({"speedup": float("nan")}, PRECISIONS["int8"].limits, ())[0].kept is False
