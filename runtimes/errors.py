@@ -21,7 +21,8 @@ from __future__ import annotations
 import errno
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -178,3 +179,19 @@ def run_as_program(main: Callable[[], None]) -> None:
         main()
     except Exception as error:
         sys.exit(exit_code_of(error))
+
+
+@contextmanager
+def needing(extra: str) -> Iterator[None]:
+    """Wrap the imports that need an extra of this project: what is not installed is said with the command that adds it.
+
+    Raises:
+        RuntimeUnavailable: one of them is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("vqrae"):
+            raise  # our own mistake, not a missing package
+        remedy = f"install it with `pip install 'vqrae[{extra}]'`"
+        raise RuntimeUnavailable(error.name, got="not installed", remedy=remedy) from error

@@ -13,14 +13,13 @@ precision of every value is in the graph (`Form`), because TensorRT's networks a
 from __future__ import annotations
 
 from functools import cached_property, partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vqrae.checkpoint import WEIGHTS_FILE, Checkpoint
+from vqrae.checkpoint import Checkpoint
 from vqrae.config import VQRAEConfig
 from vqrae.export import folding
 from vqrae.export.blocks import DeployedNorm, decoder_parts, deployed_blocks
@@ -31,10 +30,7 @@ from vqrae.model import VQRAE
 from vqrae.model.parts import affine_from_linear
 from vqrae.model.reference import ReferenceTokenizer
 from vqrae.model.search import top2
-from vqrae.resize import open_at_size
-from vqrae.runtimes.bundle import sha256_file
-from vqrae.runtimes.errors import CheckpointError, UsageError
-from vqrae.runtimes.manifest import Manifest, Preprocessing, TensorSpec, Tokens
+from vqrae.runtimes.manifest import Preprocessing, TensorSpec, Tokens
 from vqrae.runtimes.parity import CodeSpace
 
 
@@ -203,50 +199,3 @@ def tokenizer_name(config: VQRAEConfig, size: tuple[int, int] | None) -> str:
     """The tokenizer's name, and its image size (H, W) where that is not the trained one (or None)."""
     trained = size in (None, (config.image_size, config.image_size))
     return config.name if trained or size is None else f"{config.name}-{size[0]}x{size[1]}"
-
-
-def reference_source(manifest: Manifest, source: str | None, option: str = "--reference") -> str:
-    """Where the checkpoint that a bundle was made of lies, its weights' hash compared.
-
-    Args:
-        manifest: names the checkpoint.
-        source: where it lies now; None looks where it lay when the bundle was made.
-        option: how the command line lets its user name the place.
-
-    Raises:
-        UsageError: there is nothing at that place.
-        CheckpointError: what is there is another checkpoint.
-    """
-    named = manifest.checkpoint
-    place = source or named.source
-    if named.random_weights and source is None:
-        return place  # a preset's name: the weights are made anew from their seed
-    weights = Path(place) / WEIGHTS_FILE
-    if not weights.is_file():
-        remedy = f"pass {option} CHECKPOINT"
-        raise UsageError(f"reference {place}", got="no checkpoint's folder", expected=named.name, remedy=remedy)
-    _compare_hashes(place, sha256_file(weights), named.name, named.weights_sha256)
-    return place
-
-
-def reference_checkpoint(manifest: Manifest, source: str | None, option: str = "--reference") -> Checkpoint:
-    """Open the checkpoint that a bundle was made of, its model at the bundle's image size.
-
-    Arguments and errors as for `reference_source`.
-    """
-    size = (manifest.preprocessing.height, manifest.preprocessing.width)
-    checkpoint = open_at_size(reference_source(manifest, source, option), size)
-    named, found = manifest.checkpoint, checkpoint.identity
-    _compare_hashes(found.source, found.weights_sha256, named.name, named.weights_sha256)
-    _compare_hashes(found.source, found.config_sha256, named.name, named.config_sha256)
-    return checkpoint
-
-
-def _compare_hashes(place: str, got: str, name: str, expected: str) -> None:
-    if got != expected:
-        raise CheckpointError(
-            f"reference {place}",
-            got=f"SHA-256 {got[:12]}…",
-            expected=f"{expected[:12]}… of {name}",
-            remedy="give the checkpoint that the bundle was made of",
-        )

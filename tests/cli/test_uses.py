@@ -15,6 +15,7 @@ from tiny_models import tiny_model
 
 from vqrae.checkpoint import save_pretrained
 from vqrae.cli.app import main
+from vqrae.runtimes.signature import make_keys
 
 FEW = [part for one in ("phase.steps=2", "phase.batch_size=2", "images=8") for part in ("--set", one)]
 SMALL = [part for one in ("language.width=16", "language.depth=1", "language.heads=2") for part in ("--set", one)]
@@ -141,3 +142,14 @@ def test_wrong_lessons(vqrae: Command, checkpoint_folder: Path, tmp_path: Path) 
     )
     assert "--data and --images: got one without the other" in refused(vqrae(*command, "--data", "x.json"), 2)
     assert "did you mean phase.steps?" in refused(vqrae(*command, "--set", "phase.stps=3"), 2)
+
+
+def test_generate_wants_the_signature(vqrae: Command, taught: Path, exported: Path, tmp_path: Path) -> None:
+    key = make_keys(tmp_path / "ours")[1]
+    arguments = ("--model", taught / "images" / "painter", "-o", tmp_path / "out", "--public-key", key)
+    assert f"{exported}.sig" in refused(vqrae("generate", exported, PROMPT, *arguments), 5)
+
+
+def test_a_checkpoint_has_no_signature(vqrae: Command, checkpoint_folder: Path, tmp_path: Path) -> None:
+    line = refused(vqrae("eval", checkpoint_folder, "--task", "probe", "--public-key", tmp_path / "ours.pub"), 2)
+    assert f"--public-key: got {checkpoint_folder}, a checkpoint; expected a bundle's folder" in line

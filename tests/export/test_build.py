@@ -18,13 +18,14 @@ from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
 from vqrae.export.reference import reference_from_model, sample_from_tokenizer
-from vqrae.export.tokenizers.vqrae import VqraeReference, reference_checkpoint
+from vqrae.export.tokenizers.vqrae import VqraeReference
 from vqrae.export.verify import gather_evidence
 from vqrae.runtimes.errors import BundleError, CheckpointError, GateFailure, RuntimeUnavailable, UsageError
 from vqrae.runtimes.parity import judge_parity, measure, misses
 from vqrae.runtimes.precision import PRECISIONS
 from vqrae.runtimes.selftest import selftest
 from vqrae.runtimes.tokenizer import load
+from vqrae.subject import reference_checkpoint
 
 NAME = "test-siglip-onnx-fp32"
 

@@ -94,12 +94,11 @@ def bench(
 
 def _checkpoint(bundles: list[Path], reference: str | None) -> str:
     """The one checkpoint that all bundles were made of."""
-    from vqrae.cli.needs import needing
     from vqrae.runtimes.bundle import Bundle
-    from vqrae.runtimes.errors import UsageError
+    from vqrae.runtimes.errors import UsageError, needing
 
     with needing("export"):
-        from vqrae.export.tokenizers.vqrae import reference_source
+        from vqrae.subject import reference_source
 
     manifests = [Bundle.open(bundle).manifest for bundle in bundles]
     if len({manifest.checkpoint.weights_sha256 for manifest in manifests}) > 1:

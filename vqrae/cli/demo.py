@@ -25,9 +25,8 @@ def demo(
     rounds: Annotated[int, typer.Option(help="Timed calls of each candidate.", min=6)] = 30,
 ) -> None:
     """Export the shipped tokenizer, verify it, benchmark it against PyTorch, and reconstruct photographs."""
-    from vqrae.cli.needs import needing
     from vqrae.cli.output import console, print_json, progress_console
-    from vqrae.runtimes.errors import CheckpointError, UsageError
+    from vqrae.runtimes.errors import CheckpointError, UsageError, needing
 
     if not checkpoint.is_dir():
         raise CheckpointError(

@@ -33,8 +33,8 @@ def detokenize(
     as_json: AsJson = False,
 ) -> None:
     """Decode TOKENS with a BUNDLE of the checkpoint that made them; the same command goes on after a kill."""
-    from vqrae.cli.needs import needing
     from vqrae.cli.workers import counting, print_note, print_outcome, shared_cores
+    from vqrae.runtimes.errors import needing
     from vqrae.runtimes.outputs import check_apart
 
     check_apart({"--output": output}, [bundle])

@@ -86,9 +86,9 @@ def export(
 ) -> None:
     """Export CHECKPOINT: one verified bundle per format and precision, written into the output folder."""
     from vqrae.calibration.plan import PrecisionPlan
-    from vqrae.cli.needs import needing
     from vqrae.cli.output import print_json, progress_console
     from vqrae.cli.verify import print_rows
+    from vqrae.runtimes.errors import needing
     from vqrae.runtimes.outputs import check_apart
     from vqrae.runtimes.staging import check_new_folder
 

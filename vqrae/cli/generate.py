@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -38,11 +37,9 @@ def generate(
     import numpy as np
     from PIL import Image
 
-    from vqrae.cli.judged import open_judged
-    from vqrae.cli.needs import needing
     from vqrae.cli.output import console
     from vqrae.images.kinds import IMAGE_SUFFIXES
-    from vqrae.runtimes.errors import UsageError
+    from vqrae.runtimes.errors import UsageError, needing
     from vqrae.runtimes.outputs import ARRAYS, check_apart
     from vqrae.runtimes.staging import check_new_file, check_new_folder, staged_file, staged_folder
 
@@ -56,25 +53,25 @@ def generate(
         check_new_folder(output, overwrite=overwrite)
     with needing("train"):
         from vqrae.downstream.painter import Painter, Sampling
+        from vqrae.subject import open_subject
 
     painter = Painter.open(model)
     if new_tokens is not None and new_tokens < painter.tokens and not only_tokens:
         expected = f"{painter.tokens}, the whole grid, or a .npy file as output"
         raise UsageError("--new-tokens", got=str(new_tokens), expected=expected)
     sampling = Sampling(guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p)
-    with ExitStack() as closing:
-        judged = open_judged(source, options, None, closing)
-        painter.check_tokenizer(judged.grid, judged.codebook_size, judged.weights_sha256)
+    with open_subject(source, options) as subject:
+        painter.check_tokenizer(subject.grid, subject.codebook_size, subject.weights_sha256)
         repeated = [prompt for prompt in prompts for _ in range(images)]
         indices = painter.paint(repeated, sampling, seed, new_tokens)
         if only_tokens:
             whole = indices.shape[1] == painter.tokens
-            tokens = indices.reshape(-1, *judged.grid) if whole else indices
+            tokens = indices.reshape(-1, *subject.grid) if whole else indices
             with staged_file(output) as staging, staging.open("wb") as file:
                 np.save(file, tokens, allow_pickle=False)
             console.print(f"{output}: {tokens.dtype} {tokens.shape}")
             return
-        painted = judged.tokenizer.decode(indices.reshape(-1, *judged.grid))
+        painted = subject.tokenizer.decode(indices.reshape(-1, *subject.grid))
     with staged_folder(output, overwrite=overwrite) as folder:
         for number, image in enumerate(painted):
             Image.fromarray(image).save(folder / f"{number:03d}.png")

@@ -18,8 +18,8 @@ def photographs(
     overwrite: Overwrite = False,
 ) -> None:
     """Write the photographs inside scikit-image and scikit-learn as PNG files, in two splits."""
-    from vqrae.cli.needs import needing
     from vqrae.cli.output import console
+    from vqrae.runtimes.errors import needing
 
     with needing("train"):
         from vqrae.training.data.photographs import HELD_OUT, TRAIN, write_photographs

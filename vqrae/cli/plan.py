@@ -50,11 +50,10 @@ def plan(
 ) -> None:
     """Search for a plan for CHECKPOINT on this machine, and prove it on photographs that the search never saw."""
     from vqrae.calibration.plan import PLAN_FILE, PrecisionPlan
-    from vqrae.cli.needs import needing
     from vqrae.cli.output import console, print_json, progress_console
     from vqrae.cli.verify import print_rows
     from vqrae.export.formats import target
-    from vqrae.runtimes.errors import unknown_name
+    from vqrae.runtimes.errors import needing, unknown_name
     from vqrae.runtimes.outputs import check_apart
     from vqrae.runtimes.staging import claimed_folder
 

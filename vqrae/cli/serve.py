@@ -36,9 +36,9 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a BUNDLE: Open Inference Protocol v2, POST /encode and /decode, Prometheus at /metrics."""
-    from vqrae.cli.needs import needing
     from vqrae.cli.workers import shared_cores
     from vqrae.runtimes.bundle import Bundle
+    from vqrae.runtimes.errors import needing
 
     with needing("serve"):
         from vqrae.serving.limits import MEBIBYTE, Limits

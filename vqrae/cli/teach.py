@@ -45,10 +45,9 @@ def teach(
     ] = None,
 ) -> None:
     """Train what stands on a tokenizer: a reader that answers questions, or a painter that generates images."""
-    from vqrae.cli.needs import needing
     from vqrae.cli.options import settings
     from vqrae.cli.output import console
-    from vqrae.runtimes.errors import UsageError, unknown_name
+    from vqrae.runtimes.errors import UsageError, needing, unknown_name
     from vqrae.runtimes.staging import claimed_folder
 
     if (data is None) != (images is None):

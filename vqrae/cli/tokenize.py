@@ -38,8 +38,8 @@ def tokenize(
     as_json: AsJson = False,
 ) -> None:
     """Tokenize DATA with a BUNDLE; the same command goes on after a kill, here or on a cluster."""
-    from vqrae.cli.needs import needing
     from vqrae.cli.workers import counting, print_note, print_outcome, shared_cores
+    from vqrae.runtimes.errors import needing
     from vqrae.runtimes.outputs import check_apart
 
     check_apart({"--output": output}, [bundle])

@@ -46,10 +46,9 @@ def train(
     `accelerate launch -m vqrae train …` or `torchrun -m vqrae train …` starts it on several devices.
     """
     from vqrae.cli.dry_run import dry_run
-    from vqrae.cli.needs import needing
     from vqrae.cli.options import settings
     from vqrae.cli.output import console
-    from vqrae.runtimes.errors import UsageError
+    from vqrae.runtimes.errors import UsageError, needing
 
     with needing("train"):
         from transformers.utils.logging import disable_progress_bar

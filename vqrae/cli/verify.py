@@ -29,16 +29,16 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Run each BUNDLE and the PyTorch model on the same photographs, and judge by the gate of its precision."""
-    from vqrae.cli.needs import needing
     from vqrae.cli.output import print_json, progress_console
     from vqrae.runtimes.bundle import Bundle
-    from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable
+    from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable, needing
 
     with needing("export"):
         from vqrae.export.comparison import verify_bundles
         from vqrae.export.parity_images import parity_images
         from vqrae.export.reference import reference_from_model
-        from vqrae.export.tokenizers.vqrae import VqraeTokenizer, reference_checkpoint
+        from vqrae.export.tokenizers.vqrae import VqraeTokenizer
+        from vqrae.subject import reference_checkpoint
 
     rows: list[VerifyRow] = []
     with progress_console.status("") as status:

@@ -7,7 +7,8 @@ features, tokens and pixels come from changes. So a difference between two rows 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,10 +19,13 @@ from vqrae.downstream.painter import Painter, Sampling
 from vqrae.downstream.reader import Reader
 from vqrae.downstream.recognition import Pooled, Recognizer, stacked
 from vqrae.downstream.world import TOPICS, Question, Split, World, caption, labels_of, questions
-from vqrae.model.reference import ArrayTokenizer
+from vqrae.model.reference import ArrayTokenizer, ReferenceTokenizer
+from vqrae.runtimes.errors import BundleError, UsageError
+from vqrae.runtimes.tokenizer import Tokenizer
+from vqrae.subject import Subject
 from vqrae.training.data.scenes import SceneBatch
 from vqrae.training.evaluation.evaluate import exp_entropy
-from vqrae.training.evaluation.feature_space import FeatureSpace
+from vqrae.training.evaluation.feature_space import FeatureSpace, Teacher, open_teacher
 from vqrae.training.evaluation.frechet import FrechetMeter
 from vqrae.training.evaluation.probe import CHUNK_IMAGES, LinearProbe, pooled_features, with_mean
 
@@ -232,3 +236,71 @@ def token_agreement(tokenizer: ArrayTokenizer, reference: ArrayTokenizer, size: 
 
 def _histogram(indices: NDArray[np.integer[Any]], codebook_size: int) -> NDArray[np.int64]:
     return np.bincount(indices.ravel(), minlength=codebook_size)
+
+
+class TaskRequest(NamedTuple):
+    """What is asked of `judge_task`."""
+
+    task: Task
+    model: Path | None
+    """The reader's or the painter's folder."""
+    teacher: str | None
+    """Whose features recognize generated images; None is the checkpoint's, or the tokenizer's own."""
+    scenes: int
+    seed: int
+
+
+def judge_task(subject: Subject, request: TaskRequest) -> TaskReport:
+    """Judge a checkpoint or a bundle by a task; of a bundle whose checkpoint is at hand, also how many tokens are its.
+
+    Raises:
+        UsageError: its images are not square, or the model does not fit the tokenizer.
+        BundleError: the bundle gives no features.
+    """
+    height, width = subject.size
+    if height != width:
+        raise UsageError("--task", got=f"a tokenizer of {height}x{width} images", expected="square ones")
+    deployed = subject.tokenizer if isinstance(subject.tokenizer, Tokenizer) else None
+    if deployed is not None and "encode" not in deployed.manifest.graphs:
+        remedy = "export it with `vqrae export CHECKPOINT --format FORMAT -o FOLDER`"
+        expected = "the graph encode, whose output `features` the tasks read"
+        got = f"graphs {', '.join(deployed.manifest.graphs)}"
+        raise BundleError(str(subject.source), got=got, expected=expected, remedy=remedy)
+    extent = Extent(probe_train=5 * request.scenes, test=request.scenes, generated=request.scenes)
+    reference = None if deployed is None or subject.model is None else ReferenceTokenizer(subject.model)
+    report = _report(subject, reference or subject.tokenizer, extent, request)
+    if reference is None:
+        return report
+    agreement = token_agreement(subject.tokenizer, reference, height, extent)
+    return report.model_copy(update={"token_agreement": agreement})
+
+
+def check_task(request: TaskRequest) -> None:
+    """Compare what a task needs with what is given, before anything is opened.
+
+    Raises:
+        UsageError: a model is missing, or there is nothing to do for it.
+    """
+    reader, painter = "a reader's folder, of `vqrae teach answers`", "a painter's folder, of `vqrae teach images`"
+    task, model = request.task, request.model
+    expected = {"probe": None, "vqa": reader, "generate": painter}[task]
+    if (model is None) != (expected is None):
+        got = "none" if model is None else str(model)
+        raise UsageError(f"--model of --task {task}", got=got, expected=expected or "none")
+
+
+def _report(subject: Subject, fitted_on: ArrayTokenizer, extent: Extent, request: TaskRequest) -> TaskReport:
+    size, source = subject.size[0], str(subject.source)
+    if request.model is None:
+        return probe_task(subject.tokenizer, size, source, extent, probe=fit_probe(fitted_on, size, extent))
+    if request.task == "vqa":
+        return vqa_task(subject.tokenizer, size, source, extent, reader=Reader.open(request.model))
+    painter = Painter.open(request.model)
+    painter.check_tokenizer(subject.grid, subject.codebook_size, subject.weights_sha256)
+    space: Teacher | OwnFeatures = OwnFeatures(fitted_on)
+    if request.teacher is not None:
+        space = open_teacher(request.teacher, subject.size)
+    painted = paintings(painter, size, extent, JUDGED_SAMPLING, request.seed)
+    scenes = probe_scenes(size, extent)
+    judge = judge_of(space.pooled, scenes, fitted_on.decode(fitted_on.encode(scenes.images)[0]))
+    return generate_task(subject.tokenizer, subject.grid, subject.codebook_size, source, painted, judge, space)

@@ -9,7 +9,7 @@ covariances.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -18,11 +18,14 @@ from pydantic import BaseModel, ConfigDict
 
 from vqrae.model import VQRAE
 from vqrae.model.reference import ArrayTokenizer
-from vqrae.runtimes.errors import ImageError
+from vqrae.runtimes.errors import ImageError, RuntimeUnavailable
 from vqrae.runtimes.parity import mean_ssim, psnr_db
-from vqrae.training.evaluation.feature_space import FeatureSpace
+from vqrae.subject import Subject
+from vqrae.training.data.photographs import HELD_OUT, TRAIN, photographs
+from vqrae.training.evaluation.feature_space import FeatureSpace, open_inception
 from vqrae.training.evaluation.frechet import FrechetMeter
-from vqrae.training.evaluation.image_stream import CHUNK_IMAGES
+from vqrae.training.evaluation.image_stream import CHUNK_IMAGES, ImageStream
+from vqrae.training.evaluation.probe import probe_accuracy
 
 PERCENTILES = (5, 50, 95)
 
@@ -132,6 +135,64 @@ def evaluate(
         rfid=None if inception is None else fidelity.distance(),
         notes=_warnings(frechet, None if inception is None else fidelity),
     )
+
+
+def evaluate_subject(
+    subject: Subject,
+    stream: ImageStream,
+    *,
+    space: FeatureSpace | None = None,
+    probe: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> EvalReport:
+    """All figures of a checkpoint or a bundle, and beside them what is missing and why.
+
+    Args:
+        subject: what is judged.
+        stream: of its size.
+        space: where the Fréchet distance is taken; None is the tokenizer's own features.
+        probe: whether a linear probe is trained too, on labelled scenes of its size, which is square.
+        progress: called with the images that are done, and how many there are.
+
+    Raises:
+        ImageError, InvalidInput: see `evaluate`.
+        DataError: too many of the images cannot be read.
+    """
+    inception, notes = None, list[str]()
+    try:
+        inception = open_inception()
+    except RuntimeUnavailable as error:
+        notes.append(f"rfid: {error}")
+    if subject.model is None:
+        notes.append(
+            "effective_rank, feature_norm, code_norm: a bundle's graphs, its parts too, hold no code as it is, only "
+            "scores and ready features made of it; pass --checkpoint, the one that it was made of"
+        )
+    report = evaluate(
+        subject.tokenizer,
+        subject.codebook_size,
+        _counted(stream, progress),
+        str(subject.source),
+        model=subject.model,
+        space=space,
+        inception=inception,
+    )
+    accuracy = None
+    if probe:
+        train, held_out = (list(photographs(split).values()) for split in (TRAIN, HELD_OUT))
+        accuracy = probe_accuracy(subject.tokenizer, train, held_out, subject.size[0])
+    found = {"probe": accuracy, "skipped": tuple(stream.skipped.values()), "notes": (*report.notes, *notes)}
+    return report.model_copy(update=found)
+
+
+def _counted(stream: ImageStream, progress: Callable[[int, int], None]) -> Iterator[NDArray[np.uint8]]:
+    """The images of a stream, while it is told how many are done."""
+    done = 0
+    progress(done, len(stream))
+    for chunk in stream:
+        yield chunk.images
+        done += len(chunk.images)
+        progress(done, len(stream))
 
 
 class CodebookMeter:
