@@ -8,123 +8,54 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from vqrae.benchmarks.candidates.candidate import GRAPHS, BundleCandidate, Candidate, Graph, bundle_subject
+from vqrae.benchmarks.candidates.candidate import BundleCandidate, Candidate, Graph, bundle_subject
 from vqrae.benchmarks.candidates.work import Work
 from vqrae.benchmarks.lineup import Absent, Lineup
 from vqrae.benchmarks.measure.conditions import ClockWatch, Contention, installed_versions
 from vqrae.benchmarks.measure.footprint import Footprint, measure_footprint
 from vqrae.benchmarks.measure.limit import Limit, Probe, machine_probes, measured_limit
 from vqrae.benchmarks.measure.throughput import Handling, Throughput, measured_handling, measured_throughputs
+from vqrae.benchmarks.options import BenchOptions
 from vqrae.benchmarks.rows import BenchResult, BenchRow, count_of
-from vqrae.runtimes.errors import UsageError
-from vqrae.runtimes.latency import MIN_ROUNDS, interleave, latency, speedup
+from vqrae.runtimes.latency import interleave, latency, speedup
 from vqrae.runtimes.machine import this_machine
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being measured, the steps done and the steps in all."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How much is measured."""
-
-    graphs: tuple[Graph, ...] = GRAPHS
-    batch_sizes: tuple[int, ...] = (1,)
-    threads: int
-    rounds: int
-    warmup: int
-    starts: int
-    streams: int
-    limit: bool
-    photographs: tuple[Path, ...] = ()
-
-
-def run_benchmark(
-    checkpoint: Path | str | None,
+def bench(
     bundles: Sequence[Path | str],
+    checkpoint: Path | str | None = None,
+    options: BenchOptions = BenchOptions(),
     *,
-    graphs: Sequence[Graph] = GRAPHS,
-    batch_sizes: Sequence[int] = (1,),
-    threads: int | Sequence[int] | None = None,
-    rounds: int = 30,
-    warmup: int = 3,
-    starts: int = 3,
-    streams: int = 1,
-    limit: bool = False,
-    photographs: Sequence[Path] = (),
-    compiled: bool = False,
-    naive: bool = False,
-    foreign: Sequence[Path] = (),
-    trusted: bool = False,
-    device: str | None = None,
     command: str = "",
     progress: Progress = lambda stage, done, total: None,
 ) -> BenchResult:
-    """Measure a checkpoint and bundles side by side.
+    """Measure bundles and a checkpoint side by side: latency, start-up, memory, size, with fidelity in the same row.
 
-    A bundle's fidelity (token agreement, excess distortion, decode PSNR, gate) is not measured here: it is the bundle's
-    evidence. That of `torch.compile` and the naive export is measured.
+    Every candidate is called in turn in every round, so that a drift of the machine meets all of them. A bundle's
+    fidelity (token agreement, excess distortion, decode PSNR, gate) is not measured here: it is the bundle's evidence.
+    That of `torch.compile` and the naive export is measured.
 
     Args:
+        bundles: bundles' folders; one whose runtime is not here gets rows with `executed: false`.
         checkpoint: a PyTorch checkpoint's folder, or a preset's name for random weights; it makes the first row of each
             group, which the others are compared with. None leaves it out, and the first bundle takes its place.
-        bundles: bundles' folders; one whose runtime is not here gets rows with `executed: false`.
-        graphs: what to measure.
-        batch_sizes: images per call; each makes a group of rows.
-        threads: CPU threads that every candidate is given, or several numbers, one after the other; None means all
-            cores that this process may use.
-        rounds: timed calls of each candidate in each group; at least `latency.MIN_ROUNDS`.
-        warmup: rounds before them that are thrown away.
-        starts: fresh processes per candidate and graph, for start-up time and memory; 0 leaves that out.
-        streams: batches that go on at once where `photographs` are given; latencies are of one.
-        limit: whether the machine's peak takes turns with the rows, and their arithmetic is counted.
-        photographs: image files, which every bundle takes from disk to tokens on disk, at each batch size.
-        compiled: whether `torch.compile` of the checkpoint takes part.
-        naive: whether the checkpoint takes part as it is traced without any folding, on ONNX Runtime.
-        foreign: anyone's `.onnx`, `.xml` and `.engine` files with an image input; they stand among the rows of
-            `encode`.
-        trusted: whether code that a bundle brings may be executed; see `Tokenizer.load`.
-        device: where bundles and the checkpoint run, such as `cuda`; the checkpoint then in FP32 and FP16. None is the
-            CPU for the checkpoint, and each runtime's first choice for a bundle.
+        options: what is measured, and how.
         command: what the user typed, to be printed with the result.
         progress: called with what is being measured, the steps done and the steps in all.
 
     Raises:
-        UsageError: nothing to measure, or a number that makes no sense.
+        UsageError: nothing to measure, or a variant of a checkpoint without one.
         BundleError: a bundle, or a foreign file, is invalid.
         CheckpointError: the checkpoint is invalid.
         RuntimeUnavailable: none of the candidates can run here, or one that was asked for by name cannot.
     """
-    counts = [this_machine().cores] if threads is None else [threads] if isinstance(threads, int) else threads
-    plans = [
-        Plan(
-            graphs=tuple(graphs),
-            batch_sizes=tuple(batch_sizes),
-            threads=count,
-            rounds=rounds,
-            warmup=warmup,
-            starts=starts,
-            streams=streams,
-            limit=limit,
-            photographs=tuple(photographs),
-        )
-        for count in dict.fromkeys(counts)
-    ]
-    lineup = Lineup(
-        checkpoint=checkpoint,
-        bundles=bundles,
-        compiled=compiled,
-        naive=naive,
-        foreign=foreign,
-        trusted=trusted,
-        device=device,
-    )
-    for plan in plans:
-        _check(plan)
+    lineup = Lineup(checkpoint=checkpoint, bundles=bundles, options=options)
     lineup.check()
-    contention = Contention()
-    clock = ClockWatch()
-    runs = [_completed(plan, lineup, contention, clock, progress) for plan in plans]
+    contention, clock = Contention(), ClockWatch()
+    runs = [_completed(count, lineup, contention, clock, progress) for count in options.thread_counts]
     return BenchResult(
         machine=this_machine(),
         contention=contention.share,
@@ -139,20 +70,6 @@ def run_benchmark(
     )
 
 
-def _check(plan: Plan) -> None:
-    numbers = [
-        ("threads", plan.threads, 1),
-        ("rounds", plan.rounds, MIN_ROUNDS),
-        ("warmup", plan.warmup, 0),
-        ("starts", plan.starts, 0),
-        ("streams", plan.streams, 1),
-        *(("batch size", size, 1) for size in plan.batch_sizes),
-    ]
-    for name, number, least in numbers:
-        if number < least:
-            raise UsageError(name, got=str(number), expected=f"at least {least}")
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Found:
     """What one number of threads gave; see `BenchResult`."""
@@ -163,7 +80,7 @@ class _Found:
     handling: Handling | None
 
 
-def _completed(plan: Plan, lineup: Lineup, contention: Contention, clock: ClockWatch, progress: Progress) -> _Found:
+def _completed(threads: int, lineup: Lineup, contention: Contention, clock: ClockWatch, progress: Progress) -> _Found:
     """Everything at one number of threads, which is fixed when a runtime loads a graph.
 
     One graph after the other, each opened and closed: all graphs of all rows at once would not fit into memory where
@@ -173,14 +90,16 @@ def _completed(plan: Plan, lineup: Lineup, contention: Contention, clock: ClockW
     limits: list[Limit] = []
     throughputs: list[Throughput] = []
     handling: Handling | None = None
-    for graph in plan.graphs:
+    options = lineup.options
+    for graph in options.graphs:
         with ExitStack() as stack:
-            candidates, absent = lineup.open(stack, plan.threads, graph)
+            candidates, absent = lineup.open(stack, threads, graph)
             run = _Run(
-                plan=plan,
+                options=options,
+                threads=threads,
                 candidates=candidates,
                 absent=absent,
-                probes=machine_probes(plan.threads, stack) if plan.limit else [],
+                probes=machine_probes(threads, stack) if options.limit else [],
                 progress=progress,
                 contention=contention,
                 clock=clock,
@@ -197,7 +116,8 @@ def _completed(plan: Plan, lineup: Lineup, contention: Contention, clock: ClockW
 class _Run:
     """What is measured, and how."""
 
-    plan: Plan
+    options: BenchOptions
+    threads: int
     candidates: Sequence[Candidate]
     absent: Sequence[Absent]
     probes: Sequence[Probe]
@@ -209,38 +129,39 @@ class _Run:
     def rows(self, graph: Graph) -> Iterator[BenchRow]:
         """All rows of one graph. Start-up comes first, while nothing else of ours runs."""
         footprints = self._footprints(graph)
-        for batch in self.plan.batch_sizes:
+        for batch in self.options.batch_sizes:
             yield from self._timed_rows(graph, batch, footprints)
             for absent in self.absent:
                 yield self._absent_row(graph, batch, absent)
 
     def throughputs(self) -> Iterator[Throughput]:
         """Of every bundle at every batch size that it takes, where photographs were given."""
-        for batch in self.plan.batch_sizes if self.plan.photographs else ():
+        for batch in self.options.batch_sizes if self.options.photographs else ():
             able = [candidate for candidate in self._bundles() if candidate.supports("encode", batch)]
-            stage = f"photographs to tokens at batch {batch} on {count_of(self.plan.threads, 'thread')}"
+            streams, stage = self.options.load.streams, f"photographs to tokens at batch {batch}"
+            options = self.options.loading(self.threads, streams)
             with ExitStack() as stack, self.contention.watch(), self.clock.watch():
-                tokenizers = [stack.enter_context(candidate.streaming(self.plan.streams)) for candidate in able]
+                tokenizers = [stack.enter_context(candidate.streaming(options)) for candidate in able]
                 yield from measured_throughputs(
                     tokenizers,
-                    self.plan.photographs,
+                    self.options.photographs,
                     batch=batch,
-                    threads=self.plan.threads,
-                    streams=self.plan.streams,
-                    rounds=self.plan.rounds,
+                    threads=self.threads,
+                    streams=streams,
+                    rounds=self.options.rounds,
                     progress=lambda done, total, stage=stage: self.progress(stage, done, total),  # type: ignore[misc]
                 )
 
     def handling(self) -> Handling | None:
         """Of the photographs that were given, else of the first bundle's golden samples."""
         bundles = self._bundles()
-        files = self.plan.photographs or (bundles[0].tokenizer.bundle.golden().sources if bundles else ())
+        files = self.options.photographs or (bundles[0].tokenizer.bundle.golden().sources if bundles else ())
         if not files:
             return None
         return measured_handling(
             files,
             self.candidates[0].image_size,
-            rounds=self.plan.rounds,
+            rounds=self.options.rounds,
             progress=lambda done, total: self.progress("around inference", done, total),
         )
 
@@ -251,9 +172,9 @@ class _Run:
         stage, footprints = f"{graph}: start-up and memory", {}
         for done, candidate in enumerate(self.candidates):
             self.progress(stage, done, len(self.candidates))
-            if self.plan.starts and candidate.supports(graph, 1) and (launch := candidate.launch(graph)):
+            if self.options.starts and candidate.supports(graph, 1) and (launch := candidate.launch(graph)):
                 footprints[candidate] = measure_footprint(
-                    launch, graph, threads=self.plan.threads, starts=self.plan.starts
+                    launch, graph, threads=self.threads, starts=self.options.starts
                 )
         self.progress(stage, len(self.candidates), len(self.candidates))
         return footprints
@@ -278,8 +199,8 @@ class _Run:
                 executed=True,
                 graph=graph,
                 batch=batch,
-                threads=self.plan.threads,
-                rounds=self.plan.rounds,
+                threads=self.threads,
+                rounds=self.options.rounds,
                 images_per_s=batch / quantiles.p50_ms * 1000,
             )
 
@@ -291,18 +212,17 @@ class _Run:
             return {}, None
         calls = {f"candidate {number}": candidate.call(graph, batch) for number, candidate in enumerate(able)}
         calls |= {f"probe {number}": probe.run for number, probe in enumerate(self.probes)}
-        stage = f"{graph}: latency at batch {batch} on {count_of(self.plan.threads, 'thread')}"
+        stage = f"{graph}: latency at batch {batch} on {count_of(self.threads, 'thread')}"
         with self.contention.watch(), self.clock.watch():
             seconds = interleave(
                 calls,
-                rounds=self.plan.rounds,
-                warmup=self.plan.warmup,
+                rounds=self.options.rounds,
+                warmup=self.options.warmup,
                 progress=lambda done, total: self.progress(stage, done, total),
             )
         of_probes = {probe: seconds[f"probe {number}"] for number, probe in enumerate(self.probes)}
         if of_probes:
-            threads = self.plan.threads
-            self.limits.append(measured_limit(self.probes, of_probes, graph=graph, batch=batch, threads=threads))
+            self.limits.append(measured_limit(self.probes, of_probes, graph=graph, batch=batch, threads=self.threads))
         limit = self.limits[-1] if of_probes else None
         return {candidate: seconds[f"candidate {number}"] for number, candidate in enumerate(able)}, limit
 
@@ -313,7 +233,7 @@ class _Run:
             reason=absent.reason,
             graph=graph,
             batch=batch,
-            threads=self.plan.threads,
+            threads=self.threads,
             rounds=0,
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from vqrae.benchmarks.bench import Progress, run_benchmark
+from vqrae.benchmarks.bench import Progress, bench
 from vqrae.benchmarks.candidates.candidate import GRAPHS, bundle_subject
 from vqrae.benchmarks.comparison import (
     REMEDY,
@@ -17,6 +17,7 @@ from vqrae.benchmarks.comparison import (
     footprint_changes,
     interleaved_change,
 )
+from vqrae.benchmarks.options import BenchOptions
 from vqrae.benchmarks.rows import BenchRow
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import RuntimeUnavailable, UsageError
@@ -26,38 +27,26 @@ def compare_bundles(
     old: Path,
     new: Path,
     limits: Limits,
+    options: BenchOptions = BenchOptions(),
     *,
-    batch_sizes: Sequence[int] = (1,),
-    threads: int | None = None,
-    rounds: int = 30,
-    starts: int = 3,
-    trusted: bool = False,
     progress: Progress = lambda stage, done, total: None,
 ) -> Comparison:
-    """Compare two bundles; arguments as for `run_benchmark`. Without speed nothing is run.
+    """Compare two bundles; options as for `bench`. Without speed nothing is run.
 
     Raises:
         BundleError: one is invalid.
         UsageError: they are for images of different sizes, or the machine is busy.
         RuntimeUnavailable: one of them cannot be timed here.
     """
-    pair = Bundle.open(old), Bundle.open(new)
+    key = options.load.public_key
+    pair = Bundle.open(old, public_key=key), Bundle.open(new, public_key=key)
     _check_sizes(*pair)
     broken = broken_gates([(_untimed_row(pair[0]), _untimed_row(pair[1]))])
     changes: list[Change] = []
     if not limits.speed:
         changes += footprint_changes([(_untimed_row(pair[0]), _untimed_row(pair[1]))], limits)
     else:
-        result = run_benchmark(
-            None,
-            [old, new],
-            batch_sizes=batch_sizes,
-            threads=threads,
-            rounds=rounds,
-            starts=starts,
-            trusted=trusted,
-            progress=progress,
-        )
+        result = bench([old, new], options=options, progress=progress)
         if result.busy:
             got = f"other programs took {result.contention:.0%} of the processors"
             raise UsageError("this machine", got=got, expected="a quiet one", remedy=REMEDY)

@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrae.benchmarks.bench import run_benchmark
+from vqrae.benchmarks.bench import bench
+from vqrae.benchmarks.options import BenchOptions
 from vqrae.benchmarks.report.html import write_report
 from vqrae.benchmarks.report.outputs import markdown_page
 from vqrae.benchmarks.report.picture import reconstruction_picture
@@ -93,11 +94,10 @@ def run_demo(checkpoint: Path, output: Path, *, rounds: int, command: str, repor
         with BundleBuilder(opened, photographs, report, observed) as builder:
             verified = [row for target in targets if (row := _built(builder, target, staging, missing)) is not None]
         bundles = [Path(row.bundle) for row in verified]
-        result = run_benchmark(
-            checkpoint,
+        result = bench(
             bundles,
-            rounds=rounds,
-            limit=True,
+            checkpoint,
+            BenchOptions(rounds=rounds, limit=True),
             command=command,
             progress=lambda stage, done, total: report(f"{stage}: {done} of {total}"),
         )

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from vqrae.benchmarks.candidates.candidate import BundleCandidate, Candidate, Graph, runtime_title
 from vqrae.benchmarks.candidates.foreign import ForeignCandidate
+from vqrae.benchmarks.options import BenchOptions
 from vqrae.runtimes.bundle import Bundle
-from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError, unknown_name
+from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError, needing, unknown_name
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.registry import session_class
 
 ENGINES = (".engine", ".plan", ".trt")
@@ -29,15 +31,11 @@ class Absent:
 
 @dataclass(frozen=True, kw_only=True)
 class Lineup:
-    """What is asked for; see `run_benchmark`."""
+    """What is asked for; see `bench`."""
 
     checkpoint: Path | str | None
     bundles: Sequence[Path | str]
-    compiled: bool = False
-    naive: bool = False
-    foreign: Sequence[Path] = ()
-    trusted: bool = False
-    device: str | None = None
+    options: BenchOptions
 
     def check(self) -> None:
         """Refuse what makes no sense, before any work.
@@ -45,9 +43,9 @@ class Lineup:
         Raises:
             UsageError: nothing to measure, or a variant of a checkpoint without one.
         """
-        if self.checkpoint is None and not self.bundles and not self.foreign:
+        if self.checkpoint is None and not self.bundles and not self.options.foreign:
             raise UsageError("benchmark", got="nothing to measure", expected="a checkpoint or a bundle")
-        for asked, name in ((self.compiled, "torch.compile"), (self.naive, "the naive export")):
+        for asked, name in ((self.options.compiled, "torch.compile"), (self.options.naive, "the naive export")):
             if asked and self.checkpoint is None:
                 raise UsageError(name, got="no checkpoint", expected="the PyTorch model that it is made of")
 
@@ -63,13 +61,13 @@ class Lineup:
             candidates.append(stack.enter_context(candidate))
         for path in self.bundles:
             try:
-                candidates.append(stack.enter_context(_timeable(path, threads, graph, self)))
+                candidates.append(stack.enter_context(_timeable(path, self.options.loading(threads), graph)))
             except RuntimeUnavailable as error:
-                bundle = Bundle.open(path)
+                bundle = Bundle.open(path, public_key=self.options.load.public_key)
                 absent.append(Absent(bundle=bundle, reason=_absence(bundle, error)))
         size = self._foreign_size(candidates)
-        for file in self.foreign:
-            theirs = foreign_candidate(Path(file), threads=threads, size=size, trusted=self.trusted)
+        for file in self.options.foreign:
+            theirs = foreign_candidate(Path(file), threads=threads, size=size, trusted=self.options.load.trusted)
             candidates.append(stack.enter_context(theirs))
         if not candidates:
             raise RuntimeUnavailable(
@@ -83,51 +81,70 @@ class Lineup:
             return
         from vqrae.benchmarks.candidates.pytorch import PyTorchCandidate
 
-        size = image_size(self.bundles)
-        if self.device is not None:
-            yield from self._on_device(self.device, threads, size)
+        size = image_size(self.bundles, self.options.load.public_key)
+        if self.options.load.device is not None:
+            yield from self._on_device(self.checkpoint, self.options.load.device, threads, size)
             return
         yield PyTorchCandidate(self.checkpoint, threads=threads, size=size)
-        if self.compiled:
+        if self.options.compiled:
             from vqrae.benchmarks.candidates.pytorch import CompiledCandidate
 
             yield CompiledCandidate(self.checkpoint, threads=threads, size=size)
-        if self.naive:
+        if self.options.naive:
             from vqrae.benchmarks.candidates.naive import NaiveCandidate
 
             yield NaiveCandidate(self.checkpoint, threads=threads, size=size)
 
-    def _on_device(self, device: str, threads: int, size: tuple[int, int] | None) -> Iterator[Candidate]:
+    def _on_device(
+        self, checkpoint: Path | str, device: str, threads: int, size: tuple[int, int] | None
+    ) -> Iterator[Candidate]:
         """PyTorch there in both float precisions, and compiled too where that is asked for."""
         from vqrae.benchmarks.candidates.pytorch import DeviceCandidate, FloatName
 
-        assert self.checkpoint is not None, "the caller looked"  # noqa: S101
         floats: tuple[FloatName, ...] = ("fp32", "fp16")
-        for compiled in (False, True) if self.compiled else (False,):
+        for compiled in (False, True) if self.options.compiled else (False,):
             for precision in floats:
                 yield DeviceCandidate(
-                    self.checkpoint, device, precision=precision, compiled=compiled, threads=threads, size=size
+                    checkpoint, device, precision=precision, compiled=compiled, threads=threads, size=size
                 )
 
     def _foreign_size(self, candidates: Sequence[Candidate]) -> tuple[int, int] | None:
         """What a foreign file's open axes are fed with: the size of the rows beside it."""
-        if not self.foreign:
+        if not self.options.foreign:
             return None
         return next((candidate.image_size for candidate in candidates), None)
 
 
-def image_size(bundles: Sequence[Path | str]) -> tuple[int, int] | None:
+def image_size(bundles: Sequence[Path | str], public_key: Path | None = None) -> tuple[int, int] | None:
     """The size (H, W) that the bundles were exported for, which PyTorch is then measured at; None without a bundle.
 
     Raises:
         UsageError: they are of several sizes.
     """
-    rules = [Bundle.open(path).manifest.preprocessing for path in bundles]
+    rules = [Bundle.open(path, public_key=public_key).manifest.preprocessing for path in bundles]
     sizes = {(rule.height, rule.width) for rule in rules}
     if len(sizes) > 1:
         expected = "bundles of one size"
         raise UsageError("bundles", got=f"the image sizes {sorted(sizes)}", expected=expected, remedy="benchmark apart")
     return next(iter(sizes), None)
+
+
+def checkpoint_of(bundles: Sequence[Path | str], source: str | None, public_key: Path | None = None) -> str:
+    """Where the one checkpoint lies that all bundles were made of; `source` is where it lies now, None as at export.
+
+    Raises:
+        UsageError: they were made of several, or there is nothing at that place.
+        CheckpointError: what is there is another checkpoint.
+        RuntimeUnavailable: torch is not installed.
+    """
+    manifests = [Bundle.open(bundle, public_key=public_key).manifest for bundle in bundles]
+    if len({manifest.checkpoint.weights_sha256 for manifest in manifests}) > 1:
+        expected, remedy = "bundles of one", "benchmark them apart, or pass --bundles-only"
+        raise UsageError("bundles", got="several checkpoints", expected=expected, remedy=remedy)
+    with needing("export"):
+        from vqrae.subject import reference_source
+
+    return reference_source(manifests[0], source)
 
 
 def _absence(bundle: Bundle, error: RuntimeUnavailable) -> str:
@@ -142,13 +159,13 @@ def _absence(bundle: Bundle, error: RuntimeUnavailable) -> str:
     return f"{text}; its ONNX graphs on {runtime_title(source.runtime)} {source.runtime_version}: {source.gate}"
 
 
-def _timeable(path: Path | str, threads: int, graph: Graph, lineup: Lineup) -> BundleCandidate:
+def _timeable(path: Path | str, options: LoadOptions, graph: Graph) -> BundleCandidate:
     """A bundle that runs here, on its runtime itself.
 
     Raises:
         RuntimeUnavailable: it does not, or an evaluator stands in for the runtime: parity is real then, latency is not.
     """
-    candidate = BundleCandidate(path, threads=threads, trusted=lineup.trusted, device=lineup.device)
+    candidate = BundleCandidate(path, options)
     try:
         graphs = candidate.tokenizer.manifest.graphs
         means = candidate.execution(graph if graph in graphs else next(iter(graphs))).means

@@ -5,9 +5,10 @@ Light to import, because the fresh process that measures start-up imports it.
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -66,9 +67,6 @@ class FidelityColumns(TypedDict):
 class Candidate(Closing):
     """Something that encodes and decodes. A context manager: leaving it releases its memory."""
 
-    threads: int
-    """CPU threads that it was given."""
-
     @property
     @abstractmethod
     def image_size(self) -> tuple[int, int]:
@@ -106,16 +104,15 @@ class Candidate(Closing):
 class BundleCandidate(Candidate):
     """A bundle, measured at its runtime's bare session: what a client adds around it is the same for every runtime."""
 
-    def __init__(self, path: Path | str, *, threads: int, trusted: bool = False, device: str | None = None) -> None:
-        """Verify a bundle; its graphs load when they are called for. `trusted` and `device` as for `Tokenizer.load`.
+    def __init__(self, path: Path | str, options: LoadOptions) -> None:
+        """Verify a bundle; its graphs load when they are called for.
 
         Raises:
             BundleError: the bundle is invalid.
             RuntimeUnavailable: its runtime is not installed.
         """
-        self.threads = threads
-        self._trusted, self._device = trusted, device
-        self._tokenizer = Tokenizer.load(path, threads=threads, trusted=trusted, device=device)
+        self._options = options
+        self._tokenizer = Tokenizer.open(path, options)
 
     @property
     def image_size(self) -> tuple[int, int]:  # noqa: D102 - documented by Candidate
@@ -143,9 +140,8 @@ class BundleCandidate(Candidate):
         """The client of its sessions, as users hold it."""
         return self._tokenizer
 
-    def streaming(self, streams: int) -> Tokenizer:
-        """Another client of the same bundle, for throughput: it runs so many batches at once."""
-        options = LoadOptions(device=self._device, threads=self.threads, streams=streams, trusted=self._trusted)
+    def streaming(self, options: LoadOptions) -> Tokenizer:
+        """Another client of the same bundle, for throughput: it may run several batches at once."""
         return Tokenizer.from_bundle(self._tokenizer.bundle, options)
 
     def execution(self, graph: str) -> Execution:
@@ -163,8 +159,8 @@ class BundleCandidate(Candidate):
         return counted_work(self._tokenizer.bundle.path / file, shape) if file else None
 
     def launch(self, graph: Graph) -> tuple[str, ...] | None:  # noqa: D102 - documented by Candidate
-        device = ("--device", self._device) if self._device else ()
-        return (str(self._tokenizer.bundle.path), *(["--trusted"] if self._trusted else []), *device)
+        given = {name: value for name, value in asdict(self._options).items() if value is not None}
+        return (str(self._tokenizer.bundle.path), "--load", json.dumps(given, default=str))
 
     def close(self) -> None:  # noqa: D102 - documented by Candidate
         self._tokenizer.close()

@@ -16,10 +16,14 @@ import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vqrae.runtimes.load_options import LoadOptions
 
 STATUS = Path("/proc/self/status")
 
@@ -95,8 +99,7 @@ def _bundle_stages(options: Namespace) -> Iterator[None]:
 
     session_class(read_manifest(Path(options.path) / MANIFEST_FILE).runtime.name)  # imports the framework
     yield
-    given = {"threads": options.threads, "trusted": options.trusted, "device": options.device}
-    with BundleCandidate(options.path, **given) as candidate:
+    with BundleCandidate(options.path, replace(options.load, threads=options.threads)) as candidate:
         call = candidate.call(options.graph, options.batch)
         yield
         call()
@@ -146,6 +149,14 @@ def peak_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def _load_options(text: str) -> LoadOptions:
+    from vqrae.runtimes.load_options import LoadOptions
+
+    given = json.loads(text)
+    paths = {name: Path(given[name]) for name in ("cache", "public_key") if name in given}
+    return LoadOptions(**{**given, **paths})
+
+
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m vqrae.benchmarks.measure.footprint", description=__doc__.splitlines()[0])
     parser.add_argument("path", help="a bundle's folder, with --torch a checkpoint's, with --onnx a file")
@@ -155,8 +166,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--torch", action="store_true", help="open the path as a PyTorch checkpoint")
     parser.add_argument("--onnx", action="store_true", help="open the path as a bare ONNX graph")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="with --torch: not the trained size")
-    parser.add_argument("--trusted", action="store_true", help="let an engine run code that it brings")
-    parser.add_argument("--device", help="where a bundle runs; its runtime's first choice if not given")
+    parser.add_argument("--load", type=_load_options, default="{}", help="how a bundle is loaded: LoadOptions as JSON")
     parser.add_argument("--launched", type=float, help="the caller's time.monotonic() just before the launch")
     return parser
 

@@ -7,44 +7,51 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from vqrae.benchmarks.report.reconstructions import Reconstructions
+from vqrae.benchmarks.report.reconstructions import Reconstructions, golden_reconstructions
 from vqrae.benchmarks.report.table import markdown_table
 from vqrae.benchmarks.rows import BenchResult, BenchRow
+from vqrae.runtimes.bundle import Bundle
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.manifest import Manifest
-from vqrae.runtimes.outputs import check_suffix
-from vqrae.runtimes.staging import write_output
+from vqrae.runtimes.outputs import check_apart, check_suffix
+from vqrae.runtimes.staging import check_new_file, write_output
 
 CIRCUMSTANCES = ("date", "machine", "contention")
 """Columns of the CSV besides a row's own, so that files of several runs can be joined."""
 
 
-def write_result(
-    path: Path, result: BenchResult, manifests: Sequence[Manifest], pictures: Reconstructions | None = None
-) -> None:
-    """Write a result as its file's suffix says.
+def check_outputs(paths: Sequence[Path], read: Sequence[Path | str]) -> None:
+    """Refuse files that could not be written, or that are among what is read, before any work.
+
+    Raises:
+        UsageError: a suffix that is not in `WRITERS`, two that are one file, or one that is read.
+        StorageError: a folder, a device, or a place that takes no file.
+    """
+    for path in paths:
+        check_suffix(path, WRITERS)
+        check_new_file(path)
+    check_apart({f"output {number}": path for number, path in enumerate(paths, start=1)}, read)
+
+
+def write_results(paths: Sequence[Path], result: BenchResult, bundles: Sequence[Path], load: LoadOptions) -> None:
+    """Write a result into files, as the suffix of each says; what exists is replaced.
 
     Args:
-        path: the file; it is replaced if it exists.
+        paths: the files.
         result: the benchmark.
-        manifests: of the bundles in it; the HTML report shows their evidence.
-        pictures: what the HTML report shows of them.
+        bundles: those in it; the HTML report shows their evidence, and what they reconstruct.
+        load: how they are loaded for that.
 
     Raises:
         UsageError: a suffix that is not in `WRITERS`.
-        StorageError: the file cannot be written.
+        StorageError: a file cannot be written.
     """
-    check_output_name(path)
-    text = WRITERS[path.suffix.lower()](result, manifests, pictures)
-    write_output(path, text)
-
-
-def check_output_name(path: Path) -> None:
-    """Refuse a name that nothing is written under, before any work.
-
-    Raises:
-        UsageError: its suffix is not in `WRITERS`.
-    """
-    check_suffix(path, WRITERS)
+    manifests = [Bundle.open(bundle, public_key=load.public_key).manifest for bundle in bundles] if paths else []
+    drawn = any(path.suffix.lower() == ".html" for path in paths)
+    pictures = golden_reconstructions(bundles, result, load) if drawn else None
+    for path in paths:
+        check_suffix(path, WRITERS)
+        write_output(path, WRITERS[path.suffix.lower()](result, manifests, pictures))
 
 
 def markdown_page(result: BenchResult, table: Callable[[BenchResult], str] = markdown_table) -> str:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from vqrae.benchmarks.candidates.candidate import runtime_title
 from vqrae.benchmarks.rows import BenchResult
-from vqrae.runtimes.tokenizer import load
+from vqrae.runtimes.load_options import LoadOptions
+from vqrae.runtimes.tokenizer import Tokenizer
 
 MOST_PICTURES = 3
 """Photographs that a report shows of each bundle: it holds them all, and is to stay small."""
@@ -31,7 +32,9 @@ class Reconstructions:
 
 
 def golden_reconstructions(
-    bundles: Sequence[Path], result: BenchResult, *, trusted: bool = False
+    bundles: Sequence[Path],
+    result: BenchResult,
+    options: LoadOptions = LoadOptions(),
 ) -> Reconstructions | None:
     """What the bundles that were timed make of the first one's golden samples, beside what PyTorch made of them.
 
@@ -40,7 +43,7 @@ def golden_reconstructions(
     Args:
         bundles: their folders.
         result: says which of them run here.
-        trusted: as for `Tokenizer.load`.
+        options: how they are loaded.
 
     Raises:
         BundleError: a bundle is invalid.
@@ -50,7 +53,7 @@ def golden_reconstructions(
     originals: NDArray[np.uint8] | None = None
     found: dict[str, NDArray[np.uint8]] = {}
     for path in bundles:
-        with load(path, trusted=trusted) as tokenizer:
+        with Tokenizer.open(path, options) as tokenizer:
             manifest = tokenizer.manifest
             if manifest.name not in executed:
                 continue

@@ -92,12 +92,12 @@ def agreement(bundle: Path, graph: Graph, *, threads: int, slices: int, seconds:
     """
     contention = Contention()
     with (
-        BundleCandidate(bundle, threads=threads) as candidate,
+        BundleCandidate(bundle, LoadOptions(threads=threads)) as candidate,
         tempfile.TemporaryDirectory(prefix="vqrae-agreement-") as scratch,
     ):
         manifest = candidate.tokenizer.manifest
         batch = manifest.graphs[graph].fitting_batch(1)
-        call, tool = candidate.call(graph, batch), _tool(candidate, graph, batch, Path(scratch))
+        call, tool = candidate.call(graph, batch), _tool(candidate, graph, batch, threads, Path(scratch))
         calls = _calls_of_a_slice(call, seconds)
         pairs = [(_own_slice(call, calls, contention), tool(2 * calls)) for _ in range(slices)]
     ours, theirs = zip(*pairs, strict=True)
@@ -115,7 +115,7 @@ def agreement(bundle: Path, graph: Graph, *, threads: int, slices: int, seconds:
     ).model_dump()
 
 
-def _tool(candidate: BundleCandidate, graph: Graph, batch: int, scratch: Path) -> Tool:
+def _tool(candidate: BundleCandidate, graph: Graph, batch: int, threads: int, scratch: Path) -> Tool:
     """The runtime's own way to time the graph."""
     tokenizer = candidate.tokenizer
     runtime, spec = tokenizer.manifest.runtime.name, tokenizer.manifest.graphs[graph]
@@ -123,11 +123,11 @@ def _tool(candidate: BundleCandidate, graph: Graph, batch: int, scratch: Path) -
     size, grid, codes = tokenizer.image_size, tokenizer.grid, tokenizer.codebook_size
     values = sample_input(graph, batch, size, grid=grid, codebook_size=codes)
     if runtime == "onnxruntime":
-        return onnxruntime_loop(path, name, values, threads=candidate.threads)
+        return onnxruntime_loop(path, name, values, threads=threads)
     if runtime == "openvino":
         from vqrae.runtimes.backends.openvino import native_properties
 
-        properties = native_properties(LoadOptions(threads=candidate.threads))
+        properties = native_properties(LoadOptions(threads=threads))
         return benchmark_app(path, name, values, properties=properties, scratch=scratch)
     raise UsageError(f"{tokenizer.bundle.path} runtime", got=runtime, expected=f"one of {', '.join(TOOLS)}")
 

@@ -19,9 +19,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from vqrae.benchmarks.bench import run_benchmark
+from vqrae.benchmarks.bench import bench
 from vqrae.benchmarks.candidates.candidate import runtime_title
 from vqrae.benchmarks.lineup import image_size
+from vqrae.benchmarks.options import BenchOptions
 from vqrae.benchmarks.report.figures import decibels, percent, tiny_percent
 from vqrae.benchmarks.report.outputs import markdown_page
 from vqrae.benchmarks.studies.performance import exported_bundles
@@ -117,13 +118,15 @@ def main() -> None:
     bundles = exported_bundles(options.checkpoint, options.bundles, options.calibration, ("onnx", engines))
     with Console(stderr=True).status("") as status:
         parity = parity_rows(options.checkpoint, bundles, LoadOptions(device=DEVICE), status.update)
-        result = run_benchmark(
-            options.checkpoint,
+        result = bench(
             bundles,
-            batch_sizes=options.batch or [1],
-            rounds=options.rounds,
-            compiled=True,
-            device=DEVICE,
+            options.checkpoint,
+            BenchOptions(
+                batch_sizes=options.batch or [1],
+                rounds=options.rounds,
+                compiled=True,
+                load=LoadOptions(device=DEVICE),
+            ),
             command=shlex.join(["python", "-m", "vqrae.benchmarks.studies.gpu", *sys.argv[1:]]),
             progress=lambda stage, done, total: status.update(f"{stage}: {done} of {total}"),
         )

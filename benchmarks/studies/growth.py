@@ -29,6 +29,7 @@ from vqrae.export.tokenizers.vqrae import VqraeTokenizer, tokenizer_name
 from vqrae.resize import open_at_size
 from vqrae.runtimes.errors import UsageError, run_as_program
 from vqrae.runtimes.latency import MIN_ROUNDS, interleave, latency
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.machine import this_machine
 
 FORMATS = ("onnx", "openvino")
@@ -56,7 +57,9 @@ class Meter:
         peaks = [self._peak_mb(path, batch) for path, batch in cases]
         with ExitStack() as stack:
             paths = {path for path, _ in cases}
-            opened = {path: stack.enter_context(BundleCandidate(path, threads=self.threads)) for path in paths}
+            opened = {
+                path: stack.enter_context(BundleCandidate(path, LoadOptions(threads=self.threads))) for path in paths
+            }
             calls: dict[str, Callable[[], object]] = {
                 str(number): opened[path].call(self.graph, batch) for number, (path, batch) in enumerate(cases)
             }

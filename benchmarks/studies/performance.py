@@ -16,7 +16,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vqrae.benchmarks.bench import run_benchmark
+from vqrae.benchmarks.bench import bench
+from vqrae.benchmarks.options import BenchOptions
 from vqrae.benchmarks.report.figures import percent, ratio, significant
 from vqrae.benchmarks.report.outputs import markdown_page
 from vqrae.benchmarks.rows import BenchResult, BenchRow
@@ -151,16 +152,18 @@ def main() -> None:
     options = parser.parse_args()
     bundles = exported_bundles(options.checkpoint, options.bundles, options.calibration)
     with Console(stderr=True).status("") as status:
-        result = run_benchmark(
-            options.checkpoint,
+        result = bench(
             bundles,
-            batch_sizes=options.batch or [1],
-            rounds=options.rounds,
-            starts=options.starts,
-            limit=True,
-            photographs=image_files(options.throughput) if options.throughput else (),
-            compiled=not options.plain,
-            naive=not options.plain,
+            options.checkpoint,
+            BenchOptions(
+                batch_sizes=options.batch or [1],
+                rounds=options.rounds,
+                starts=options.starts,
+                limit=True,
+                photographs=image_files(options.throughput) if options.throughput else (),
+                compiled=not options.plain,
+                naive=not options.plain,
+            ),
             command=" ".join(["python -m vqrae.benchmarks.studies.performance", *sys.argv[1:]]),
             progress=lambda stage, done, total: status.update(f"{stage}: {done} of {total}"),
         )

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from vqrae.benchmarks.bench import run_benchmark
+from vqrae.benchmarks.bench import bench
+from vqrae.benchmarks.candidates import candidate as candidates_module
 from vqrae.benchmarks.candidates.candidate import BundleCandidate
-from vqrae.benchmarks.candidates.candidate import candidate as candidates_module
 from vqrae.benchmarks.candidates.pytorch import PyTorchCandidate
+from vqrae.benchmarks.options import BenchOptions
 from vqrae.benchmarks.rows import BenchResult
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target
@@ -21,6 +22,7 @@ from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.resize import open_at_size
 from vqrae.runtimes.bundle import Bundle, write_manifest
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.manifest import BatchLimits, EngineTies, Evidence, RuntimeInfo, SourceEvidence, read_manifest
 from vqrae.runtimes.session import Execution
 from vqrae.runtimes.tokenizer import Tokenizer
@@ -29,14 +31,10 @@ from vqrae.runtimes.tokenizer import Tokenizer
 @pytest.fixture(scope="module")
 def run(checkpoint: Path, bundle: Path) -> tuple[BenchResult, list[tuple[str, int, int]]]:
     told: list[tuple[str, int, int]] = []
-    result = run_benchmark(
-        checkpoint,
+    result = bench(
         [bundle],
-        batch_sizes=(1, 2),
-        threads=1,
-        rounds=6,
-        warmup=1,
-        starts=0,
+        checkpoint,
+        BenchOptions(batch_sizes=(1, 2), threads=1, rounds=6, warmup=1, starts=0),
         command="vqrae bench",
         progress=lambda *step: told.append(step),
     )
@@ -98,7 +96,7 @@ def test_result_survives_json(run):
 
 
 def test_both_candidates_compute_the_same_tokens(checkpoint, bundle):
-    with PyTorchCandidate(checkpoint, threads=1) as pytorch, BundleCandidate(bundle, threads=1) as onnx:
+    with PyTorchCandidate(checkpoint, threads=1) as pytorch, BundleCandidate(bundle, LoadOptions(threads=1)) as onnx:
         indices, _ = pytorch.call("encode", 2)()
         assert (onnx.call("encode", 2)()["indices"] == indices.numpy()).mean() > 0.99
 
@@ -107,13 +105,13 @@ def test_a_bundle_whose_runtime_is_missing_gets_rows_that_say_so(checkpoint, bun
     def missing(*args: object, **options: object) -> Tokenizer:
         raise RuntimeUnavailable("onnxruntime is not installed", remedy="install it")
 
-    monkeypatch.setattr(candidates_module.Tokenizer, "load", missing)
-    result = run_benchmark(checkpoint, [bundle], graphs=("encode",), threads=1, rounds=6, warmup=0, starts=0)
+    monkeypatch.setattr(candidates_module.Tokenizer, "open", missing)
+    result = bench([bundle], checkpoint, BenchOptions(graphs=("encode",), threads=1, rounds=6, warmup=0, starts=0))
     assert [row.executed for row in result.rows] == [True, False]
     assert result.rows[1].reason == "onnxruntime is not installed: install it"
     assert result.rows[1].p50_ms is None
     with pytest.raises(RuntimeUnavailable, match="onnxruntime is not installed"):
-        run_benchmark(None, [bundle], rounds=6)
+        bench([bundle], options=BenchOptions(rounds=6))
 
 
 def with_graphs(bundle: Path, copy: Path, **changes: object) -> Path:
@@ -146,7 +144,7 @@ def test_an_engine_that_was_not_executed_says_what_is_known_of_it(bundle, manife
         runtime=RuntimeInfo(name="tensorrt-rtx", built_with={}, engine=engine),
         evidence=Evidence(executed=False, reason="no GPU", gate="not-executed", source=source),
     )
-    result = run_benchmark(None, [bundle, copy], graphs=("encode",), threads=1, rounds=6, warmup=0, starts=0)
+    result = bench([bundle, copy], options=BenchOptions(graphs=("encode",), threads=1, rounds=6, warmup=0, starts=0))
     onnx, absent = result.rows
     assert (onnx.executed, absent.executed, absent.gate, absent.p50_ms) == (True, False, "not-executed", None)
     assert absent.reason == (
@@ -159,13 +157,13 @@ def test_what_an_evaluator_runs_is_not_timed(bundle, monkeypatch):
     evaluated = replace(Execution(runtime="x", runtime_version="1", device="y", precision="z"), means="evaluator")
     monkeypatch.setattr(BundleCandidate, "execution", lambda self, graph: evaluated)
     with pytest.raises(RuntimeUnavailable, match="evaluated operation by operation on this machine, not timed"):
-        run_benchmark(None, [bundle], graphs=("encode",), threads=1, rounds=6, warmup=0, starts=0)
+        bench([bundle], options=BenchOptions(graphs=("encode",), threads=1, rounds=6, warmup=0, starts=0))
 
 
 def test_a_batch_beyond_what_a_graph_takes_is_left_out(bundle, manifest, tmp_path):
     limits = BatchLimits(least=1, most=4, only=(1, 4))
     graphs = {name: graph.model_copy(update={"batch_limits": limits}) for name, graph in manifest.graphs.items()}
-    with BundleCandidate(with_graphs(bundle, tmp_path / "limited", graphs=graphs), threads=1) as candidate:
+    with BundleCandidate(with_graphs(bundle, tmp_path / "limited", graphs=graphs), LoadOptions(threads=1)) as candidate:
         assert [candidate.supports("encode", batch) for batch in (1, 2, 4, 8)] == [True, False, True, False]
 
 
@@ -176,20 +174,20 @@ def test_bundles_of_several_sizes_are_not_compared(bundle, tmp_path):
     with pytest.raises(
         UsageError, match=r"bundles: got the image sizes \[\(32, 32\), \(64, 32\)\]; expected bundles of"
     ):
-        run_benchmark(bundle.parent / "model", [bundle, tall], rounds=6)
-    rows = run_benchmark(bundle.parent / "model", [tall], graphs=("decode",), threads=1, rounds=6, starts=0).rows
+        bench([bundle, tall], bundle.parent / "model", BenchOptions(rounds=6))
+    rows = bench([tall], bundle.parent / "model", BenchOptions(graphs=("decode",), threads=1, rounds=6, starts=0)).rows
     assert [row.runtime for row in rows] == ["pytorch", "onnxruntime"]
 
 
 def test_without_pytorch_the_first_bundle_is_compared_with(bundle, tmp_path):
     copy = shutil.copytree(bundle, tmp_path / "copy")
-    result = run_benchmark(None, [bundle, copy], graphs=("decode",), threads=1, rounds=6, warmup=0, starts=0)
+    result = bench([bundle, copy], options=BenchOptions(graphs=("decode",), threads=1, rounds=6, warmup=0, starts=0))
     assert [row.speedup is None for row in result.rows] == [True, False]
 
 
 def test_several_numbers_of_threads_make_groups_of_their_own(bundle):
     options = {"graphs": ("decode",), "rounds": 6, "warmup": 0, "starts": 0}
-    result = run_benchmark(None, [bundle], threads=(1, 2, 1), **options)
+    result = bench([bundle], options=BenchOptions(threads=(1, 2, 1), **options))
     assert [row.threads for row in result.rows] == [1, 2]
     assert [title for title, _ in result.groups()] == ["decode · batch 1 · 1 thread", "decode · batch 1 · 2 threads"]
     assert [title for title, _ in result.footprint_groups()] == ["decode · 1 thread", "decode · 2 threads"]
@@ -207,11 +205,11 @@ def test_several_numbers_of_threads_make_groups_of_their_own(bundle):
 )
 def test_senseless_numbers_are_refused(bundle, options, message):
     with pytest.raises(UsageError, match=message):
-        run_benchmark(None, [bundle], **{"starts": 0, **options})
+        bench([bundle], options=BenchOptions(**{"starts": 0, **options}))
 
 
 def test_nothing_to_measure_is_refused(tmp_path):
     with pytest.raises(UsageError, match="got nothing to measure; expected a checkpoint or a bundle"):
-        run_benchmark(None, [])
+        bench([])
     with pytest.raises(BundleError, match="no such folder"):
-        run_benchmark(None, [tmp_path / "none"])
+        bench([tmp_path / "none"])

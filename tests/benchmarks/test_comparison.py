@@ -11,6 +11,7 @@ import pytest
 
 from vqrae.benchmarks.bundle_comparison import compare_bundles
 from vqrae.benchmarks.comparison import Change, Comparison, Limits, compare_results
+from vqrae.benchmarks.options import BenchOptions
 from vqrae.benchmarks.rows import BenchResult
 from vqrae.cli.app import main
 from vqrae.runtimes.bundle import write_manifest
@@ -171,14 +172,14 @@ def test_bundles_are_measured_in_one_run(bundle, tmp_path, capsys, monkeypatch):
     write_manifest(copy, manifest.model_copy(update={"evidence": evidence}))
     # These machines are shared: what is tested is that both are run, not how fast.
     monkeypatch.setattr(BenchResult, "busy", property(lambda self: False))
-    comparison = compare_bundles(bundle, copy, Limits(), threads=1, rounds=6, starts=0)
+    comparison = compare_bundles(bundle, copy, Limits(), BenchOptions(threads=1, rounds=6, starts=0))
     latencies = [change for change in comparison.changes if change.quantity == "latency"]
     assert [change.group for change in latencies] == [f"{graph} · batch 1 · 1 thread" for graph in ("encode", "decode")]
     assert all(change.low <= change.change <= change.high for change in latencies)
     assert any("token agreement" in text for text in comparison.over)
     monkeypatch.setattr(BenchResult, "busy", property(lambda self: True))
     with pytest.raises(UsageError, match="this machine: got other programs took"):
-        compare_bundles(bundle, copy, Limits(), threads=1, rounds=6, starts=0)
+        compare_bundles(bundle, copy, Limits(), BenchOptions(threads=1, rounds=6, starts=0))
     assert command(bundle, copy, "--ignore-speed") == 3
     assert "token agreement -" in capsys.readouterr().err
     assert command(bundle, bundle, "--ignore-speed") == 0

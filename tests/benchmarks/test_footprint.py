@@ -9,13 +9,14 @@ from vqrae.benchmarks.candidates.naive import NaiveCandidate
 from vqrae.benchmarks.candidates.pytorch import PyTorchCandidate
 from vqrae.benchmarks.measure.footprint import measure_footprint
 from vqrae.runtimes.errors import RuntimeUnavailable
+from vqrae.runtimes.load_options import LoadOptions
 
 
 @pytest.mark.slow
 def test_a_bundle_starts_in_less_memory_than_its_checkpoint(checkpoint, bundle):
     with PyTorchCandidate(checkpoint, threads=1) as candidate:
         pytorch = measure_footprint(candidate.launch("encode"), "encode", threads=1, starts=1)
-    with BundleCandidate(bundle, threads=1) as candidate:
+    with BundleCandidate(bundle, LoadOptions(threads=1)) as candidate:
         onnx = measure_footprint(candidate.launch("encode"), "encode", threads=1, starts=2)
     for footprint in (pytorch, onnx):
         assert min(footprint.import_ms, footprint.load_ms, footprint.first_token_ms) > 0

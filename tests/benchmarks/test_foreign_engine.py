@@ -16,7 +16,7 @@ if find_spec("tensorrt_rtx") is None:
 
 from fake_gpu import PLAN, FakeCudart, FakeEngine, FakeTrt  # imports tensorrt_rtx
 
-from vqrae.benchmarks.candidates.candidate import foreign_engine
+from vqrae.benchmarks.candidates import foreign_engine
 from vqrae.benchmarks.candidates.foreign_engine import ForeignEngine
 from vqrae.runtimes.backends.tensorrt import cuda
 from vqrae.runtimes.backends.tensorrt.api import EngineApi

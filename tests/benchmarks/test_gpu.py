@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vqrae.benchmarks.bench import run_benchmark
+from vqrae.benchmarks.bench import bench
+from vqrae.benchmarks.options import BenchOptions
 from vqrae.benchmarks.rows import BenchRow
 from vqrae.benchmarks.studies import gpu
 from vqrae.runtimes.errors import DeviceMissing, run_as_program
@@ -45,7 +46,7 @@ def test_all_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def rows_on_the_cpu(checkpoint: Path, bundle: Path, *, compiled: bool) -> tuple[BenchRow, ...]:
     """The CPU stands in for the device."""
     given = {"graphs": ("encode",), "threads": 1, "rounds": 6, "warmup": 0, "starts": 0}
-    return run_benchmark(checkpoint, [bundle], compiled=compiled, device="cpu", **given).rows
+    return bench([bundle], checkpoint, BenchOptions(compiled=compiled, **given, load=LoadOptions(device="cpu"))).rows
 
 
 def test_the_rows_of_a_device(checkpoint: Path, bundle: Path) -> None:

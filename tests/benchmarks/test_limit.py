@@ -11,13 +11,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
-from vqrae.benchmarks.bench import run_benchmark
+from vqrae.benchmarks.bench import bench
 from vqrae.benchmarks.candidates.naive import NaiveCandidate
 from vqrae.benchmarks.candidates.onnx_work import onnx_work
 from vqrae.benchmarks.candidates.pytorch import PyTorchCandidate
 from vqrae.benchmarks.candidates.work import Work, counted_work
 from vqrae.benchmarks.measure import limit as probes_module
 from vqrae.benchmarks.measure.limit import Limit, Probe, machine_probes, measured_limit
+from vqrae.benchmarks.options import BenchOptions
 from vqrae.benchmarks.report.roofline import rooflines
 from vqrae.benchmarks.report.table import bench_table, limit_notes, markdown_table, speed_columns
 from vqrae.benchmarks.rows import BenchResult
@@ -159,7 +160,7 @@ def test_every_probe_computes(monkeypatch):
 def test_rows_are_shares_of_the_peak_of_their_own_rounds(checkpoint, bundle, monkeypatch):
     monkeypatch.setattr(probes_module, "SIDE", 128)
     monkeypatch.setattr(probes_module, "COPIED_BYTES", 2**20)
-    result = run_benchmark(checkpoint, [bundle], threads=1, rounds=6, warmup=0, starts=0, limit=True)
+    result = bench([bundle], checkpoint, BenchOptions(threads=1, rounds=6, warmup=0, starts=0, limit=True))
     assert [(limit.graph, limit.batch, limit.threads) for limit in result.limits] == [
         ("encode", 1, 1),
         ("decode", 1, 1),

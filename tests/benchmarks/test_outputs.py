@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from vqrae.benchmarks.report.outputs import WRITERS, write_result
+from vqrae.benchmarks.report.outputs import WRITERS, write_results
 from vqrae.benchmarks.rows import BenchResult, result_schema
 from vqrae.runtimes.errors import UsageError
+from vqrae.runtimes.load_options import LoadOptions
 
 
 def test_the_published_schema_is_the_result_s():
@@ -17,7 +18,7 @@ def test_the_published_schema_is_the_result_s():
 
 
 def test_csv_has_every_field_and_leaves_empty_what_was_not_measured(result, tmp_path):
-    write_result(tmp_path / "result.csv", result, [])
+    write_results([tmp_path / "result.csv"], result, [], LoadOptions())
     with (tmp_path / "result.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == len(result.rows)
@@ -27,9 +28,9 @@ def test_csv_has_every_field_and_leaves_empty_what_was_not_measured(result, tmp_
     assert {line["machine"] for line in lines} == {str(result.machine)}  # it has commas
 
 
-def test_each_suffix_has_its_form(result, manifest, tmp_path):
+def test_each_suffix_has_its_form(result, bundle, tmp_path):
     for suffix in WRITERS:
-        write_result(tmp_path / f"result{suffix}", result, [manifest])
+        write_results([tmp_path / f"result{suffix}"], result, [bundle], LoadOptions())
     assert BenchResult.from_json((tmp_path / "result.json").read_text()) == result
     assert (tmp_path / "result.md").read_text().endswith("2026-01-02T03:04:05+00:00; `vqrae bench tiny-onnx-fp32`.\n")
     assert "parity: pass" in (tmp_path / "result.html").read_text()
@@ -39,4 +40,4 @@ def test_another_suffix_is_refused(result, tmp_path):
     with pytest.raises(
         UsageError, match=r"result\.xls: got suffix '\.xls'; expected one of \.json, \.csv, \.md, \.html"
     ):
-        write_result(tmp_path / "result.xls", result, [])
+        write_results([tmp_path / "result.xls"], result, [], LoadOptions())

@@ -12,12 +12,13 @@ import pytest
 from onnx import TensorProto, helper
 from tiny_models import tiny_model
 
-from vqrae.benchmarks.bench import run_benchmark
+from vqrae.benchmarks.bench import bench
 from vqrae.benchmarks.candidates.fidelity import measured_fidelity
 from vqrae.benchmarks.candidates.foreign import image_axes
 from vqrae.benchmarks.candidates.naive import NaiveCandidate
 from vqrae.benchmarks.candidates.pytorch import CompiledCandidate, PyTorchCandidate
 from vqrae.benchmarks.lineup import foreign_candidate
+from vqrae.benchmarks.options import BenchOptions
 from vqrae.benchmarks.report.table import row_names
 from vqrae.model.reference import ReferenceTokenizer
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
@@ -46,7 +47,7 @@ def ir(tmp_path: Path) -> Path:
 def test_foreign_files_stand_beside_encode(bundle, ir, tmp_path):
     theirs = save_sum(tmp_path / "theirs.onnx", ["batch", "channels", "height", "width"])
     options = {"batch_sizes": (1, 2), "threads": 1, "rounds": 6, "warmup": 0, "starts": 0}
-    rows = run_benchmark(None, [bundle], foreign=[theirs, ir], **options).rows
+    rows = bench([bundle], options=BenchOptions(foreign=[theirs, ir], **options)).rows
     names = ["ONNX Runtime FP32", "theirs.onnx", "theirs.xml at 24x24"]
     assert row_names(rows[:3]) == row_names(rows[3:6]) == names
     assert [row.label for row in rows[6:]] == ["ONNX Runtime FP32"] * 2  # decode
@@ -61,7 +62,7 @@ def test_foreign_files_stand_beside_encode(bundle, ir, tmp_path):
     assert onnx_row.size_mb == theirs.stat().st_size / 1e6
     assert ir_row.size_mb == (ir.stat().st_size + ir.with_suffix(".bin").stat().st_size) / 1e6
     assert all(row.p50_ms > 0 and row.speedup > 0 for row in (onnx_row, ir_row))
-    alone = run_benchmark(None, [], foreign=[ir], graphs=("encode",), **options).rows
+    alone = bench([], options=BenchOptions(foreign=[ir], graphs=("encode",), **options)).rows
     assert [(row.batch, row.label) for row in alone] == [(1, "theirs.xml"), (2, "theirs.xml")]
 
 
@@ -142,9 +143,9 @@ def test_fidelity_is_measured_in_whole_batches_and_sees_damage():
 
 def test_variants_of_a_checkpoint_need_one(bundle):
     with pytest.raises(UsageError, match=r"torch\.compile: got no checkpoint"):
-        run_benchmark(None, [bundle], compiled=True)
+        bench([bundle], options=BenchOptions(compiled=True))
     with pytest.raises(UsageError, match="the naive export: got no checkpoint"):
-        run_benchmark(None, [bundle], naive=True)
+        bench([bundle], options=BenchOptions(naive=True))
 
 
 def test_without_a_compiler_there_is_no_torch_compile(checkpoint, monkeypatch, tmp_path):

@@ -6,10 +6,12 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from vqrae.benchmarks.bench import run_benchmark
+from vqrae.benchmarks.bench import bench
+from vqrae.benchmarks.options import BenchOptions
 from vqrae.benchmarks.report.table import markdown_table
 from vqrae.benchmarks.rows import BenchResult
 from vqrae.runtimes.errors import UsageError
+from vqrae.runtimes.load_options import LoadOptions
 
 OPTIONS = {"graphs": ("encode",), "threads": 1, "rounds": 6, "warmup": 0, "starts": 0}
 
@@ -23,7 +25,7 @@ def photographs(tmp_path: Path) -> list[Path]:
 
 
 def test_photographs_on_disk_become_tokens_on_disk(bundle, photographs):
-    result = run_benchmark(None, [bundle], photographs=photographs, batch_sizes=(2, 4), **OPTIONS)
+    result = bench([bundle], options=BenchOptions(photographs=photographs, batch_sizes=(2, 4), **OPTIONS))
     assert [(found.batch, found.images, found.threads) for found in result.throughputs] == [(2, 4, 1), (4, 4, 1)]
     for found in result.throughputs:
         assert (found.label, found.bundle) == ("ONNX Runtime FP32", result.rows[0].bundle)
@@ -35,11 +37,14 @@ def test_photographs_on_disk_become_tokens_on_disk(bundle, photographs):
 
 
 def test_streams_take_batches_at_once(bundle, photographs):
-    result = run_benchmark(None, [bundle], photographs=photographs, batch_sizes=(2,), streams=2, **OPTIONS)
+    result = bench(
+        [bundle],
+        options=BenchOptions(photographs=photographs, batch_sizes=(2,), **OPTIONS, load=LoadOptions(streams=2)),
+    )
     assert [(found.streams, found.images) for found in result.throughputs] == [(2, 4)]
     assert "(batch 2, 2 streams, 1 thread, 4 files)" in markdown_table(result)
 
 
 def test_less_than_a_batch_is_refused(bundle, photographs):
     with pytest.raises(UsageError, match="--throughput: got 5 photographs; expected at least 8, a batch"):
-        run_benchmark(None, [bundle], photographs=photographs, batch_sizes=(8,), **OPTIONS)
+        bench([bundle], options=BenchOptions(photographs=photographs, batch_sizes=(8,), **OPTIONS))

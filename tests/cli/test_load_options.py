@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from vqrae.cli.app import VERBS, main
-from vqrae.cli.options import Loading, WorkerLoading, spelled_out
+from vqrae.cli.options import Loading, TimedLoading, WorkerLoading, spelled_out
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.signature import make_keys
@@ -27,6 +27,8 @@ LOADING = {
     "serve": ["BUNDLE", "--port", "0"],
     "tokenize": ["BUNDLE", "IMAGES", "-o", "OUT"],
     "detokenize": ["BUNDLE", "IMAGES", "-o", "OUT"],
+    "bench": ["BUNDLE", "--bundles-only"],
+    "compare": ["BUNDLE", "BUNDLE"],
 }
 """Verb -> what it is called with; `generate` needs a painter (tests/cli/test_uses.py)."""
 OPTIONS = ["--device", "cpu", "--threads", "1", "--streams", "2", "--sealing", "memory", "--trusted"]
@@ -54,9 +56,11 @@ def test_no_verb_spells_the_options_itself() -> None:
         shown = set(inspect.signature(spelled_out(function)).parameters) & names
         if Loading in annotations or WorkerLoading in annotations:
             assert (own, shown) == (set(), names), verb
+        elif TimedLoading in annotations:
+            assert own <= {"threads", "streams"} < names <= shown | {"streams"}, verb
         else:
             assert verb not in LOADING
-            assert own <= {"public_key"} or verb in ("bench", "compare"), verb
+            assert own <= {"public_key"}, verb
 
 
 @pytest.mark.filterwarnings("ignore:Using extra keyword arguments")  # Ray Serve's own, at import

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vqrae.cli.options import AsJson, Trusted
+from vqrae.cli.options import AsJson, TimedLoading
 
 
 def bench(
     bundles: Annotated[list[Path], typer.Argument(help="Bundle folders.", metavar="BUNDLE...")],
+    loading: TimedLoading,
     reference: Annotated[
         str | None, typer.Option(help="The checkpoint for the PyTorch row; where it lay at export if not given.")
     ] = None,
@@ -29,7 +31,6 @@ def bench(
         Path | None, typer.Option(help="Folder of photographs: from disk to tokens on disk, against inference alone.")
     ] = None,
     streams: Annotated[int, typer.Option(help="With --throughput: batches that go on at once.", min=1)] = 1,
-    trusted: Trusted = False,
     compiled: Annotated[
         bool, typer.Option("--compile", help="A row for torch.compile too; needs a C++ compiler.")
     ] = False,
@@ -51,57 +52,34 @@ def bench(
 
     Every candidate is called in turn in every round, so that a drift of the machine meets all of them.
     """
-    from vqrae.benchmarks.bench import run_benchmark
-    from vqrae.benchmarks.report.outputs import check_output_name, write_result
-    from vqrae.benchmarks.report.reconstructions import golden_reconstructions
+    from vqrae.benchmarks.bench import bench as measured
+    from vqrae.benchmarks.lineup import checkpoint_of
+    from vqrae.benchmarks.options import BenchOptions
+    from vqrae.benchmarks.report.outputs import check_outputs, write_results
     from vqrae.benchmarks.report.table import bench_table
     from vqrae.cli.output import console, print_json, progress_console
     from vqrae.images.files import image_files
-    from vqrae.runtimes.bundle import Bundle
-    from vqrae.runtimes.outputs import check_apart
-    from vqrae.runtimes.staging import check_new_file
 
-    for path in output or ():
-        check_output_name(path)
-        check_new_file(path)
-    read = [*bundles, *(foreign or ()), *([reference] if reference else [])]
-    check_apart({f"output {number}": path for number, path in enumerate(output or (), start=1)}, read)
-    checkpoint = None if bundles_only else _checkpoint(bundles, reference)
+    check_outputs(output or (), [*bundles, *(foreign or ()), *([reference] if reference else [])])
+    options = BenchOptions(
+        batch_sizes=batch or (1,),
+        threads=threads,
+        rounds=rounds,
+        limit=limit,
+        photographs=image_files(throughput) if throughput else (),
+        compiled=compiled,
+        naive=naive,
+        foreign=foreign or (),
+        load=replace(loading, streams=streams),
+    )
+    checkpoint = None if bundles_only else checkpoint_of(bundles, reference, loading.public_key)
     with progress_console.status("") as status:
-        result = run_benchmark(
-            checkpoint,
+        result = measured(
             bundles,
-            batch_sizes=batch or [1],
-            threads=threads,
-            rounds=rounds,
-            streams=streams,
-            limit=limit,
-            photographs=image_files(throughput) if throughput else (),
-            compiled=compiled,
-            naive=naive,
-            foreign=foreign or (),
-            trusted=trusted,
+            checkpoint,
+            options,
             command=shlex.join(["vqrae", *sys.argv[1:]]),
             progress=lambda stage, done, total: status.update(f"{stage}: {done} of {total}"),
         )
-    manifests = [Bundle.open(bundle).manifest for bundle in bundles] if output else []
-    drawn = any(path.suffix.lower() == ".html" for path in output or ())
-    pictures = golden_reconstructions(bundles, result, trusted=trusted) if drawn else None
-    for path in output or ():
-        write_result(path, result, manifests, pictures)
+    write_results(output or (), result, bundles, loading)
     print_json(result) if as_json else console.print(bench_table(result))
-
-
-def _checkpoint(bundles: list[Path], reference: str | None) -> str:
-    """The one checkpoint that all bundles were made of."""
-    from vqrae.runtimes.bundle import Bundle
-    from vqrae.runtimes.errors import UsageError, needing
-
-    with needing("export"):
-        from vqrae.subject import reference_source
-
-    manifests = [Bundle.open(bundle).manifest for bundle in bundles]
-    if len({manifest.checkpoint.weights_sha256 for manifest in manifests}) > 1:
-        expected, remedy = "bundles of one", "benchmark them apart, or pass --bundles-only"
-        raise UsageError("bundles", got="several checkpoints", expected=expected, remedy=remedy)
-    return reference_source(manifests[0], reference)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vqrae.cli.options import AsJson, Threads, Trusted, fraction
+from vqrae.cli.options import AsJson, Threads, TimedLoading, fraction
 
 if TYPE_CHECKING:
     from vqrae.benchmarks.comparison import Change, Comparison, Limits
+    from vqrae.benchmarks.options import BenchOptions
 
 LIMITS, MEASURING = "Limits", "Measuring two bundles"
 STYLES = {"better": "green", "same": "dim", "worse": "yellow", "over": "bold red"}
@@ -19,6 +20,7 @@ STYLES = {"better": "green", "same": "dim", "worse": "yellow", "over": "bold red
 def compare(
     old: Annotated[Path, typer.Argument(help="A bundle's folder, or what `vqrae bench --json` printed.")],
     new: Annotated[Path, typer.Argument(help="The same kind of thing, to be released.")],
+    loading: TimedLoading,
     max_slower: Annotated[str, typer.Option(help="Latency.", rich_help_panel=LIMITS)] = "5%",
     max_slower_start: Annotated[
         str, typer.Option(help="Start of a process, until its first token.", rich_help_panel=LIMITS)
@@ -45,7 +47,6 @@ def compare(
     ] = None,
     threads: Threads = None,
     rounds: Annotated[int, typer.Option(help="Timed calls of each.", min=6, rich_help_panel=MEASURING)] = 30,
-    trusted: Trusted = False,
     as_json: AsJson = False,
 ) -> None:
     """Tell what got slower, larger or less faithful from OLD to NEW, beyond its noise; exit 3 if over a limit.
@@ -54,6 +55,7 @@ def compare(
     compared.
     """
     from vqrae.benchmarks.comparison import Limits
+    from vqrae.benchmarks.options import BenchOptions
     from vqrae.cli.output import print_json
     from vqrae.runtimes.errors import GateFailure
 
@@ -69,7 +71,8 @@ def compare(
         speed=not ignore_speed,
     )
     if old.is_dir() and new.is_dir():
-        comparison = _of_bundles(old, new, limits, batch or [1], threads, rounds, trusted=trusted)
+        options = BenchOptions(batch_sizes=batch or (1,), threads=threads, rounds=rounds, load=loading)
+        comparison = _of_bundles(old, new, limits, options)
     else:
         comparison = _of_results(old, new, limits)
     print_json(_for_programs(comparison)) if as_json else _print_table(comparison)
@@ -78,9 +81,7 @@ def compare(
         raise GateFailure(str(new), got=over[0] + more, expected=f"no worse than {old}")
 
 
-def _of_bundles(
-    old: Path, new: Path, limits: Limits, batch: list[int], threads: int | None, rounds: int, *, trusted: bool
-) -> Comparison:
+def _of_bundles(old: Path, new: Path, limits: Limits, options: BenchOptions) -> Comparison:
     from vqrae.benchmarks.bundle_comparison import compare_bundles
     from vqrae.cli.output import progress_console
 
@@ -89,10 +90,7 @@ def _of_bundles(
             old,
             new,
             limits,
-            batch_sizes=batch,
-            threads=threads,
-            rounds=rounds,
-            trusted=trusted,
+            options,
             progress=lambda stage, done, total: status.update(f"{stage}: {done} of {total}"),
         )
 

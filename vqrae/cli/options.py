@@ -93,9 +93,21 @@ def worker_load_options(
     return load_options(device, threads, streams, cache, sealing, trusted, public_key)
 
 
+def timed_load_options(
+    device: Device = None,
+    cache: Cache = None,
+    sealing: SealedIn = None,
+    trusted: Trusted = False,
+    public_key: PublicKey = None,
+) -> LoadOptions:
+    """How a verb loads bundles that it times: with what threads and streams is its own matter."""
+    return LoadOptions(device=device, cache=cache, sealing=sealing, trusted=trusted, public_key=public_key)
+
+
 Loading = Annotated[LoadOptions, Group(load_options)]
 """Every verb that loads a bundle has it."""
 WorkerLoading = Annotated[LoadOptions, Group(worker_load_options)]
+TimedLoading = Annotated[LoadOptions, Group(timed_load_options)]
 
 
 def spelled_out(verb: Callable[..., None]) -> Callable[..., None]:
