@@ -45,15 +45,22 @@ class GraphRequest:
         kind = PRECISIONS[target.precision]
         if kind.quantized and not kind.needs_images:
             assert self.stored is not None, "the builder gave them"  # noqa: S101
-            return self.stored.graphs(self.written_plan(), scheme)
+            return self._named(self.stored.graphs(self.written_plan(), scheme))
         if kind.needs_images:
             assert self.calibrated is not None, "the builder was given images"  # noqa: S101
-            return self.calibrated.graphs(self.written_plan(), scheme)
+            return self._named(self.calibrated.graphs(self.written_plan(), scheme))
         if kind.weights == "fp16" and scheme == "asymmetric":
-            folder, graphs = self.onnx.compact(target.batch.axis, split=target.split)
+            folder, graphs = self.onnx.compact(target.precision, target.batch.axis, split=target.split)
         else:
             folder, graphs = self.onnx.graphs(target.precision, target.batch.axis, split=target.split)
         return folder, graphs, traced_precision(target.precision)
+
+    def _named(
+        self, made: tuple[Path, dict[str, GraphSpec], Precision]
+    ) -> tuple[Path, dict[str, GraphSpec], Precision]:
+        """INT8 graphs by the name of the precision that they were asked for under."""
+        folder, graphs, precision = made
+        return folder, graphs, precision.model_copy(update={"name": self.target.precision})
 
     def written_plan(self) -> PrecisionPlan:
         """The plan of a target at INT8, the target's own or the default one, after it was written into the bundle."""

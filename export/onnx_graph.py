@@ -52,17 +52,17 @@ class TracedOnnx(Closing):
         """A folder with the graphs, and their specs by name.
 
         Args:
-            precision: `fp32` or `fp16`.
+            precision: one that is traced: a key of `FORMS`.
             batch: a fixed size, or the name of the dynamic axis.
             split: also the four parts.
         """
         plans = self._tokenizer.graphs(batch, split=split)
         return self._traced_once(self._folder(precision, batch), plans, precision)
 
-    def compact(self, batch: int | str, *, split: bool) -> tuple[Path, dict[str, GraphSpec]]:
-        """As `graphs` in FP16, with the large constants that are not FP16 in int16 (see `store_in_whole_numbers`)."""
-        source, specs = self.graphs("fp16", batch, split=split)
-        folder = Path(self._temporary.name) / f"compact-{batch}"
+    def compact(self, precision: PrecisionName, batch: int | str, *, split: bool) -> tuple[Path, dict[str, GraphSpec]]:
+        """As `graphs`, with the large constants that are not FP16 in int16 (see `store_in_whole_numbers`)."""
+        source, specs = self.graphs(precision, batch, split=split)
+        folder = Path(self._temporary.name) / f"compact-{precision}-{batch}"
         folder.mkdir(exist_ok=True)
         for spec in specs.values():
             path = folder / spec.file

@@ -79,7 +79,7 @@ def graph_times(graph: Graph, naive: NaiveCandidate, bundle: Bundle, *, threads:
         BundleError: the runtime refuses a graph.
     """
     manifest = bundle.manifest
-    if (manifest.runtime.name, manifest.precision.name) != ("onnxruntime", "fp32"):
+    if manifest.runtime.name != "onnxruntime" or manifest.precision.kind.activations != "fp32":
         got = f"{manifest.runtime.name} at {manifest.precision.name}"
         raise UsageError(str(bundle.path), got=got, expected="a bundle for onnxruntime at fp32")
     grid, codes = manifest.tokens.grid, manifest.tokens.codebook_size

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from vqrae.runtimes.manifest import Budget
 
 PANEL = "INT8"
+_WEIGHTS_ONLY = {"int8": "int8-weights"}
+"""What `--weight-only` makes of a precision."""
 Calibration = Annotated[
     Path | None,
     typer.Option(help="Images to calibrate on: a folder, .tar, .parquet or .npy.", rich_help_panel=PANEL),
@@ -74,9 +76,9 @@ def precisions_of(names: Sequence[str], *, half: bool, int8: bool, weight_only: 
     from vqrae.runtimes.errors import UsageError
 
     asked = [*names, *(["fp16"] if half else []), *(["int8"] if int8 else [])]
-    if weight_only and "int8" not in asked:
+    if weight_only and not _WEIGHTS_ONLY.keys() & {*asked}:
         raise UsageError("--weight-only", got=f"precision {', '.join(asked) or 'fp32'}", expected="--int8")
-    return ["int8-weights" if weight_only and name == "int8" else name for name in asked] or ["fp32"]
+    return [_WEIGHTS_ONLY.get(name, name) if weight_only else name for name in asked] or ["fp32"]
 
 
 def check_asked_for(source: Path | None, precisions: Sequence[str]) -> None:

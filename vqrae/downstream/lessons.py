@@ -18,7 +18,7 @@ from vqrae.downstream.painter import Painter
 from vqrae.downstream.reader import Reader
 from vqrae.model.encoder import Encoder
 from vqrae.model.layers import pixels_from_uint8
-from vqrae.training.config import PhaseConfig
+from vqrae.training.config import AUTOCAST, PhaseConfig
 from vqrae.training.phase import Outcome, Phase, trainable
 
 
@@ -79,7 +79,7 @@ class _ReadingObjective(nn.Module):
             self.data.turns(number, np.random.default_rng([self.seed, int(step), number]))
             for number in numbers_B.tolist()
         ]
-        with torch.autocast(features_BNC.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        with torch.autocast(features_BNC.device.type, torch.bfloat16, enabled=AUTOCAST[self.config.precision]):
             loss = self.reader(features_BNC, turns)
         return Outcome({"answers": loss})
 
@@ -130,7 +130,7 @@ class _PaintingObjective(nn.Module):
             "" if rng.random() < self.dropped else self.data.captions[number]
             for rng, number in zip(rngs, numbers, strict=True)
         ]
-        with torch.autocast(numbers_B.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        with torch.autocast(numbers_B.device.type, torch.bfloat16, enabled=AUTOCAST[self.config.precision]):
             loss = self.painter(prompts, self.data.indices_BN[numbers_B])
         return Outcome({"codes": loss})
 

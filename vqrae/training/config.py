@@ -23,6 +23,9 @@ from vqrae.config import (
 from vqrae.runtimes.errors import UsageError, unknown_name
 from vqrae.runtimes.json_text import told
 
+AUTOCAST = {"fp32": False, "bf16": True}
+"""Precision of a phase -> whether PyTorch casts to bfloat16 in the networks."""
+
 
 class LossWeights(StrictConfig):
     """Weights of the terms that are summed into the loss."""

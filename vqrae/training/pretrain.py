@@ -20,7 +20,7 @@ from vqrae.model.encoder import Encoder
 from vqrae.model.layers import patches_from_pixels, pixels_from_uint8, sincos_positions
 from vqrae.runtimes.staging import staged_folder
 from vqrae.tensor_file import storage_errors
-from vqrae.training.config import PhaseConfig
+from vqrae.training.config import AUTOCAST, PhaseConfig
 from vqrae.training.data.scenes import SHAPES, SceneSource
 from vqrae.training.phase import Outcome, Phase, trainable
 
@@ -53,7 +53,7 @@ class LabelObjective(nn.Module):
             masks: int64 (B, S, S), 0 for background, else 1 + shape.
             labels: int64 (B, attributes), in the order of the scenes' attributes.
         """
-        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=AUTOCAST[self.config.precision]):
             features = self.labelled.encoder(pixels)
         features = features.float()
         pooled = features.mean(1)

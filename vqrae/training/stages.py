@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vqrae.model import VQRAE
 from vqrae.model.encoder import Encoder
-from vqrae.training.config import PhaseConfig
+from vqrae.training.config import AUTOCAST, PhaseConfig
 from vqrae.training.data.batches import TrainingImages
 from vqrae.training.losses.adversarial import Adversary
 from vqrae.training.losses.discriminator import PatchDiscriminator
@@ -41,7 +41,7 @@ class TokenizerObjective(nn.Module):
         """Pixels (B, 3, H, W) in [-1, 1]; networks run in the phase's precision, quantizer and terms in float32."""
         weights = self.config.weights
         terms: dict[str, Tensor] = {}
-        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=AUTOCAST[self.config.precision]):
             decoded, features, _, quantizer_loss = self.model(pixels)
             if self.distil:
                 with torch.no_grad():

@@ -7,7 +7,7 @@ from itertools import product
 
 from vqrae.config import StrictConfig, VQRAEConfig
 from vqrae.runtimes.errors import UsageError
-from vqrae.training.config import PhaseConfig
+from vqrae.training.config import AUTOCAST, PhaseConfig
 from vqrae.training.cost.memory import DeviceMemory, Strategy, device_memory
 from vqrae.training.cost.parameters import ParameterCounts
 from vqrae.training.cost.step import Precision, StageName
@@ -160,7 +160,7 @@ def _memory(
 
 def _rate(precision: Precision, machine: Machine) -> float:
     """FLOPs a second of the networks."""
-    return 1e12 * (machine.tflops if precision == "bf16" else machine.fp32_tflops)
+    return 1e12 * (machine.tflops if AUTOCAST[precision] else machine.fp32_tflops)
 
 
 def _pass_seconds(cost: StepCost, images: int, precision: Precision, machine: Machine) -> float:

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from vqrae.config import VQRAEConfig
 from vqrae.model import VQRAE
 from vqrae.training.blocks import transformer_blocks
+from vqrae.training.config import AUTOCAST
 from vqrae.training.cost.flops import flop_counter
 from vqrae.training.cost.saved_tensors import BlockBytes, SavedTensors
 from vqrae.training.cost.weightless import faked, meta_encoder, meta_model
@@ -56,7 +57,7 @@ def count_step(model: VQRAE, teacher: nn.Module | None, pixels_B3HW: Tensor, pre
         BlockBytes(transformer_blocks(part)[-1], saved) for part in (model.encoder, model.decoder)
     )
     with flop_counter() as counter, saved:
-        with torch.autocast(pixels_B3HW.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(pixels_B3HW.device.type, torch.bfloat16, enabled=AUTOCAST[precision]):
             decoded, features, _, loss = model(pixels_B3HW)
             forward = counter.get_total_flops()
             if teacher is not None:

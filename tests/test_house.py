@@ -1,0 +1,32 @@
+"""What the house's rules forbid, looked for in the text of the product."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PRODUCT = ("vqrae", "runtimes", "calibration", "export", "benchmarks")
+NAMED = r"""["'](?:fp32|fp16|bf16|int8|int8-weights)["']"""
+ASKED = (
+    re.compile(rf"precisions?(?:\.name)?\)? *(?:==|!=|(?<!for )\bnot in|(?<!for )\bin) *[(\[{{]?{NAMED}"),
+    re.compile(rf"{NAMED} *(?:==|!=|not in|in) [\w.]*precision"),
+    re.compile(rf"(?:==|!=) *\([^)]*{NAMED}[^)]*\)"),
+    re.compile(rf"(?:asked|name|kind\.name) *(?:==|!=) *{NAMED}"),
+)
+"""`for precision in ("fp32", "fp16")` asks for nothing: it goes through some."""
+
+
+def sources() -> list[Path]:
+    return [path for folder in PRODUCT for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def test_no_precision_is_asked_for_by_name_but_beside_the_table() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in sources()
+        if path != ROOT / "runtimes" / "precision.py"
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if any(pattern.search(re.sub(r"for [\w, ]+ in [^:]*?(?= if |:|$)", "", line)) for pattern in ASKED)
+    ]
+    assert found == []
