@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vqrae.export.folding import joined
 from vqrae.export.form import Form
-from vqrae.model.decoder import Decoder
-from vqrae.model.parts import BlockParts, affine_from_linear, scaled
+from vqrae.model.parts import BlockParts, scaled
 
 
 class DeployedNorm(nn.Module):
@@ -79,24 +77,3 @@ class DeployedBlock(nn.Module):
 def deployed_blocks(parts: Iterable[BlockParts], dtypes: Form) -> nn.Sequential:
     """A stack of deployed blocks."""
     return nn.Sequential(*(DeployedBlock(part, dtypes) for part in parts))
-
-
-def decoder_parts(decoder: Decoder) -> list[BlockParts]:
-    """The blocks of our own decoder."""
-    return [_block_parts(block) for block in decoder.blocks]
-
-
-def _block_parts(block: Any) -> BlockParts:
-    attention = block.attention
-    return BlockParts(
-        heads=attention.heads,
-        attention_norm=block.attention_norm,
-        query=affine_from_linear(attention.query),
-        key=affine_from_linear(attention.key),
-        value=affine_from_linear(attention.value),
-        out=affine_from_linear(attention.out),
-        mlp_norm=block.mlp_norm,
-        up=affine_from_linear(block.mlp.up),
-        down=affine_from_linear(block.mlp.down),
-        activation=nn.GELU(approximate="tanh"),
-    )

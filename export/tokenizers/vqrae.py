@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from vqrae.checkpoint import Checkpoint
 from vqrae.config import VQRAEConfig
 from vqrae.export import folding
-from vqrae.export.blocks import DeployedNorm, decoder_parts, deployed_blocks
+from vqrae.export.blocks import DeployedNorm, deployed_blocks
 from vqrae.export.deployable import GraphPlan
 from vqrae.export.form import FP32, Form
 from vqrae.export.graphs.operators import images_from_patches, patches_from_images
@@ -94,7 +94,7 @@ class DecoderGraph(nn.Module):
         self.patch_size = decoder.patch_size
         self.form = form
         self.register_buffer("positions_NC", decoder.position_embedding.detach().to(form.residual))
-        self.blocks = deployed_blocks(decoder_parts(decoder), form)
+        self.blocks = deployed_blocks(decoder.parts(), form)
         self.norm = DeployedNorm(decoder.norm, form.kept)
         self.head = folding.pixel_head(decoder.head).as_linear(form.compute)
 

@@ -16,12 +16,13 @@ from pydantic import (
     Field,
     SerializeAsAny,
     SerializerFunctionWrapHandler,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from vqrae.model.encoders import FAMILIES, encoder_family
 from vqrae.model.quantizers import FIRST_KIND, KINDS, quantizer_config
@@ -149,7 +150,8 @@ class VQRAEConfig(StrictConfig):
             return values
         kind = values.get("kind", FIRST_KIND)
         if not isinstance(kind, str) or kind not in KINDS:
-            raise _unknown(KINDS)
+            problem = InitErrorDetails(type=_unknown(KINDS), loc=("kind",), input=kind)
+            raise ValidationError.from_exception_data("quantizer", [problem])
         return quantizer_config(kind).model_validate(values)
 
     @model_validator(mode="after")

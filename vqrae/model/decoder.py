@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from vqrae.model.config import DecoderConfig
 from vqrae.model.layers import Block, init_weights, pixels_from_patches, sincos_positions
+from vqrae.model.parts import BlockParts
 
 
 class Decoder(nn.Module):
@@ -29,3 +30,7 @@ class Decoder(nn.Module):
         for block in self.blocks:
             x_BNC = block(x_BNC)
         return pixels_from_patches(self.head(self.norm(x_BNC)), self.grid, self.patch_size)
+
+    def parts(self) -> list[BlockParts]:
+        """Its blocks taken apart, for a deployed form."""
+        return [block.parts() for block in self.blocks if isinstance(block, Block)]

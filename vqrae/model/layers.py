@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vqrae.model.parts import BlockParts, affine_from_linear
+
 
 class Attention(nn.Module):
     """Multi-head self-attention over all tokens, no mask."""
@@ -61,6 +63,22 @@ class Block(nn.Module):
         """(B, N, C) float -> (B, N, C) float."""
         x_BNC = x_BNC + self.attention(self.attention_norm(x_BNC))
         return x_BNC + self.mlp(self.mlp_norm(x_BNC))
+
+    def parts(self) -> BlockParts:
+        """The block taken apart, for a deployed form."""
+        attention = self.attention
+        return BlockParts(
+            heads=attention.heads,
+            attention_norm=self.attention_norm,
+            query=affine_from_linear(attention.query),
+            key=affine_from_linear(attention.key),
+            value=affine_from_linear(attention.value),
+            out=affine_from_linear(attention.out),
+            mlp_norm=self.mlp_norm,
+            up=affine_from_linear(self.mlp.up),
+            down=affine_from_linear(self.mlp.down),
+            activation=nn.GELU(approximate="tanh"),
+        )
 
 
 def pixels_from_patches(patches_BNP: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
