@@ -7,12 +7,12 @@ Covered: OpenVINO on this machine's processor, on the held-out photographs. Not 
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 
 from vqrae.benchmarks.report.figures import decibels, percent, significant, tiny_percent
 from vqrae.benchmarks.report.page import write_page
+from vqrae.benchmarks.studies.study import StudyParser, table
 from vqrae.checkpoint import open_checkpoint
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target
@@ -33,13 +33,10 @@ where the arithmetic stays in FP32. Our graphs multiply the scores in FP32, by w
 scale for each code, which takes as little room and is far closer; the rest is FP16.
 
 """
-HEADER = (
-    "| OpenVINO | graphs MB | tokens | excess distortion | unexplained | decode | FP16 gate |\n"
-    "|---|--:|--:|--:|--:|--:|---|\n"
-)
+TITLES = ("OpenVINO", "graphs MB", "tokens", "excess distortion", "unexplained", "decode", "FP16 gate")
 
 
-def compression_rows(checkpoint: str, *, images: int) -> list[str]:
+def compression_rows(checkpoint: str, *, images: int) -> list[tuple[str, ...]]:
     """FP32, FP16 as we trace it, and FP32 compressed by OpenVINO: a line of the table each."""
     opened = VqraeTokenizer(open_checkpoint(checkpoint))
     photographs = parity_images(None, opened.model.size, images)
@@ -68,11 +65,11 @@ def _compress(bundle: Path) -> None:
     write_manifest(bundle, manifest.model_copy(update={"files": listed_files(bundle)}))
 
 
-def _row(name: str, bundle: Path, builder: BundleBuilder) -> str:
+def _row(name: str, bundle: Path, builder: BundleBuilder) -> tuple[str, ...]:
     with Tokenizer.load(bundle) as tokenizer:
         figures, size = gather_evidence(tokenizer, builder.reference).figures, tokenizer.bundle.graph_bytes
     assert figures is not None, "it was executed"  # noqa: S101
-    cells = (
+    return (
         name,
         significant(size / 1e6),
         percent(figures.token_agreement),
@@ -81,20 +78,17 @@ def _row(name: str, bundle: Path, builder: BundleBuilder) -> str:
         decibels(figures.decode_psnr_db),
         "fail" if misses(judge_parity(figures, PRECISIONS["fp16"].limits)) else "pass",
     )
-    return f"| {' | '.join(cells)} |\n"
 
 
 def main() -> None:
     """Command line; writes a Markdown page."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vqrae.benchmarks.studies.fp16_compression", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("checkpoint", help="a folder, or a preset's name for random weights")
+    parser = StudyParser("fp16_compression", __doc__)
+    parser.add_checkpoint()
     parser.add_argument("--images", type=int, default=DEFAULT_COUNT, help="photographs to compare on")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="Markdown file")
+    parser.add_output()
     options = parser.parse_args()
     rows = compression_rows(options.checkpoint, images=options.images)
-    write_page(options.output, TITLE + HEADER + "".join(rows), "vqrae.benchmarks.studies.fp16_compression")
+    write_page(options.output, TITLE + table(TITLES, rows, figures=6), options.module)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,18 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from vqrae.benchmarks.report.figures import percent, tiny_percent
 from vqrae.benchmarks.report.page import write_page
-from vqrae.benchmarks.studies.int8_trials import calibrated_builder, int8_parser, trial_row
-from vqrae.calibration.images import CalibrationImages
+from vqrae.benchmarks.studies.study import StudyParser, table
+from vqrae.calibration.images import LEAST_IMAGES, CalibrationImages, calibration_images
 from vqrae.calibration.layers import Product
 from vqrae.calibration.plan import PrecisionPlan
+from vqrae.calibration.trials import Trial
+from vqrae.checkpoint import open_checkpoint
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import FORMATS
+from vqrae.export.parity_images import DEFAULT_COUNT, parity_images
+from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.export.trials import GraphTrials
 from vqrae.runtimes.backends.openvino_library import openvino
 from vqrae.runtimes.errors import run_as_program
@@ -30,7 +35,6 @@ os.environ.setdefault("NNCF_CI", "1")  # or it would tell its makers of each use
 import nncf
 from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-MODULE = "vqrae.benchmarks.studies.nncf_comparison"
 TITLE = """# Our INT8 against NNCF's
 
 The graph `encode` in FP32, quantized for OpenVINO by NNCF with its defaults for transformers, then with one thing
@@ -39,7 +43,7 @@ them by default, and in INT8, as NNCF has them too. The same calibration images 
 times in turns with FP32, at batch 1.
 
 """
-HEADER = "| INT8 by | excess distortion | tokens | time of FP32's |\n|---|--:|--:|--:|\n"
+TITLES = ("INT8 by", "excess distortion", "tokens", "time of FP32's")
 SCORES, VALUES = "scores", "weights_values"
 """Last parts of the names of the layers that may be left in float; NNCF leaves the second so by itself."""
 
@@ -68,8 +72,8 @@ VARIANTS = (
 )
 
 
-def comparison_rows(builder: BundleBuilder, calibration: CalibrationImages) -> Iterator[str]:
-    """NNCF's variants, and ours: a line of the table each."""
+def comparison_rows(builder: BundleBuilder, calibration: CalibrationImages) -> Iterator[tuple[str, ...]]:
+    """NNCF's variants, and ours: the cells of a line of the table each."""
     calibrated = builder.calibrated
     plan = PrecisionPlan.default(calibrated.products)
     path, spec = calibrated.float_graph("encode")
@@ -82,10 +86,10 @@ def comparison_rows(builder: BundleBuilder, calibration: CalibrationImages) -> I
             quantized = Path(folder) / "encode.xml"
             model = _quantized(path, products, calibration, variant)
             openvino.save_model(model, quantized, compress_to_fp16=False)
-            yield trial_row((variant.name,), trials.measured(quantized, spec, ()))
+            yield _cells(variant.name, trials.measured(quantized, spec, ()))
         for name, also in (("ours, queries × keys in float", ()), ("ours", FORMATS["openvino"].int8_too)):
             ours = PrecisionPlan.default(products, also=also)
-            yield trial_row((name,), trials.make({product.layer for product in ours.int8(products)}))
+            yield _cells(name, trials.make({product.layer for product in ours.int8(products)}))
 
 
 def _quantized(
@@ -108,13 +112,27 @@ def _quantized(
     )
 
 
+def _cells(name: str, trial: Trial) -> tuple[str, ...]:
+    """Excess distortion, agreement, and the time in times of FP32's."""
+    time = f"{trial.relative_time:.2f} ({trial.relative_time_low:.2f} to {trial.relative_time_high:.2f})"
+    return (name, tiny_percent(trial.damage), percent(trial.token_agreement), time)
+
+
 def main() -> None:
     """Command line; writes a Markdown page."""
-    options = int8_parser(MODULE, __doc__.splitlines()[0]).parse_args()
-    with calibrated_builder(
-        options.checkpoint, options.calibration, images=options.images, count=options.calibration_images
-    ) as (builder, calibration):
-        write_page(options.output, TITLE + HEADER + "".join(comparison_rows(builder, calibration)), MODULE)
+    parser = StudyParser("nncf_comparison", __doc__)
+    parser.add_checkpoint()
+    parser.add_argument("--calibration", type=Path, required=True, help="images: a folder, .tar, .parquet or .npy")
+    parser.add_argument("--calibration-images", type=int, default=LEAST_IMAGES, help="how many of them")
+    parser.add_argument("--images", type=int, default=DEFAULT_COUNT, help="photographs to compare on")
+    parser.add_output()
+    options = parser.parse_args()
+    opened = VqraeTokenizer(open_checkpoint(options.checkpoint))
+    size = opened.model.size
+    calibration = calibration_images(options.calibration, size, count=options.calibration_images)
+    with BundleBuilder(opened, parity_images(None, size, options.images), lambda _: None, calibration) as builder:
+        rows = list(comparison_rows(builder, calibration))
+    write_page(options.output, TITLE + table(TITLES, rows, figures=3), options.module)
 
 
 if __name__ == "__main__":

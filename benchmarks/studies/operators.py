@@ -7,11 +7,19 @@ Run it on a machine that does nothing else.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
 
 from vqrae.benchmarks.candidates.candidate import GRAPHS, Graph, sample_input
 from vqrae.benchmarks.candidates.naive import NaiveCandidate
@@ -20,11 +28,16 @@ from vqrae.benchmarks.measure.conditions import BUSY, Contention
 from vqrae.benchmarks.measure.limit import machine_probes, measured_limit
 from vqrae.benchmarks.report.figures import percent, significant
 from vqrae.benchmarks.report.page import write_page
-from vqrae.benchmarks.studies.operator_profile import OperatorProfile, OperatorTime
+from vqrae.benchmarks.studies.runner import Figures, Task, opened_log, run
+from vqrae.benchmarks.studies.study import StudyParser, table
+from vqrae.runtimes.backends.onnxruntime import ERRORS, session_options
 from vqrae.runtimes.bundle import Bundle
+from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.errors import UsageError, run_as_program
 from vqrae.runtimes.latency import interleave, latency
-from vqrae.runtimes.machine import this_machine
+from vqrae.runtimes.load_options import LoadOptions
+from vqrae.runtimes.manifest import Record
+from vqrae.runtimes.session import refused_graph
 
 PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv")
 """Operators whose arithmetic the machine's peak is about."""
@@ -57,18 +70,80 @@ and its rows on the [page of performance](performance.md) are beyond 2×.
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class GraphTimes:
+class GraphTimes(Record):
     """One graph, traced as written and folded."""
 
     graph: Graph
     naive_ms: float
     """Median latency of a call, with the profiler on."""
     folded_ms: float
-    naive: Sequence[OperatorTime]
-    folded: Sequence[OperatorTime]
+    naive: tuple[OperatorTime, ...]
+    folded: tuple[OperatorTime, ...]
     least_ms: float | None
     """The time of the folded graph's arithmetic at the machine's peak; None where it cannot be counted."""
+    contention: float | None = None
+    """Share of the processors' time that other programs used meanwhile."""
+
+
+class OperatorTime(Record):
+    """All operators of one type within one call; the runtime's own fusions have names of their own."""
+
+    operator: str
+    calls: int
+    ms: float
+    """The median over calls of the graph."""
+
+
+class OperatorProfile(Closing):
+    """A graph that is loaded as bundles are, with the profiler on. A context manager."""
+
+    def __init__(self, path: Path, *, threads: int) -> None:
+        """Load a graph with one input on ONNX Runtime's CPU provider.
+
+        Raises:
+            BundleError: the runtime refuses the file.
+        """
+        self._folder = TemporaryDirectory(prefix="vqrae-profile-")
+        options = session_options(LoadOptions(threads=threads))
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(self._folder.name) / "profile")
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except ERRORS as error:
+            self.close()
+            raise refused_graph(path, f"ONNX Runtime {onnxruntime.__version__}", error) from error
+        self._input = self._session.get_inputs()[0].name
+
+    def run(self, values: NDArray[Any]) -> None:
+        """One call, which is profiled."""
+        self._session.run(None, {self._input: np.ascontiguousarray(values)})
+
+    def found(self, *, calls: int) -> list[OperatorTime]:
+        """Of the last so many calls, the operators that take longest first; nothing can be run after it."""
+        events = json.loads(Path(self._session.end_profiling()).read_text())
+        spans = [(event["ts"], event["ts"] + event["dur"]) for event in events if event["name"] == "model_run"]
+        return operator_times(events, spans[-calls:])
+
+    def close(self) -> None:
+        """Delete what the profiler wrote."""
+        self._folder.cleanup()
+
+
+def operator_times(events: list[dict[str, Any]], spans: list[tuple[int, int]]) -> list[OperatorTime]:
+    """Sum a profile's kernels by type within each span of microseconds, and take the medians."""
+    kernels = [event for event in events if event["cat"] == "Node" and event["name"].endswith("_kernel_time")]
+    totals: list[Counter[str]] = []
+    for start, end in spans:
+        inside = [event for event in kernels if start <= event["ts"] < end]
+        counts = Counter(event["args"]["op_name"] for event in inside)
+        totals.append(Counter())
+        for event in inside:
+            totals[-1][event["args"]["op_name"]] += event["dur"]
+    times = [
+        OperatorTime(operator=name, calls=count, ms=median(total[name] for total in totals) / 1000)
+        for name, count in counts.items()
+    ]
+    return sorted(times, key=lambda time: time.ms, reverse=True)
 
 
 def graph_times(graph: Graph, naive: NaiveCandidate, bundle: Bundle, *, threads: int, rounds: int) -> GraphTimes:
@@ -105,8 +180,8 @@ def graph_times(graph: Graph, naive: NaiveCandidate, bundle: Bundle, *, threads:
         graph=graph,
         naive_ms=latency(seconds["naive"]).p50_ms,
         folded_ms=latency(seconds["folded"]).p50_ms,
-        naive=found["naive"],
-        folded=found["folded"],
+        naive=tuple(found["naive"]),
+        folded=tuple(found["folded"]),
         least_ms=limit.least_ms(work) if work else None,
     )
 
@@ -142,48 +217,53 @@ def section(times: GraphTimes, *, claims: bool = True) -> str:
 
 
 def _table(times: GraphTimes) -> str:
-    columns = {name: {time.operator: time for time in found} for name, found in _both(times).items()}
+    columns = [{time.operator: time for time in found} for found in (times.naive, times.folded)]
     least = LEAST_SHARE * times.naive_ms
-    names = list(dict.fromkeys(time.operator for found in _both(times).values() for time in found))
-    shown = [name for name in names if any(name in column and column[name].ms >= least for column in columns.values())]
-    lines = ["| operator | naive ms | operators | folded ms | operators |\n| --- | --: | --: | --: | --: |\n"]
-    for name in shown:
-        cells = [cell for column in columns.values() for cell in _cells([column[name]] if name in column else [])]
-        lines.append(f"| {name} | {' | '.join(cells)} |\n")
-    rest = [[time for name, time in column.items() if name not in shown] for column in columns.values()]
-    lines.append(f"| others | {' | '.join(cell for those in rest for cell in _cells(those))} |\n")
-    return "".join(lines)
+    names = dict.fromkeys(time.operator for time in (*times.naive, *times.folded))
+    shown = [name for name in names if any(name in column and column[name].ms >= least for column in columns)]
+    rows = [[name, *_cells(*([column[name]] if name in column else [] for column in columns))] for name in shown]
+    rest = [[time for name, time in column.items() if name not in shown] for column in columns]
+    titles = ("operator", "naive ms", "operators", "folded ms", "operators")
+    return table(titles, [*rows, ["others", *_cells(*rest)]], figures=4)
 
 
-def _both(times: GraphTimes) -> Mapping[str, Sequence[OperatorTime]]:
-    return {"naive": times.naive, "folded": times.folded}
+def _cells(naive: Sequence[OperatorTime], folded: Sequence[OperatorTime]) -> list[str]:
+    """Milliseconds and the number of operators, of both graphs."""
+    cells = []
+    for times in (naive, folded):
+        cells += [significant(sum(it.ms for it in times)), str(sum(it.calls for it in times))] if times else ["–", "–"]
+    return cells
 
 
-def _cells(times: Sequence[OperatorTime]) -> tuple[str, str]:
-    if not times:
-        return "–", "–"
-    return significant(sum(time.ms for time in times)), str(sum(time.calls for time in times))
+def profiled(checkpoint: str, graph: Graph, path: Path, *, threads: int, rounds: int) -> Figures:
+    """One graph of both kinds; the figures of a `GraphTimes`; errors as of `graph_times`."""
+    bundle, contention = Bundle.open(path), Contention()
+    size = (bundle.manifest.preprocessing.height, bundle.manifest.preprocessing.width)
+    with NaiveCandidate(checkpoint, threads=threads, size=size) as naive, contention.watch():
+        times = graph_times(graph, naive, bundle, threads=threads, rounds=rounds)
+    return times.model_copy(update={"contention": contention.share}).model_dump()
 
 
 def main() -> None:
     """Command line; writes a Markdown page."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vqrae.benchmarks.studies.operators", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("checkpoint", help="a folder, or a preset's name for random weights")
+    parser = StudyParser("operators", __doc__)
+    parser.add_checkpoint()
     parser.add_argument("--bundle", type=Path, required=True, help="made of it, for ONNX Runtime at FP32")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=this_machine().cores)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="Markdown file")
+    parser.add_threads()
+    parser.add_work()
+    parser.add_output()
     options = parser.parse_args()
-    bundle = Bundle.open(options.bundle)
-    size = (bundle.manifest.preprocessing.height, bundle.manifest.preprocessing.width)
-    contention = Contention()
-    with NaiveCandidate(options.checkpoint, threads=options.threads, size=size) as naive, contention.watch():
-        found = [graph_times(graph, naive, bundle, threads=options.threads, rounds=options.rounds) for graph in GRAPHS]
-    busy = warning(contention.share)
+    settings = {name: getattr(options, name) for name in ("threads", "rounds")}
+    tasks = [
+        Task(graph, partial(profiled, options.checkpoint, graph, options.bundle, **settings), graph) for graph in GRAPHS
+    ]
+    sha256 = Bundle.open(options.bundle).sha256
+    with opened_log(options.work, {"checkpoint": options.checkpoint, "bundle": sha256, **settings}) as log:
+        found = [GraphTimes.model_validate(result.figures) for result in run(tasks, log).values()]
+    busy = warning(max((times.contention for times in found if times.contention is not None), default=None))
     text = TITLE + busy + "\n".join(section(times, claims=not busy) for times in found) + READING
-    write_page(options.output, text, "vqrae.benchmarks.studies.operators")
+    write_page(options.output, text, options.module)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ python -m vqrae.benchmarks.studies.peer_encoder base -o runs/peer/encoder
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from vqrae.benchmarks.studies.study import StudyParser
 from vqrae.checkpoint import open_checkpoint
 from vqrae.model.encoder import Encoder
 from vqrae.runtimes.errors import UsageError, run_as_program
@@ -41,11 +41,9 @@ def write_peer_encoder(encoder: Encoder, folder: Path, *, overwrite: bool = Fals
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vqrae.benchmarks.studies.peer_encoder", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("checkpoint", help="a folder, or a preset's name for random weights")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to be made")
+    parser = StudyParser("peer_encoder", __doc__)
+    parser.add_checkpoint()
+    parser.add_output("folder to be made")
     options = parser.parse_args()
     write_peer_encoder(open_checkpoint(options.checkpoint).model.encoder, options.output)
     print(options.output)

@@ -8,7 +8,6 @@ Random weights, the photographs of `vqrae photographs`, one device. FLOPs are th
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 
 from vqrae.benchmarks.measure.footprint import peak_rss_bytes
+from vqrae.benchmarks.studies.study import StudyParser
 from vqrae.config import StrictConfig
 from vqrae.model import VQRAE
 from vqrae.runtimes.errors import run_as_program
@@ -106,9 +106,7 @@ def _peak_bytes(device: torch.device) -> int:
 
 def main() -> None:
     """Command line; see the module."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vqrae.benchmarks.studies.training_step", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = StudyParser("training_step", __doc__)
     parser.add_argument("preset")
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--batch", type=int, default=1)

@@ -12,6 +12,7 @@ from vqrae.checkpoint import open_checkpoint
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
+from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable, UsageError
 
 pytestmark = pytest.mark.slow
@@ -22,7 +23,7 @@ FOUND = Agreement(bundle="b", graph="encode", tool="t", contention=None, **TIMES
 
 @pytest.fixture(scope="module")
 def ir_bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    opened, folder = open_checkpoint(str(checkpoint)), tmp_path_factory.mktemp("ir")
+    opened, folder = VqraeTokenizer(open_checkpoint(str(checkpoint))), tmp_path_factory.mktemp("ir")
     with BundleBuilder(opened, parity_images(None, (32, 32), 2), lambda step: None) as builder:
         return Path(builder.build(target("openvino"), folder).bundle)
 

@@ -7,9 +7,14 @@ from pathlib import Path
 import pytest
 
 from vqrae.benchmarks.studies import growth
-from vqrae.benchmarks.studies.growth import default_sides
-from vqrae.benchmarks.studies.growth_page import write_growth
-from vqrae.benchmarks.studies.growth_points import Point, fixed_and_growing, largest_miss, power_law
+from vqrae.benchmarks.studies.growth import (
+    Point,
+    default_sides,
+    fixed_and_growing,
+    largest_miss,
+    power_law,
+    write_growth,
+)
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.latency import Latency
 
@@ -46,7 +51,7 @@ def test_sizes_are_those_that_patches_tile():
 def test_the_page_tells_the_laws_and_the_points(tmp_path):
     slow = [point("batch", "slow", x, 2.0 * x, 90 + 10 * x) for x in (1, 4)]
     slow += [point("side", "slow", x, 2.0 * x, 87.5 + x**2 / 128) for x in (16, 32)]
-    fast = [replace(p, label="fast", latency=replace(p.latency, p50_ms=p.x**2)) for p in slow]
+    fast = [p.model_copy(update={"label": "fast", "latency": replace(p.latency, p50_ms=p.x**2)}) for p in slow]
     page = tmp_path / "growth.md"
     write_growth(page, [*slow, *fast], title="`encode` of x", rounds=6, contention=0.012, module="m")
     text = page.read_text()

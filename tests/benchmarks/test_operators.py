@@ -9,8 +9,15 @@ import pytest
 
 from vqrae.benchmarks.candidates.candidate import sample_input
 from vqrae.benchmarks.candidates.naive import NaiveCandidate
-from vqrae.benchmarks.studies.operator_profile import OperatorProfile, OperatorTime, operator_times
-from vqrae.benchmarks.studies.operators import GraphTimes, graph_times, section, warning
+from vqrae.benchmarks.studies.operators import (
+    GraphTimes,
+    OperatorProfile,
+    OperatorTime,
+    graph_times,
+    operator_times,
+    section,
+    warning,
+)
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import BundleError, UsageError
 
@@ -80,7 +87,9 @@ def test_another_bundle_is_refused(checkpoint: Path, bundle: Path) -> None:
 def test_the_section_says_what_bounds_it() -> None:
     naive = [OperatorTime(operator="Gemm", calls=3, ms=90.0), OperatorTime(operator="ArgMax", calls=1, ms=10.0)]
     folded = [OperatorTime(operator="MatMul", calls=2, ms=76.0), OperatorTime(operator="Cast", calls=1, ms=0.01)]
-    times = GraphTimes(graph="encode", naive_ms=100, folded_ms=80, naive=naive, folded=folded, least_ms=50)
+    times = GraphTimes(
+        graph="encode", naive_ms=100, folded_ms=80, naive=tuple(naive), folded=tuple(folded), least_ms=50
+    )
     text = section(times)
     assert "- naive: 100 ms, 90% of it in matrix products" in text
     assert "the folding gains 1.25×" in text

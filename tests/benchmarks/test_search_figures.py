@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vqrae.benchmarks.studies import search_gpu, search_memory
+from vqrae.benchmarks.studies import search
+from vqrae.benchmarks.studies.runner import Log
 from vqrae.runtimes.errors import DeviceMissing, run_as_program
 
 
@@ -14,9 +15,9 @@ from vqrae.runtimes.errors import DeviceMissing, run_as_program
 def test_without_a_gpu_it_is_one_line_and_exit_4(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["search_gpu"])
+    monkeypatch.setattr(sys, "argv", ["search", "gpu"])
     with pytest.raises(SystemExit) as left:
-        run_as_program(search_gpu.main)
+        run_as_program(search.main)
     assert left.value.code == DeviceMissing.exit_code == 4
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -25,7 +26,7 @@ def test_without_a_gpu_it_is_one_line_and_exit_4(
 
 
 def test_the_rows_become_a_table() -> None:
-    row = search_gpu.SearchRow(
+    row = search.SearchRow(
         search="fused",
         p50_ms=12.34,
         p90_ms=13,
@@ -36,15 +37,15 @@ def test_the_rows_become_a_table() -> None:
         differing=1234,
         largest_gap=1.23e-7,
     )
-    table = search_gpu.markdown([row])
+    table = search.gpu_table([row])
     assert table.splitlines()[-1] == "| fused | 12.3 | 13.0 | 1.50× | 1.40 to 1.60 | 101 | 1,234 | 1.2e-07 |"
     assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_the_forms_agree_on_the_gpu() -> None:
-    device = search_gpu.gpu()
-    rows = search_gpu.search_rows(
+    device = search.gpu()
+    rows = search.search_rows(
         device, torch.randn(512, 64, device=device), torch.randn(300, 64, device=device), rounds=6
     )
     assert [row.search for row in rows] == ["matrix", "chunked", "fused"]
@@ -52,9 +53,12 @@ def test_the_forms_agree_on_the_gpu() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read as Linux has it")
-def test_the_chunked_search_takes_less_memory_than_its_matrix() -> None:
+def test_the_chunked_search_takes_less_memory_than_its_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fresh process each: a peak never falls."""
-    rows = {form: search_memory.memory_row(form, 16, width=16) for form in search_memory.FORMS}
-    chunked, matrix = (float(rows[form].split("|")[3]) for form in ("chunked", "matrix"))
+    # A process that is spawned imports its parent's program, which is pytest here.
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
+    rows = search.memory_rows([16], Log(tmp_path), width=16)
+    assert [row[1] for row in rows] == ["chunked", "matrix"]
+    chunked, matrix = (float(row[2]) for row in rows)
     assert 60 < chunked < 90, "64 MiB of scores and little else"
     assert matrix > 260, "16 × 256 × 16384 floats are 268 MB"
