@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vqrae.config import PRESETS, VQRAEConfig, preset
-from vqrae.model import VQRAE
+from vqrae.model.vqrae import VQRAE, check_size, resized
 from vqrae.runtimes.bundle import sha256_file
 from vqrae.runtimes.errors import CheckpointError, UsageError
 from vqrae.runtimes.json_text import read_object, validated
@@ -91,6 +91,14 @@ def open_checkpoint(source: str) -> Checkpoint:
         random_weights=not Path(source).is_dir(),
     )
     return Checkpoint(model=model, identity=identity)
+
+
+def open_at_size(source: str, size: tuple[int, int] | None) -> Checkpoint:
+    """Open a checkpoint with its model at another size (H, W); None leaves the trained one. Errors as for its parts."""
+    if size is not None:
+        check_size(size, open_config(source).decoder.patch_size)  # before the weights, which take long
+    checkpoint = open_checkpoint(source)
+    return checkpoint if size is None else replace(checkpoint, model=resized(checkpoint.model, size))
 
 
 def read_config(path: Path) -> VQRAEConfig:

@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 import torch
 
-from vqrae.checkpoint import WEIGHTS_FILE, Checkpoint, from_pretrained
+from vqrae.checkpoint import WEIGHTS_FILE, Checkpoint, from_pretrained, open_at_size
 from vqrae.model import VQRAE
 from vqrae.model.reference import ArrayTokenizer, ReferenceTokenizer
-from vqrae.resize import open_at_size
 from vqrae.runtimes.bundle import Bundle, sha256_file
 from vqrae.runtimes.errors import CheckpointError, UsageError
 from vqrae.runtimes.load_options import LoadOptions

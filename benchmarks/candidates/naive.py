@@ -28,7 +28,7 @@ from vqrae.export.form import Form
 from vqrae.export.onnx_graph import graph_from_plan
 from vqrae.export.tokenizers.vqrae import graph_plans
 from vqrae.model import VQRAE
-from vqrae.resize import resized
+from vqrae.model.vqrae import resized
 from vqrae.runtimes.backends.onnxruntime import OnnxRuntimeSession
 from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.manifest import GraphSpec, ParityFigures, RuntimeInfo

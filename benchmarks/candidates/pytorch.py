@@ -30,7 +30,7 @@ from vqrae.benchmarks.candidates.fidelity import Arrays, measured_fidelity
 from vqrae.benchmarks.candidates.work import Work
 from vqrae.checkpoint import from_pretrained, open_checkpoint, save_pretrained
 from vqrae.model import VQRAE
-from vqrae.resize import resized
+from vqrae.model.vqrae import resized
 from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.runtimes.manifest import ParityFigures
 

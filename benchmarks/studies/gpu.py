@@ -32,7 +32,7 @@ from vqrae.export.parity_images import parity_images
 from vqrae.export.reference import reference_from_model
 from vqrae.export.tokenizers.vqrae import VqraeReference
 from vqrae.export.verify import VerifyRow
-from vqrae.resize import resized
+from vqrae.model.vqrae import resized
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import DeviceMissing, GateFailure, run_as_program
 from vqrae.runtimes.load_options import LoadOptions

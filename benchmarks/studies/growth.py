@@ -28,12 +28,11 @@ from vqrae.benchmarks.report.page import save_plot, write_page
 from vqrae.benchmarks.rows import count_of
 from vqrae.benchmarks.studies.runner import Figures, Log, Task, opened_log, run
 from vqrae.benchmarks.studies.study import StudyParser, check_least, table
-from vqrae.checkpoint import open_config
+from vqrae.checkpoint import open_at_size, open_config
 from vqrae.export.build import BundleBuilder, bundle_name
 from vqrae.export.formats import Target, target
 from vqrae.export.parity_images import parity_images
 from vqrae.export.tokenizers.vqrae import VqraeTokenizer, tokenizer_name
-from vqrae.resize import open_at_size
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import UsageError, run_as_program
 from vqrae.runtimes.latency import MIN_ROUNDS, Latency, interleave, latency

@@ -15,11 +15,11 @@ from vqrae.benchmarks.candidates.candidate import BundleCandidate
 from vqrae.benchmarks.candidates.pytorch import PyTorchCandidate
 from vqrae.benchmarks.options import BenchOptions
 from vqrae.benchmarks.rows import BenchResult
+from vqrae.checkpoint import open_at_size
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
 from vqrae.export.tokenizers.vqrae import VqraeTokenizer
-from vqrae.resize import open_at_size
 from vqrae.runtimes.bundle import Bundle, write_manifest
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
 from vqrae.runtimes.load_options import LoadOptions

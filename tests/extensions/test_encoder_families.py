@@ -24,7 +24,7 @@ from vqrae.model.encoder import Encoder
 from vqrae.model.encoders import FAMILIES, EncoderFamily, Shape
 from vqrae.model.layers import Block, resampled_positions
 from vqrae.model.parts import EncoderParts
-from vqrae.resize import resized
+from vqrae.model.vqrae import resized
 from vqrae.runtimes.errors import CheckpointError
 from vqrae.training.run import TrainingRun
 

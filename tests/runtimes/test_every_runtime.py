@@ -14,7 +14,7 @@ from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
 from vqrae.export.tokenizers.vqrae import VqraeTokenizer
-from vqrae.resize import resized
+from vqrae.model.vqrae import resized
 from vqrae.runtimes.bundle import listed_files, write_manifest
 from vqrae.runtimes.manifest import MANIFEST_FILE, read_manifest
 

@@ -9,7 +9,7 @@ from tiny_models import NETWORKS, random_images, tiny_model
 from vqrae.export.form import FP64
 from vqrae.export.tokenizers.vqrae import DecodeGraph, EncoderGraph
 from vqrae.model.layers import resampled_positions
-from vqrae.resize import resized
+from vqrae.model.vqrae import resized
 from vqrae.runtimes.errors import UsageError
 
 SIZES = [(64, 64), (32, 64), (24, 40)]

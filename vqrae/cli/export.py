@@ -100,11 +100,10 @@ def export(
     check_asked_for(calibration, precisions)
     size = None if imgsz is None else _size(imgsz)
     with needing("export"):
-        from vqrae.checkpoint import open_config
+        from vqrae.checkpoint import open_at_size, open_config
         from vqrae.export.build import BundleBuilder, bundle_name, check_target
         from vqrae.export.parity_images import parity_images
         from vqrae.export.tokenizers.vqrae import VqraeTokenizer, tokenizer_name
-        from vqrae.resize import open_at_size
 
     config = open_config(checkpoint)
     paths = [output / bundle_name(tokenizer_name(config, size), target) for target in targets]

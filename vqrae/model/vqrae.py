@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from vqrae.model.config import VQRAEConfig
 from vqrae.model.decoder import Decoder
 from vqrae.model.encoder import Encoder
-from vqrae.model.layers import pixels_from_uint8, uint8_from_pixels
+from vqrae.model.layers import pixels_from_uint8, resampled_positions, uint8_from_pixels
 from vqrae.model.quantizers import new_quantizer
 from vqrae.runtimes.errors import UsageError
+
+MOST_SIDE = 2**14
+"""Of an image, in pixels."""
 
 
 class Reconstruction(NamedTuple):
@@ -40,7 +43,7 @@ class VQRAE(nn.Module):
         """Build with random weights; `encoder` puts a pretrained one in place.
 
         `size` (H, W), in pixels, is another image size than the configuration's, which the weights are trained at; see
-        `vqrae.resize`.
+        `resized`.
 
         Raises:
             UsageError: the encoder's width, patch or image size is not the decoder's.
@@ -80,6 +83,47 @@ class VQRAE(nn.Module):
         """Indices, any integer dtype, (B, h, w) -> images uint8 (B, H, W, 3) RGB."""
         vectors_BNE = self.quantizer.lookup(indices_Bhw.flatten(1).long())
         return uint8_from_pixels(self.decoder(self.out_projection(vectors_BNE)))
+
+
+def check_size(size: tuple[int, int], patch_size: int) -> None:
+    """Refuse an image size (H, W) that patches do not tile.
+
+    Raises:
+        UsageError: a side is not a positive multiple of the patch's.
+    """
+    for name, side in zip(("height", "width"), size, strict=True):
+        if side > MOST_SIDE:
+            raise UsageError(f"image {name}", got=str(side), expected=f"at most {MOST_SIDE} pixels")
+        if side < patch_size or side % patch_size:
+            below = side // patch_size * patch_size
+            near = f"{below} or {below + patch_size}" if below else str(patch_size)
+            expected = f"a multiple of the patch size, {patch_size}"
+            raise UsageError(f"image {name}", got=str(side), expected=expected, remedy=f"the nearest: {near}")
+
+
+def resized(model: VQRAE, size: tuple[int, int]) -> VQRAE:
+    """The tokenizer for images of (H, W) pixels; the model itself if that is its size already.
+
+    Encoder, quantizer and blocks are the same objects. The encoder interpolates its position embeddings when it sees
+    the new size; the decoder's are resampled here, by the same rule.
+
+    Raises:
+        UsageError: a side is not a positive multiple of the patch size.
+    """
+    if size == model.size:
+        return model
+    check_size(size, model.config.decoder.patch_size)
+    with torch.device("meta"):  # a shell, whose parts are replaced below
+        other = VQRAE(model.config, encoder=model.encoder, size=size)
+    other.in_projection, other.quantizer, other.out_projection = (
+        model.in_projection,
+        model.quantizer,
+        model.out_projection,
+    )
+    state = model.decoder.state_dict()
+    state["position_embedding"] = resampled_positions(state["position_embedding"], other.grid)
+    other.decoder.load_state_dict(state, assign=True)
+    return other.train(model.training)
 
 
 def _check_fit(encoder: Encoder, config: VQRAEConfig) -> None:
