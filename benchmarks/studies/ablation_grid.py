@@ -16,8 +16,16 @@ from pydantic import Field
 from vqrae.benchmarks.studies.runner import Figures, Result
 from vqrae.benchmarks.studies.study import Spread
 from vqrae.config import DecoderConfig, EncoderConfig, QuantizerConfig, SimVQConfig, StrictConfig, VQRAEConfig
-from vqrae.training.config import LossWeights, PhaseConfig, Recipe
-from vqrae.training.run import PhaseName
+from vqrae.training.config import (
+    PhaseConfig,
+    PhaseName,
+    PretrainConfig,
+    PretrainWeights,
+    Recipe,
+    Stage1Config,
+    Stage2Config,
+    Stage2Weights,
+)
 
 Experiment = Literal["dimension", "size", "init", "strategy"]
 EXPERIMENTS: tuple[Experiment, ...] = ("dimension", "size", "init", "strategy")
@@ -83,10 +91,9 @@ class AblationRun(StrictConfig):
         model = self.recipe.model.model_copy(update={"quantizer": SimVQConfig()})
         pretrain = self.recipe.pretrain
         assert pretrain is not None, "every scale has it"  # noqa: S101
-        return {
-            "phases": ("pretrain",),
-            "recipe": Recipe(model=model, pretrain=pretrain, stage1=pretrain, stage2=pretrain),
-        }
+        shared = pretrain.model_dump(include=set(PhaseConfig.model_fields))  # the stages are not part of it either
+        stages = {"stage1": Stage1Config(**shared), "stage2": Stage2Config(**shared)}
+        return {"phases": ("pretrain",), "recipe": Recipe(model=model, pretrain=pretrain, **stages)}
 
 
 class Cell(NamedTuple):
@@ -110,10 +117,10 @@ class Scale(StrictConfig):
     init_widths: tuple[int, ...]
     """Code widths of the table that compares the inits in detail; among `widths`."""
     seeds: tuple[int, ...]
-    pretrain: PhaseConfig
-    stage1: PhaseConfig
-    stage2: PhaseConfig
-    end_to_end: PhaseConfig
+    pretrain: PretrainConfig
+    stage1: Stage1Config
+    stage2: Stage2Config
+    end_to_end: Stage2Config
     """As many steps as both stages together."""
     measuring: Measuring = Measuring()
 
@@ -140,12 +147,12 @@ class Scale(StrictConfig):
     def _strategy_run(self, strategy: str, seed: int) -> AblationRun:
         if strategy == TWO_STAGE:
             return self._run(("stage1", "stage2"), self.model.quantizer, self.stage2, seed)
-        weights = LossWeights(distillation=1 if strategy == DISTILLED else 0)
+        weights = Stage2Weights(distillation=1 if strategy == DISTILLED else 0)
         end_to_end = self.end_to_end.model_copy(update={"weights": weights})
         return self._run(("stage2",), self.model.quantizer, end_to_end, seed)
 
     def _run(
-        self, phases: tuple[PhaseName, ...], quantizer: QuantizerConfig, stage2: PhaseConfig, seed: int
+        self, phases: tuple[PhaseName, ...], quantizer: QuantizerConfig, stage2: Stage2Config, seed: int
     ) -> AblationRun:
         model = self.model.model_copy(update={"quantizer": quantizer})
         recipe = Recipe(model=model, pretrain=self.pretrain, stage1=self.stage1, stage2=stage2)
@@ -176,20 +183,20 @@ def full_scale() -> Scale:
         sizes=(256, 1024, 4096),
         init_widths=(16, 192),
         seeds=(0, 1, 2),
-        pretrain=PhaseConfig(
+        pretrain=PretrainConfig(
             steps=1000,
             batch_size=4,
             learning_rate=1e-3,
             encoder_learning_rate=1e-3,
             end_factor=0.02,
             warmup=100,
-            weights=LossWeights(pixel=10),
+            weights=PretrainWeights(pixel=10),
         ),
-        stage1=PhaseConfig(steps=STAGE1_STEPS, learning_rate=1e-3, end_factor=0.5, warmup=40, **shared),
-        stage2=PhaseConfig(
+        stage1=Stage1Config(steps=STAGE1_STEPS, learning_rate=1e-3, end_factor=0.5, warmup=40, **shared),
+        stage2=Stage2Config(
             steps=STAGE2_STEPS, learning_rate=5e-4, end_factor=0.04, warmup=20, **encoder_rates, **shared
         ),
-        end_to_end=PhaseConfig(
+        end_to_end=Stage2Config(
             steps=STAGE1_STEPS + STAGE2_STEPS,
             learning_rate=1e-3,
             end_factor=0.02,

@@ -57,11 +57,12 @@ from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable
 from vqrae.runtimes.precision import PRECISIONS
 from vqrae.runtimes.staging import staged_file, staged_folder
 from vqrae.runtimes.tokenizer import load
+from vqrae.training.config import PhaseName
 from vqrae.training.data.photographs import write_photographs
 from vqrae.training.evaluation.evaluate import evaluate
 from vqrae.training.evaluation.feature_space import open_teacher
 from vqrae.training.evaluation.probe import LinearProbe, pooled_features
-from vqrae.training.run import PhaseName, TrainingRun
+from vqrae.training.run import TrainingRun
 
 VERIFIED, CALIBRATED = 32, 160
 """Scenes that bundles are verified on, and that INT8 is calibrated on."""

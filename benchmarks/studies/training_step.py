@@ -20,7 +20,7 @@ from vqrae.config import StrictConfig
 from vqrae.model import VQRAE
 from vqrae.runtimes.errors import run_as_program
 from vqrae.runtimes.machine import this_machine
-from vqrae.training.config import PhaseConfig, recipe
+from vqrae.training.config import StageConfig, recipe
 from vqrae.training.cost.dry_run import plan
 from vqrae.training.data.batches import TrainingImages
 from vqrae.training.data.photographs import write_photographs
@@ -55,7 +55,7 @@ class StepFigures(StrictConfig):
     """The last step's."""
 
 
-def measure(preset: str, stage: str, config: PhaseConfig, steps: int, peak_tflops: float | None) -> StepFigures:
+def measure(preset: str, stage: str, config: StageConfig, steps: int, peak_tflops: float | None) -> StepFigures:
     """Build the stage, take one step, and then time `steps - 1` more, or that one if it is all."""
     processes = Processes()
     chosen = recipe(preset)
@@ -91,7 +91,7 @@ def measure(preset: str, stage: str, config: PhaseConfig, steps: int, peak_tflop
     )
 
 
-def _flops_per_image(preset: str, stage: str, config: PhaseConfig) -> float:
+def _flops_per_image(preset: str, stage: str, config: StageConfig) -> float:
     """Forward, teacher, backward and search, and each image's part of mapping the codes."""
     counted = plan(recipe(preset).model_copy(update={stage: config}), devices=1, tflops=1)
     (phase,) = (phase for phase in counted.phases if phase.stage == stage)
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--peak-tflops", type=float, help="of the device at this precision, for its utilization")
     options = parser.parse_args()
-    stage: PhaseConfig = getattr(recipe(options.preset), options.stage)
+    stage: StageConfig = getattr(recipe(options.preset), options.stage)
     changes = {"batch_size": options.batch, "precision": options.precision, "perceptual": options.perceptual}
     config = stage.model_copy(update={**changes, "compile": options.compile})
     figures = measure(options.preset, options.stage, config, options.steps, options.peak_tflops)

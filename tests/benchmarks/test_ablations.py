@@ -29,6 +29,7 @@ from vqrae.benchmarks.studies.ablations import page_text, write_plots
 from vqrae.benchmarks.studies.runner import Log, Result, Task, perform_all, unfinished
 from vqrae.benchmarks.studies.study import END_OF_READING, READING, Spread, fixed, reading_of
 from vqrae.runtimes.errors import DataError, UsageError
+from vqrae.training.config import PretrainConfig, Stage1Config, Stage2Config
 from vqrae.training.stages import Stage2
 from vqrae.training.state import STATE_FILE
 from vqrae.training.stopping import Terminated
@@ -38,17 +39,18 @@ pytestmark = pytest.mark.slow
 
 def small_scale(**fields: Any) -> Scale:
     """Two widths, two sizes, one seed, three steps a phase."""
-    phase = phase_config(steps=3, batch_size=2, warmup=1, save_every=1)
+    small = {"steps": 3, "batch_size": 2, "warmup": 1, "save_every": 1}
+    stage2 = phase_config(Stage2Config, **small)
     values: dict[str, Any] = {
         "model": tiny_config(init="features", codebook_size=16, code_width=8),
         "widths": (4, 8),
         "sizes": (8, 16),
         "init_widths": (8,),
         "seeds": (0,),
-        "pretrain": phase,
-        "stage1": phase,
-        "stage2": phase,
-        "end_to_end": phase.model_copy(update={"steps": 6}),
+        "pretrain": phase_config(PretrainConfig, **small),
+        "stage1": phase_config(Stage1Config, **small),
+        "stage2": stage2,
+        "end_to_end": stage2.model_copy(update={"steps": 6}),
         "measuring": Measuring(crops=4, tokens=256, probe_train=80, probe_test=40),
     }
     return Scale(**{**values, **fields})

@@ -18,21 +18,25 @@ from vqrae.benchmarks.studies.runner import Log, Result, Task, perform_all
 from vqrae.benchmarks.studies.study import END_OF_READING, READING
 from vqrae.downstream.language import LanguageSize
 from vqrae.downstream.tasks import Extent
-from vqrae.downstream.teaching import changed
 from vqrae.runtimes.errors import DataError, UsageError
-from vqrae.training.config import PhaseConfig, Recipe
+from vqrae.training.config import PretrainConfig, Recipe, Stage1Config, Stage2Config, changed
 
 pytestmark = pytest.mark.slow
 
-PHASE = PhaseConfig(steps=2, batch_size=4, learning_rate=1e-3, end_factor=0.1, warmup=1, scene_fraction=1)
+PHASE = {"steps": 2, "batch_size": 4, "learning_rate": 1e-3, "end_factor": 0.1, "warmup": 1}
 FAST = {"phase.steps": "3", "phase.batch_size": "4", "phase.warmup": "1", "images": "16"}
 EXTENT = Extent(probe_train=80, test=16, generated=8)
 
 
 def small_scale() -> UsesScale:
     full = full_scale()
-    encoder = PHASE.model_copy(update={"encoder_learning_rate": 1e-3})
-    tokenizer = Recipe(model=tiny_config(init="features"), pretrain=encoder, stage1=PHASE, stage2=encoder)
+    encoder = {**PHASE, "encoder_learning_rate": 1e-3}
+    tokenizer = Recipe(
+        model=tiny_config(init="features"),
+        pretrain=PretrainConfig(**encoder),
+        stage1=Stage1Config(**PHASE, scene_fraction=1),
+        stage2=Stage2Config(**encoder, scene_fraction=1),
+    )
     small = {"language.width": "32", "language.depth": "1", "language.heads": "2"}
     return full.model_copy(
         update={

@@ -31,7 +31,7 @@ from vqrae.runtimes.bundle import Bundle, write_manifest
 from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.runtimes.manifest import Budget, Evidence, GraphSpec, SourceEvidence
 from vqrae.runtimes.precision import PRECISIONS
-from vqrae.training.config import PhaseConfig, Recipe
+from vqrae.training.config import PretrainConfig, Recipe, Stage1Config, Stage2Config
 
 ROW = {"bundle", "runtime", "runtime_version", "precision", "device", "executed"}
 VERIFY = ROW | {
@@ -1013,9 +1013,12 @@ def test_eval_of_nothing(vqrae: Command, photographs: Path, tmp_path: Path) -> N
 
 
 def test_train(vqrae: Command, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    phase = PhaseConfig(steps=2, batch_size=2, learning_rate=1e-3, encoder_learning_rate=1e-3, end_factor=0.5, warmup=0)
+    phase = {"steps": 2, "batch_size": 2, "learning_rate": 1e-3, "end_factor": 0.5, "warmup": 0}
+    encoder = {**phase, "encoder_learning_rate": 1e-3}
     config = tiny_config(codebook_size=16, init="features")
-    tiny = Recipe(model=config, pretrain=phase, stage1=phase, stage2=phase)
+    tiny = Recipe(
+        model=config, pretrain=PretrainConfig(**encoder), stage1=Stage1Config(**phase), stage2=Stage2Config(**encoder)
+    )
     monkeypatch.setattr("vqrae.training.config.recipe", lambda _: tiny)
     arguments = ("train", "tiny", "--data", photographs, "-o", tmp_path / "run")
     assert "run stage 1 first" in vqrae.refused(2, *arguments, "--phase", "stage2")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vqrae.config import VQRAEConfig
 from vqrae.model import VQRAE
-from vqrae.training.config import PhaseConfig, Recipe
+from vqrae.training.config import PhaseConfig, PretrainConfig, Recipe, Stage1Config, Stage2Config, StageConfig
 from vqrae.training.data.batches import TrainingImages
 from vqrae.training.data.scenes import Scenes
 from vqrae.training.data.sources import open_images, textures
@@ -34,7 +34,11 @@ def write_photographs(folder: Path) -> Path:
     return folder
 
 
-def phase_config(**fields: Any) -> PhaseConfig:
+Kind = TypeVar("Kind", bound=PhaseConfig)
+
+
+def phase_config(kind: type[Kind], **fields: Any) -> Kind:
+    """With the defaults that the phase reads."""
     defaults: dict[str, Any] = {
         "steps": STEPS,
         "batch_size": 4,
@@ -47,10 +51,11 @@ def phase_config(**fields: Any) -> PhaseConfig:
         "color_jitter": 0.5,
         "discriminator_channels": 32,
     }
-    return PhaseConfig(**{**defaults, **fields})
+    read = {name: value for name, value in defaults.items() if name in kind.model_fields}
+    return kind(**{**read, **fields})
 
 
-def training_images(folder: Path, config: PhaseConfig, seed: int = 0) -> TrainingImages:
+def training_images(folder: Path, config: StageConfig, seed: int = 0) -> TrainingImages:
     source = open_images(str(folder))
     return TrainingImages(source, Scenes(photographs=textures(source, 3), size=SIZE), config, SIZE, seed)
 
@@ -62,12 +67,12 @@ def fresh_model(network: str = "siglip", **quantizer: Any) -> VQRAE:
 
 
 def stage1(folder: Path, network: str = "siglip", **fields: Any) -> Stage1:
-    config = phase_config(**fields)
+    config = phase_config(Stage1Config, **fields)
     return Stage1(fresh_model(network), config, training_images(folder, config), Processes())
 
 
 def stage2(folder: Path, network: str = "siglip", **fields: Any) -> Stage2:
-    config = phase_config(**fields)
+    config = phase_config(Stage2Config, **fields)
     return Stage2(fresh_model(network), config, training_images(folder, config), Processes())
 
 
@@ -79,7 +84,8 @@ def adversarial(folder: Path, **fields: Any) -> Stage2:
 
 def pretraining(folder: Path, **fields: Any) -> Pretraining:
     photographs = [Image.open(path).convert("RGB") for path in sorted(folder.glob("*.png"))]
-    return Pretraining(tiny_config(), phase_config(**fields), Scenes(photographs=photographs, size=SIZE), seed=0)
+    scenes = Scenes(photographs=photographs, size=SIZE)
+    return Pretraining(tiny_config(), phase_config(PretrainConfig, **fields), scenes, seed=0)
 
 
 def losses(phase: Phase, step: int = 0) -> dict[str, Tensor]:
@@ -103,6 +109,11 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 def tiny_recipe(**model: Any) -> Recipe:
-    phase = phase_config(steps=3, batch_size=2, warmup=1)
+    small = {"steps": 3, "batch_size": 2, "warmup": 1}
     config = VQRAEConfig.model_validate({**tiny_config(init="features", codebook_size=16).model_dump(), **model})
-    return Recipe(model=config, pretrain=phase, stage1=phase, stage2=phase)
+    return Recipe(
+        model=config,
+        pretrain=phase_config(PretrainConfig, **small),
+        stage1=phase_config(Stage1Config, **small),
+        stage2=phase_config(Stage2Config, **small),
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -58,17 +58,17 @@ def teach(
         from vqrae.downstream.teaching import (
             PAINTING,
             READING,
-            changed,
             image_size,
             teach_painter,
             teach_reader,
         )
+        from vqrae.training.config import changed
         from vqrae.training.evaluation.feature_space import open_encoder
 
     recipes = READING if lesson == "answers" else PAINTING
     if recipe is not None and recipe not in recipes:
         raise unknown_name(f"recipe of {lesson}", recipe, recipes)
-    chosen = changed(recipes[recipe or "world"](), settings(setting or []))
+    chosen: Any = changed(recipes[recipe or "world"](), settings(setting or []))
     with claimed_folder(output, "state"):
         spoken = None if language is None else open_language(language)
         if lesson == "answers":

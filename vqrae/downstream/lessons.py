@@ -22,6 +22,10 @@ from vqrae.training.config import AUTOCAST, PhaseConfig
 from vqrae.training.phase import Outcome, Phase, trainable
 
 
+class LessonConfig(PhaseConfig):
+    """What a reader's and a painter's phase reads."""
+
+
 class FrozenFeatures:
     """The features of a data set's images, each computed when it is first needed and kept in float16."""
 
@@ -50,7 +54,7 @@ class ReadingLesson(Phase):
     """Adapter and language model, or the adapter alone, learn to answer."""
 
     def __init__(
-        self, reader: Reader, config: PhaseConfig, features: FrozenFeatures, seed: int, *, adapter_only: bool = False
+        self, reader: Reader, config: LessonConfig, features: FrozenFeatures, seed: int, *, adapter_only: bool = False
     ) -> None:
         self.config = config
         self.module = reader
@@ -70,7 +74,7 @@ class ReadingLesson(Phase):
 
 
 class _ReadingObjective(nn.Module):
-    def __init__(self, reader: Reader, data: Conversations, config: PhaseConfig, seed: int) -> None:
+    def __init__(self, reader: Reader, data: Conversations, config: LessonConfig, seed: int) -> None:
         super().__init__()
         self.reader, self.data, self.config, self.seed = reader, data, config, seed
 
@@ -99,7 +103,7 @@ class PaintedData:
 class PaintingLesson(Phase):
     """The language model learns to go on with codes."""
 
-    def __init__(self, painter: Painter, config: PhaseConfig, data: PaintedData, seed: int, dropped: float) -> None:
+    def __init__(self, painter: Painter, config: LessonConfig, data: PaintedData, seed: int, dropped: float) -> None:
         """`dropped` is the share of the prompts that is left out."""
         self.config = config
         self.module = painter
@@ -118,7 +122,7 @@ class PaintingLesson(Phase):
 
 
 class _PaintingObjective(nn.Module):
-    def __init__(self, painter: Painter, config: PhaseConfig, data: PaintedData, seed: int, dropped: float) -> None:
+    def __init__(self, painter: Painter, config: LessonConfig, data: PaintedData, seed: int, dropped: float) -> None:
         super().__init__()
         self.painter, self.config, self.data, self.seed, self.dropped = painter, config, data, seed, dropped
 

@@ -6,24 +6,20 @@ phase's log and the state that it resumes from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from vqrae.config import StrictConfig
 from vqrae.downstream.checkpoint_codes import CheckpointCodes
 from vqrae.downstream.conversations import Conversations
 from vqrae.downstream.language import Language, LanguageSize, new_language
-from vqrae.downstream.lessons import FrozenFeatures, PaintedData, PaintingLesson, ReadingLesson
+from vqrae.downstream.lessons import FrozenFeatures, LessonConfig, PaintedData, PaintingLesson, ReadingLesson
 from vqrae.downstream.painter import Painter
 from vqrae.downstream.reader import Reader, ReaderFields
 from vqrae.model.encoder import Encoder
-from vqrae.runtimes.errors import UsageError, unknown_name
 from vqrae.runtimes.staging import claimed_folder
-from vqrae.training.config import PhaseConfig
 from vqrae.training.loop import train
 from vqrae.training.processes import Processes
 from vqrae.training.state import STATE_FILE
@@ -38,7 +34,7 @@ class ReadingRecipe(StrictConfig):
     """Scenes of the world, where no data is given."""
     adapter_only: bool = False
     """Whether the language model is frozen."""
-    phase: PhaseConfig
+    phase: LessonConfig
 
 
 class PaintingRecipe(StrictConfig):
@@ -50,7 +46,7 @@ class PaintingRecipe(StrictConfig):
     """Scenes of the world, where no data is given."""
     dropped: float = Field(0.1, ge=0, le=1)
     """Share of the prompts that is left out, for classifier-free guidance."""
-    phase: PhaseConfig
+    phase: LessonConfig
 
 
 def world_reading() -> ReadingRecipe:
@@ -58,7 +54,7 @@ def world_reading() -> ReadingRecipe:
     return ReadingRecipe(
         language=LanguageSize(width=192, depth=4, heads=6),
         images=8000,
-        phase=PhaseConfig(
+        phase=LessonConfig(
             steps=1800, batch_size=16, learning_rate=1e-3, end_factor=0.02, warmup=50, weight_decay=0.01, save_every=100
         ),
     )
@@ -69,7 +65,7 @@ def world_painting() -> PaintingRecipe:
     return PaintingRecipe(
         language=LanguageSize(width=192, depth=4, heads=6),
         images=12_000,
-        phase=PhaseConfig(
+        phase=LessonConfig(
             steps=1000,
             batch_size=32,
             learning_rate=2e-3,
@@ -84,7 +80,7 @@ def world_painting() -> PaintingRecipe:
 
 def llava_alignment() -> ReadingRecipe:
     """LLaVA-1.5's first phase, on 558k captions: only the adapter learns (arXiv 2310.03744, its scripts)."""
-    phase = PhaseConfig(
+    phase = LessonConfig(
         steps=2180, batch_size=256, learning_rate=1e-3, end_factor=1e-3, warmup=66, weight_decay=0, save_every=200
     )
     return ReadingRecipe(language=_QWEN3, images=558_000, adapter_only=True, phase=phase)
@@ -92,7 +88,7 @@ def llava_alignment() -> ReadingRecipe:
 
 def llava_instruction() -> ReadingRecipe:
     """LLaVA-1.5's second phase, on 665k conversations: adapter and language model learn, the encoder is frozen."""
-    phase = PhaseConfig(
+    phase = LessonConfig(
         steps=5198, batch_size=128, learning_rate=2e-5, end_factor=1e-3, warmup=156, weight_decay=0, save_every=200
     )
     return ReadingRecipe(language=_QWEN3, images=665_000, phase=phase)
@@ -100,7 +96,7 @@ def llava_instruction() -> ReadingRecipe:
 
 def paper_painting(steps: int = 100_000) -> PaintingRecipe:
     """The paper's: rate 1e-4, constant after 4000 steps of warm-up, batch 512, no weight decay [P]; steps are ours."""
-    phase = PhaseConfig(
+    phase = LessonConfig(
         steps=steps, batch_size=512, learning_rate=1e-4, end_factor=1, warmup=4000, weight_decay=0, save_every=500
     )
     return PaintingRecipe(language=_QWEN3, images=1_000_000, phase=phase)
@@ -110,37 +106,6 @@ _QWEN3 = LanguageSize(width=1024, depth=28, heads=16)
 
 READING = {"world": world_reading, "llava-align": llava_alignment, "llava-instruct": llava_instruction}
 PAINTING = {"world": world_painting, "paper": paper_painting}
-
-
-def changed(recipe: Any, settings: Mapping[str, str]) -> Any:
-    """A copy of a recipe with other values at dotted keys; values are JSON.
-
-    Raises:
-        UsageError: no such key, or a value that the field does not take.
-    """
-    values: dict[str, Any] = recipe.model_dump(mode="json")
-    known = _keys(values)
-    for key, text in settings.items():
-        if key not in known:
-            raise unknown_name("setting", key, known)
-        *path, last = key.split(".")
-        inside = values
-        for part in path:
-            inside = inside[part]
-        inside[last] = text
-    try:
-        return type(recipe).model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UsageError(f"setting {key}", got=repr(first["input"]), expected=first["msg"]) from error
-
-
-def _keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
-    keys = []
-    for name, value in values.items():
-        keys += _keys(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
-    return keys
 
 
 def teach_reader(

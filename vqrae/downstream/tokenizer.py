@@ -7,7 +7,7 @@ reads shapes. This one has 64, and an encoder that was pretrained on the world's
 from __future__ import annotations
 
 from vqrae.config import DecoderConfig, EncoderConfig, SimVQConfig, VQRAEConfig
-from vqrae.training.config import LossWeights, PhaseConfig, Recipe
+from vqrae.training.config import PretrainConfig, PretrainWeights, Recipe, Stage1Config, Stage2Config, Stage2Weights
 
 IMAGE_SIZE, PATCH, WIDTH, DEPTH, HEADS = 32, 4, 192, 6, 3
 
@@ -36,20 +36,20 @@ def world_recipe() -> Recipe:
     """Minutes of one core; every image is a scene."""
     return Recipe(
         model=world_tokenizer(),
-        pretrain=PhaseConfig(
+        pretrain=PretrainConfig(
             steps=900,
             batch_size=32,
             learning_rate=1e-3,
             encoder_learning_rate=1e-3,
             end_factor=0.02,
             warmup=100,
-            weights=LossWeights(pixel=10),
+            weights=PretrainWeights(pixel=10),
             save_every=100,
         ),
-        stage1=PhaseConfig(
+        stage1=Stage1Config(
             steps=500, batch_size=16, learning_rate=1e-3, end_factor=0.1, warmup=50, scene_fraction=1, save_every=100
         ),
-        stage2=PhaseConfig(
+        stage2=Stage2Config(
             steps=500,
             batch_size=16,
             learning_rate=6e-4,
@@ -59,7 +59,7 @@ def world_recipe() -> Recipe:
             scene_fraction=1,
             refit_codebook=True,
             # Enough to hold the probe here; at 1 the encoder hardly moves, and the codes stay coarse.
-            weights=LossWeights(distillation=0.2),
+            weights=Stage2Weights(distillation=0.2),
             save_every=100,
         ),
     )

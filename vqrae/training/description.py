@@ -12,9 +12,9 @@ from pydantic import Field
 from vqrae.config import StrictConfig, VQRAEConfig
 from vqrae.images.report import some
 from vqrae.runtimes.errors import CheckpointError, UsageError
-from vqrae.runtimes.json_text import read_model
+from vqrae.runtimes.json_text import read_model, read_object, validated
 from vqrae.runtimes.staging import write_output
-from vqrae.training.config import PhaseConfig
+from vqrae.training.config import PhaseConfig, as_read
 
 RUN_FILE, PHASE_FILE = "run.json", "phase.json"
 WITHOUT_EFFECT = {"save_every", "activation_checkpointing", "compile"}
@@ -76,7 +76,9 @@ def check_finished(folder: Path, phase: str, config: PhaseConfig) -> None:
     path = folder / PHASE_FILE
     if not path.is_file():
         return
-    written = read_model(path, PhaseConfig, CheckpointError, "a phase's settings")
+    kind = type(config)
+    saved = as_read(kind, read_object(path, CheckpointError, "a phase's settings"))
+    written = validated(str(path), saved, kind, CheckpointError)
     before, now = (it.model_dump(mode="json", exclude=WITHOUT_EFFECT) for it in (written, config))
     told = list(_differences(before, now, f"{phase}."))
     if told:

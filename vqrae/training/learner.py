@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from vqrae.runtimes.errors import VqraeError
 from vqrae.training.average import MovingAverage
 from vqrae.training.blocks import transformer_blocks
-from vqrae.training.config import PhaseConfig
+from vqrae.training.config import PhaseConfig, StageConfig
 from vqrae.training.data.share import Share
 from vqrae.training.phase import Outcome, Phase, trainable
 from vqrae.training.processes import Processes, whole
@@ -43,9 +43,10 @@ class Learner:
         adam = partial(AdamW, betas=config.betas, weight_decay=config.weight_decay)
         self.optimizers: dict[str, Optimizer] = {GENERATOR: adam(phase.parameter_groups())}
         self.adversary: nn.Module | None = None
-        if phase.adversary is not None:
+        adversarial = phase.adversarial
+        if phase.adversary is not None and adversarial is not None:
             self.adversary = processes.distributed(phase.adversary, (), shard=False)
-            rates = {"lr": config.discriminator_learning_rate, "end_factor": config.discriminator_end_factor}
+            rates = {"lr": adversarial.discriminator_learning_rate, "end_factor": adversarial.discriminator_end_factor}
             group = {"params": trainable(phase.adversary), **rates}
             self.optimizers[DISCRIMINATOR] = adam([group])
         for optimizer in self.optimizers.values():
@@ -59,13 +60,13 @@ class Learner:
         Raises:
             VqraeError: a term or a gradient is not finite; no weight has seen it.
         """
-        config = self.phase.config
-        adversarial = self.adversary is not None and step >= (config.discriminator_start or 0)
-        active = [GENERATOR, DISCRIMINATOR] if adversarial else [GENERATOR]
+        joining = self.phase.adversarial
+        adversarial = joining if joining is not None and step >= (joining.discriminator_start or 0) else None
+        active = [GENERATOR] if adversarial is None else [GENERATOR, DISCRIMINATOR]
         self._set_rates(step)
         for name in active:
             self.optimizers[name].zero_grad(set_to_none=True)
-        terms = self._backward(step, adversarial=adversarial)
+        terms = self._backward(step, adversarial)
         _check_finite(step, {f"{name} loss": value for name, value in terms.items()})
         norms = {self._norm_name(name): self._clip(name) for name in active}
         _check_finite(step, {name.replace("_", " "): norm for name, norm in norms.items()})
@@ -75,7 +76,7 @@ class Learner:
             self.average.update()
         return terms | norms
 
-    def _backward(self, step: int, *, adversarial: bool) -> dict[str, float]:
+    def _backward(self, step: int, adversarial: StageConfig | None) -> dict[str, float]:
         """Add the gradients of a step, part by part; returns each term's mean over parts and processes."""
         accumulation = self.phase.config.accumulation
         rows = self.processes.share.rows(self.phase.config.batch_size)
@@ -84,28 +85,29 @@ class Learner:
             more = part + 1 < accumulation
             batch = self.phase.batch(step, Share(part, accumulation).rows(rows))
             batch = tuple(tensor.to(self.processes.device, non_blocking=True) for tensor in batch)
-            terms, decoded = self._objective_backward(batch, adversarial=adversarial, more=more)
-            if adversarial and decoded is not None:
-                terms |= self._adversary_backward(decoded.detach(), batch[0], more=more)
+            terms, decoded = self._objective_backward(batch, adversarial, more=more)
+            if adversarial is not None and decoded is not None:
+                terms |= self._adversary_backward(decoded.detach(), batch[0], adversarial, more=more)
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0) + term.detach()
         return self.processes.means({name: total / accumulation for name, total in sums.items()})
 
-    def _objective_backward(self, batch: tuple[Tensor, ...], *, adversarial: bool, more: bool) -> Outcome:
+    def _objective_backward(self, batch: tuple[Tensor, ...], adversarial: StageConfig | None, *, more: bool) -> Outcome:
         with self.processes.accumulating(self.objective, more=more):
             terms, decoded = self.objective(*batch)
-            if adversarial and self.phase.adversary is not None and decoded is not None:
-                weight = self.phase.config.weights.adversarial
-                terms["adversarial"] = weight * self.phase.adversary.generator_loss(decoded)
+            if adversarial is not None and self.phase.adversary is not None and decoded is not None:
+                terms["adversarial"] = adversarial.weights.adversarial * self.phase.adversary.generator_loss(decoded)
             self._scaled(terms).backward()
         return Outcome(terms, decoded)
 
-    def _adversary_backward(self, decoded: Tensor, pixels: Tensor, *, more: bool) -> dict[str, Tensor]:
+    def _adversary_backward(
+        self, decoded: Tensor, pixels: Tensor, adversarial: StageConfig, *, more: bool
+    ) -> dict[str, Tensor]:
         if self.adversary is None:
             return {}
         with self.processes.accumulating(self.adversary, more=more):
             terms: dict[str, Tensor] = self.adversary(decoded, pixels)
-            terms["lecam"] = self.phase.config.weights.lecam * terms["lecam"]
+            terms["lecam"] = adversarial.weights.lecam * terms["lecam"]
             self._scaled(terms).backward()
         return terms
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from vqrae.training.config import PhaseConfig
+from vqrae.training.config import PhaseConfig, StageConfig
 from vqrae.training.losses.adversarial import Adversary
 
 
@@ -30,7 +30,12 @@ class Phase(ABC):
     objective: nn.Module
     """A batch -> `Outcome`; holds `module` and whatever else the loss needs."""
     adversary: Adversary | None = None
-    """The discriminator, from `config.discriminator_start` on; the batch's first tensor is what it compares with."""
+    """The discriminator; the batch's first tensor is what it compares with."""
+
+    @property
+    def adversarial(self) -> StageConfig | None:
+        """How the discriminator learns, and from which step on; None without one."""
+        return None
 
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:

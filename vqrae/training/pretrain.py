@@ -20,7 +20,7 @@ from vqrae.model.encoder import Encoder
 from vqrae.model.layers import patches_from_pixels, pixels_from_uint8, sincos_positions
 from vqrae.runtimes.staging import staged_folder
 from vqrae.tensor_file import storage_errors
-from vqrae.training.config import AUTOCAST, PhaseConfig
+from vqrae.training.config import AUTOCAST, PretrainConfig
 from vqrae.training.data.scenes import SHAPES, SceneSource
 from vqrae.training.phase import Outcome, Phase, trainable
 
@@ -39,7 +39,7 @@ class LabelledEncoder(nn.Module):
 class LabelObjective(nn.Module):
     """Cross-entropy of the scene's attributes and of each patch's shape, plus the pixels by a linear head."""
 
-    def __init__(self, labelled: LabelledEncoder, config: PhaseConfig, patch_size: int) -> None:
+    def __init__(self, labelled: LabelledEncoder, config: PretrainConfig, patch_size: int) -> None:
         super().__init__()
         self.labelled = labelled
         self.config = config
@@ -75,9 +75,10 @@ class LabelObjective(nn.Module):
 class Pretraining(Phase):
     """The encoder from random weights, on scenes drawn step by step."""
 
+    config: PretrainConfig
     module: LabelledEncoder
 
-    def __init__(self, model: VQRAEConfig, config: PhaseConfig, scenes: SceneSource, seed: int) -> None:
+    def __init__(self, model: VQRAEConfig, config: PretrainConfig, scenes: SceneSource, seed: int) -> None:
         torch.manual_seed(seed)
         self.config = config
         encoder, patch = Encoder(model.encoder), model.decoder.patch_size

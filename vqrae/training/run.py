@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Literal
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -22,7 +21,7 @@ from vqrae.model.encoder import Encoder
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.staging import claimed_folder, make_folder
 from vqrae.training.codebook import place_codes
-from vqrae.training.config import PhaseConfig, Recipe
+from vqrae.training.config import PhaseConfig, PhaseName, Recipe, StageConfig
 from vqrae.training.cost.weightless import meta_model
 from vqrae.training.data.batches import TrainingImages
 from vqrae.training.data.scenes import Scenes, SceneSource
@@ -33,8 +32,6 @@ from vqrae.training.pretrain import Pretraining, write_encoder
 from vqrae.training.processes import Processes
 from vqrae.training.stages import Stage1, Stage2
 from vqrae.training.state import STATE_FILE
-
-PhaseName = Literal["pretrain", "stage1", "stage2"]
 
 MAX_SCENE_PHOTOGRAPHS = 64
 """Photographs of the data that are kept open as textures of the scenes."""
@@ -79,7 +76,7 @@ class TrainingRun:
         pretrained = self.encoder_source is not None or self.recipe.pretrain is None
         return ["stage1", "stage2"] if pretrained else ["pretrain", "stage1", "stage2"]
 
-    def images(self, config: PhaseConfig) -> TrainingImages:
+    def images(self, config: StageConfig) -> TrainingImages:
         """The batches of stage 1 or 2."""
         scenes = self._scenes(drawn=config.scene_fraction > 0)
         return TrainingImages(self.source, scenes, config, self.recipe.model.image_size, self.seed)
@@ -126,7 +123,7 @@ class TrainingRun:
     def _config(self, phase: PhaseName) -> PhaseConfig:
         config = {"pretrain": self.recipe.pretrain, "stage1": self.recipe.stage1, "stage2": self.recipe.stage2}[phase]
         if config is None:
-            raise UsageError("pretrain", got="a recipe without it", expected="`--encoder`, a pretrained one")
+            raise _no_pretraining()
         return config
 
     def _begin(self, phase: PhaseName) -> None:
@@ -146,7 +143,9 @@ class TrainingRun:
 
     def _pretrain(self, result: Path) -> None:
         _check_model(self.recipe.model)
-        phase = Pretraining(self.recipe.model, self._config("pretrain"), self._scenes(drawn=True), self.seed)
+        if self.recipe.pretrain is None:
+            raise _no_pretraining()
+        phase = Pretraining(self.recipe.model, self.recipe.pretrain, self._scenes(drawn=True), self.seed)
         state = train(phase, self._state("pretrain"), "pretrain", self.processes)
         if self.processes.first:
             encoder = Encoder(self.recipe.model.encoder)
@@ -211,6 +210,10 @@ def claimed_run(folder: Path, processes: Processes) -> Iterator[None]:
     """
     with claimed_folder(folder, "state/*") if processes.first else nullcontext():
         yield
+
+
+def _no_pretraining() -> UsageError:
+    return UsageError("pretrain", got="a recipe without it", expected="`--encoder`, a pretrained one")
 
 
 def _check_model(config: VQRAEConfig) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vqrae.model import VQRAE
 from vqrae.model.encoder import Encoder
-from vqrae.training.config import AUTOCAST, PhaseConfig
+from vqrae.training.config import AUTOCAST, Stage1Config, Stage2Config, StageConfig
 from vqrae.training.data.batches import TrainingImages
 from vqrae.training.losses.adversarial import Adversary
 from vqrae.training.losses.discriminator import PatchDiscriminator
@@ -29,12 +29,13 @@ from vqrae.training.processes import Processes
 class TokenizerObjective(nn.Module):
     """Pixel, perceptual and quantizer terms; with distillation, the distance of the features from a teacher's."""
 
-    def __init__(self, model: VQRAE, teacher: Encoder, config: PhaseConfig, *, distil: bool) -> None:
+    def __init__(self, model: VQRAE, teacher: Encoder, config: StageConfig, distillation: float | None = None) -> None:
+        """`distillation` is that term's weight; None is without it."""
         super().__init__()
         self.model = model
         self.teacher = teacher
         self.config = config
-        self.distil = distil
+        self.distillation = distillation
         self.perceptual = _perceptual(config, teacher)
 
     def forward(self, pixels: Tensor) -> Outcome:
@@ -43,19 +44,19 @@ class TokenizerObjective(nn.Module):
         terms: dict[str, Tensor] = {}
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=AUTOCAST[self.config.precision]):
             decoded, features, _, quantizer_loss = self.model(pixels)
-            if self.distil:
+            if self.distillation is not None:
                 with torch.no_grad():
                     target = self.teacher(pixels)
             if self.perceptual is not None:
                 terms["perceptual"] = weights.perceptual * self.perceptual(decoded, pixels)
         terms["pixel"] = weights.pixel * pixel_loss(decoded, pixels)
         terms["quantizer"] = weights.quantizer * quantizer_loss
-        if self.distil:
-            terms["distillation"] = weights.distillation * distillation_loss(features, target)
+        if self.distillation is not None:
+            terms["distillation"] = self.distillation * distillation_loss(features, target)
         return Outcome(terms, decoded)
 
 
-def _perceptual(config: PhaseConfig, teacher: Encoder) -> nn.Module | None:
+def _perceptual(config: StageConfig, teacher: Encoder) -> nn.Module | None:
     if config.perceptual == "teacher":
         return TeacherPerceptual(teacher)
     return LpipsConvNext.pretrained() if config.perceptual == "lpips-convnext" else None
@@ -64,10 +65,11 @@ def _perceptual(config: PhaseConfig, teacher: Encoder) -> nn.Module | None:
 class Stage(Phase):
     """What both stages share: the tokenizer, its images, and a discriminator where the configuration has one."""
 
+    config: StageConfig
     module: VQRAE
     objective: TokenizerObjective
 
-    def __init__(self, model: VQRAE, config: PhaseConfig, images: TrainingImages, processes: Processes) -> None:
+    def __init__(self, model: VQRAE, config: StageConfig, images: TrainingImages, processes: Processes) -> None:
         self.config = config
         self.module = model
         self.images = images
@@ -83,6 +85,11 @@ class Stage(Phase):
         return self.images.state_dict()
 
     @property
+    def adversarial(self) -> StageConfig | None:
+        """See `Phase.adversarial`."""
+        return None if self.adversary is None else self.config
+
+    @property
     def skipped(self) -> Mapping[str, str]:
         """Unreadable images."""
         return self.images.skipped
@@ -95,10 +102,10 @@ class Stage(Phase):
 class Stage1(Stage):
     """The encoder is frozen: no gradient reaches it, and it is its own teacher."""
 
-    def __init__(self, model: VQRAE, config: PhaseConfig, images: TrainingImages, processes: Processes) -> None:
+    def __init__(self, model: VQRAE, config: Stage1Config, images: TrainingImages, processes: Processes) -> None:
         super().__init__(model, config, images, processes)
         model.encoder.requires_grad_(False)
-        self.objective = TokenizerObjective(model, model.encoder, config, distil=False)
+        self.objective = TokenizerObjective(model, model.encoder, config)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Everything but the encoder."""
@@ -109,11 +116,13 @@ class Stage1(Stage):
 class Stage2(Stage):
     """Everything learns, the encoder at its own, lower rate, next to a frozen copy of what it was."""
 
-    def __init__(self, model: VQRAE, config: PhaseConfig, images: TrainingImages, processes: Processes) -> None:
+    config: Stage2Config
+
+    def __init__(self, model: VQRAE, config: Stage2Config, images: TrainingImages, processes: Processes) -> None:
         super().__init__(model, config, images, processes)
         teacher = copy.deepcopy(model.encoder).requires_grad_(False)
         model.encoder.unfreeze()
-        self.objective = TokenizerObjective(model, teacher, config, distil=True)
+        self.objective = TokenizerObjective(model, teacher, config, distillation=config.weights.distillation)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The encoder at its own rate, and the rest."""

@@ -20,6 +20,7 @@ from vqrae.runtimes.errors import CheckpointError
 from vqrae.runtimes.json_text import parse_json
 from vqrae.runtimes.staging import staged_file
 from vqrae.tensor_file import save_tensors
+from vqrae.training.config import as_read
 from vqrae.training.learner import Learner
 from vqrae.training.processes import copy_whole, whole
 
@@ -81,7 +82,7 @@ def load_state(path: Path, learner: Learner) -> Position:
         raise _damaged(path, str(error)) from error
     phase, share = learner.phase, learner.processes.share
     config, data = _json_of(path, metadata, "config", dict), _json_of(path, metadata, "data", list)
-    _check_same_config(path, config, phase.config.model_dump(mode="json"))
+    _check_same_config(path, as_read(type(phase.config), config), phase.config.model_dump(mode="json"))
     position = _position(path, metadata, phase.config.steps)
     if len(data) != share.count:
         expected = f"{len(data)} as when the state was saved"

@@ -16,7 +16,7 @@ from vqrae.images.files import image_files
 from vqrae.model.layers import pixels_from_uint8
 from vqrae.runtimes.errors import DataError, UsageError
 from vqrae.runtimes.preprocess import open_image
-from vqrae.training.config import PhaseConfig
+from vqrae.training.config import Stage1Config
 from vqrae.training.data.batches import TrainingImages
 from vqrae.training.data.scenes import Scenes
 from vqrae.training.data.share import Share
@@ -25,9 +25,9 @@ from vqrae.training.data.sources import open_images, textures
 SIZE = 16
 
 
-def phase_config(**fields: Any) -> PhaseConfig:
+def phase_config(**fields: Any) -> Stage1Config:
     defaults: dict[str, Any] = {"steps": 6, "batch_size": 8, "learning_rate": 1e-3, "end_factor": 0.1}
-    return PhaseConfig(**{**defaults, "scene_fraction": 0.25, "color_jitter": 0.5, **fields})
+    return Stage1Config(**{**defaults, "scene_fraction": 0.25, "color_jitter": 0.5, **fields})
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from vqrae.runtimes.errors import CheckpointError, VqraeError
 from vqrae.training import loop
+from vqrae.training.config import Stage1Config
 from vqrae.training.learner import learning_rate_factor
 from vqrae.training.log import LOG_FILE
 from vqrae.training.loop import train
@@ -38,7 +39,8 @@ from vqrae.training.state import STATE_FILE
 
 @pytest.mark.parametrize("make", [stage1, stage2, pretraining, adversarial])
 def test_the_loss_falls(make: Callable[..., Phase], folder: Path, tmp_path: Path) -> None:
-    phase = make(folder, steps=25, learning_rate=3e-3, encoder_learning_rate=1e-3, scene_fraction=0.0, color_jitter=0.0)
+    images = {} if make is pretraining else {"scene_fraction": 0.0, "color_jitter": 0.0}
+    phase = make(folder, steps=25, learning_rate=3e-3, **images)
     before = sum(term.item() for term in losses(phase, 0).values())
     train(phase, tmp_path, "test")
     after = sum(term.item() for term in losses(phase, 0).values())
@@ -46,7 +48,7 @@ def test_the_loss_falls(make: Callable[..., Phase], folder: Path, tmp_path: Path
 
 
 def test_learning_rate_schedule() -> None:
-    config = phase_config(steps=100, warmup=10, end_factor=0.2)
+    config = phase_config(Stage1Config, steps=100, warmup=10, end_factor=0.2)
     factors = [learning_rate_factor(step, config, config.end_factor) for step in range(101)]
     assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert factors[10] == 1
@@ -57,7 +59,7 @@ def test_learning_rate_schedule() -> None:
 
 @pytest.mark.parametrize(("steps", "warmup"), [(3, 0), (3, 3), (3, 2000), (1, 0)])
 def test_short_schedules_stay_in_range(steps: int, warmup: int) -> None:
-    config = phase_config(steps=steps, warmup=warmup)
+    config = phase_config(Stage1Config, steps=steps, warmup=warmup)
     assert all(0 < learning_rate_factor(step, config, config.end_factor) <= 1 for step in range(steps))
 
 

@@ -9,6 +9,7 @@ from phases import (
     STEPS,
     backward,
     losses,
+    phase_config,
     same,
     snapshot,
     stage1,
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.training.blocks import transformer_blocks
 from vqrae.training.codebook import place_codes
-from vqrae.training.config import LossWeights
+from vqrae.training.config import Stage1Weights, Stage2Config, Stage2Weights
 from vqrae.training.loop import train
 from vqrae.training.losses.terms import distillation_loss, pixel_loss
 from vqrae.training.processes import Processes
@@ -67,7 +68,7 @@ def test_stage1_optimizes_only_what_it_trains(folder: Path) -> None:
 
 def test_stage1_terms_are_weighted(folder: Path) -> None:
     plain = losses(stage1(folder))
-    weighted = losses(stage1(folder, weights=LossWeights(pixel=3, quantizer=0.5)))
+    weighted = losses(stage1(folder, weights=Stage1Weights(pixel=3, quantizer=0.5)))
     assert list(plain) == ["pixel", "quantizer"]
     torch.testing.assert_close(weighted["pixel"], 3 * plain["pixel"])
     torch.testing.assert_close(weighted["quantizer"], 0.5 * plain["quantizer"])
@@ -100,7 +101,7 @@ def test_stage2_gradient_reaches_every_trainable_parameter(folder: Path, network
 
 def test_stage2_after_stage1_trains_the_encoder_again(folder: Path) -> None:
     first = stage1(folder)
-    second = Stage2(first.module, first.config, first.images, Processes())
+    second = Stage2(first.module, phase_config(Stage2Config), first.images, Processes())
     backward(second)
     assert all(p.grad is not None for p in second.module.encoder.parameters())
 
@@ -140,7 +141,7 @@ def move_encoder(phase: Stage2) -> None:
 
 
 def test_distillation_is_the_distance_of_the_continuous_features(folder: Path) -> None:
-    phase = stage2(folder, weights=LossWeights(distillation=2))
+    phase = stage2(folder, weights=Stage2Weights(distillation=2))
     move_encoder(phase)
     pixels = phase.images.pixels(0)
     with torch.no_grad():
@@ -180,8 +181,8 @@ def test_bf16_keeps_quantizer_and_losses_in_float32(folder: Path) -> None:
 
 
 def test_a_perceptual_term_is_weighted_and_reaches_the_decoder(folder: Path) -> None:
-    plain = losses(stage1(folder, perceptual="teacher", weights=LossWeights(perceptual=1)))
-    phase = stage1(folder, perceptual="teacher", weights=LossWeights(perceptual=2))
+    plain = losses(stage1(folder, perceptual="teacher", weights=Stage1Weights(perceptual=1)))
+    phase = stage1(folder, perceptual="teacher", weights=Stage1Weights(perceptual=2))
     weighted = losses(phase)
     torch.testing.assert_close(weighted["perceptual"], 2 * plain["perceptual"])
     weighted["perceptual"].backward()

@@ -17,13 +17,13 @@ from vqrae.downstream.reader import Reader
 from vqrae.downstream.teaching import (
     PaintingRecipe,
     ReadingRecipe,
-    changed,
     teach_painter,
     teach_reader,
     world_painting,
     world_reading,
 )
 from vqrae.downstream.world import World
+from vqrae.training.config import changed
 
 SIZE = tiny_config().image_size
 SMALL = LanguageSize(width=32, depth=2, heads=4)

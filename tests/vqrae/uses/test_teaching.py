@@ -23,7 +23,6 @@ from vqrae.downstream.reader import Reader
 from vqrae.downstream.teaching import (
     PaintingRecipe,
     ReadingRecipe,
-    changed,
     llava_alignment,
     llava_instruction,
     paper_painting,
@@ -33,6 +32,7 @@ from vqrae.downstream.teaching import (
 )
 from vqrae.model.encoder import Encoder
 from vqrae.runtimes.errors import DataError, UsageError
+from vqrae.training.config import changed
 
 FEW = ["phase.steps=2", "phase.batch_size=2", "phase.warmup=1"]
 
@@ -105,8 +105,10 @@ def test_settings() -> None:
     assert (recipe.phase.steps, recipe.phase.precision, recipe.adapter_only) == (7, "fp32", True)
     with pytest.raises(UsageError, match=r"did you mean phase\.steps\?"):
         changed(world_reading(), {"phase.stps": "7"})
-    with pytest.raises(UsageError, match=r"setting phase\.steps: got '0'"):
+    with pytest.raises(UsageError, match=r"setting phase\.steps: got 0"):
         changed(world_reading(), {"phase.steps": "0"})
+    with pytest.raises(UsageError, match=r"setting phase\.refit_codebook: got true; .*; stage2 reads it$"):
+        changed(world_reading(), {"phase.refit_codebook": "true"})
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from vqrae.model.layers import pixels_from_uint8
-from vqrae.training.config import PhaseConfig
+from vqrae.training.config import StageConfig
 from vqrae.training.data.crops import Crop
 from vqrae.training.data.indexed import IndexedImages
 from vqrae.training.data.scenes import SceneSource
@@ -43,7 +43,7 @@ class TrainingImages:
         self,
         source: IndexedImages | StreamedImages,
         scenes: SceneSource,
-        config: PhaseConfig,
+        config: StageConfig,
         size: int,
         seed: int,
     ) -> None:

@@ -12,7 +12,7 @@ from tiny_models import tiny_config
 from vqrae.cli.dry_run import dry_run, render
 from vqrae.model import VQRAE
 from vqrae.runtimes.errors import UsageError
-from vqrae.training.config import PhaseConfig, Recipe, recipe
+from vqrae.training.config import Recipe, Stage1Config, Stage2Config, recipe
 from vqrae.training.cost.dry_run import DryRun, plan
 from vqrae.training.cost.memory import UNSHARDED_BLOCKS, DeviceMemory, device_memory
 from vqrae.training.cost.parameters import count_parameters
@@ -30,8 +30,8 @@ PAPER = {  # parameters: encoder and decoder in 10⁶ as the model cards have th
 
 
 def small_recipe(**values: Any) -> Recipe:
-    stage = PhaseConfig(**{"steps": 10, "batch_size": 8, "learning_rate": 1e-3, "end_factor": 1, **values})
-    return Recipe(model=tiny_config(), stage1=stage, stage2=stage)
+    values = {"steps": 10, "batch_size": 8, "learning_rate": 1e-3, "end_factor": 1, **values}
+    return Recipe(model=tiny_config(), stage1=Stage1Config(**values), stage2=Stage2Config(**values))
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_accumulation_takes_memory_from_a_step_and_adds_maps_of_the_codes(planne
 
 
 def test_the_recipe_is_read() -> None:
-    phase = PhaseConfig(steps=3, batch_size=4, learning_rate=1, end_factor=1, precision="fp32")
+    phase = Stage2Config(steps=3, batch_size=4, learning_rate=1, end_factor=1, precision="fp32")
     found = PhaseInputs.of("stage2", phase)
     assert (found.stage, found.steps, found.batch_size, found.precision) == ("stage2", 3, 4, "fp32")
 

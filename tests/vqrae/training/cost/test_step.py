@@ -17,7 +17,7 @@ from vqrae.model import VQRAE
 from vqrae.model.encoder import Encoder
 from vqrae.model.layers import pixels_from_uint8
 from vqrae.training.blocks import transformer_blocks
-from vqrae.training.config import PhaseConfig
+from vqrae.training.config import Stage1Config, Stage2Config
 from vqrae.training.cost.flops import flop_counter
 from vqrae.training.cost.saved_tensors import SavedTensors
 from vqrae.training.cost.step import Precision, StageName, count_faked_step, count_step
@@ -63,12 +63,16 @@ def test_a_faked_step_counts_what_a_real_one_does(network: str, stage: StageName
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_step_that_is_counted_is_the_one_that_is_trained(stage: StageName) -> None:
     model, _ = real_model("siglip", stage)
-    config = PhaseConfig(steps=1, batch_size=BATCH, learning_rate=1e-3, end_factor=1)
-    kind = Stage1 if stage == "stage1" else Stage2
-    phase = kind(model, config, Images(), Processes())  # type: ignore[arg-type]
+    values: dict[str, Any] = {"steps": 1, "batch_size": BATCH, "learning_rate": 1e-3, "end_factor": 1}
+    arguments: Any = (Images(), Processes())
+    phase = (
+        Stage1(model, Stage1Config(**values), *arguments)
+        if stage == "stage1"
+        else Stage2(model, Stage2Config(**values), *arguments)
+    )
     with flop_counter() as counter:
         backward(phase)
-    counted = count_faked_step(tiny_config(), stage, config.precision, BATCH)
+    counted = count_faked_step(tiny_config(), stage, phase.config.precision, BATCH)
     assert counter.get_total_flops() == counted.forward + counted.teacher + counted.backward
 
 
