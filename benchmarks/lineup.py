@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from vqrae.benchmarks.candidates.candidate import BundleCandidate, Candidate, Graph, runtime_title
 from vqrae.benchmarks.candidates.foreign import ForeignCandidate
@@ -15,6 +16,8 @@ from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError, n
 from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.registry import session_class
 
+FLOATS: dict[str, tuple[Literal["fp32", "fp16"], ...]] = {"cpu": ("fp32",), "others": ("fp32", "fp16")}
+"""Device -> precisions that PyTorch is measured in there."""
 ENGINES = (".engine", ".plan", ".trt")
 """Suffixes that people give to engines, of TensorRT and of TensorRT-RTX alike."""
 RTX_MAGIC = b"vtrt"
@@ -41,13 +44,15 @@ class Lineup:
         """Refuse what makes no sense, before any work.
 
         Raises:
-            UsageError: nothing to measure, or a variant of a checkpoint without one.
+            UsageError: nothing to measure, or a variant of a checkpoint without one, or not on that device.
         """
         if self.checkpoint is None and not self.bundles and not self.options.foreign:
             raise UsageError("benchmark", got="nothing to measure", expected="a checkpoint or a bundle")
         for asked, name in ((self.options.compiled, "torch.compile"), (self.options.naive, "the naive export")):
             if asked and self.checkpoint is None:
                 raise UsageError(name, got="no checkpoint", expected="the PyTorch model that it is made of")
+        if self.options.naive and self.options.load.device not in (None, "cpu"):
+            raise UsageError("the naive export", got=f"the device {self.options.load.device}", expected="cpu")
 
     def open(self, stack: ExitStack, threads: int, graph: Graph) -> tuple[list[Candidate], list[Absent]]:
         """Open what can run one graph here, PyTorch first; `stack` closes it.
@@ -82,31 +87,16 @@ class Lineup:
         from vqrae.benchmarks.candidates.pytorch import PyTorchCandidate
 
         size = image_size(self.bundles, self.options.load.public_key)
-        if self.options.load.device is not None:
-            yield from self._on_device(self.checkpoint, self.options.load.device, threads, size)
-            return
-        yield PyTorchCandidate(self.checkpoint, threads=threads, size=size)
-        if self.options.compiled:
-            from vqrae.benchmarks.candidates.pytorch import CompiledCandidate
-
-            yield CompiledCandidate(self.checkpoint, threads=threads, size=size)
+        device = self.options.load.device or "cpu"
+        for compiled in (False, True) if self.options.compiled else (False,):
+            for precision in FLOATS.get(device, FLOATS["others"]):
+                yield PyTorchCandidate(
+                    self.checkpoint, device=device, precision=precision, compiled=compiled, threads=threads, size=size
+                )
         if self.options.naive:
             from vqrae.benchmarks.candidates.naive import NaiveCandidate
 
             yield NaiveCandidate(self.checkpoint, threads=threads, size=size)
-
-    def _on_device(
-        self, checkpoint: Path | str, device: str, threads: int, size: tuple[int, int] | None
-    ) -> Iterator[Candidate]:
-        """PyTorch there in both float precisions, and compiled too where that is asked for."""
-        from vqrae.benchmarks.candidates.pytorch import DeviceCandidate, FloatName
-
-        floats: tuple[FloatName, ...] = ("fp32", "fp16")
-        for compiled in (False, True) if self.options.compiled else (False,):
-            for precision in floats:
-                yield DeviceCandidate(
-                    checkpoint, device, precision=precision, compiled=compiled, threads=threads, size=size
-                )
 
     def _foreign_size(self, candidates: Sequence[Candidate]) -> tuple[int, int] | None:
         """What a foreign file's open axes are fed with: the size of the rows beside it."""

@@ -98,7 +98,7 @@ def test_result_survives_json(run):
 def test_both_candidates_compute_the_same_tokens(checkpoint, bundle):
     with PyTorchCandidate(checkpoint, threads=1) as pytorch, BundleCandidate(bundle, LoadOptions(threads=1)) as onnx:
         indices, _ = pytorch.call("encode", 2)()
-        assert (onnx.call("encode", 2)()["indices"] == indices.numpy()).mean() > 0.99
+        assert (onnx.call("encode", 2)()["indices"] == indices).mean() > 0.99
 
 
 def test_a_bundle_whose_runtime_is_missing_gets_rows_that_say_so(checkpoint, bundle, monkeypatch):

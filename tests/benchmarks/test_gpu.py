@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from vqrae.benchmarks.bench import bench
+from vqrae.benchmarks.lineup import FLOATS
 from vqrae.benchmarks.options import BenchOptions
 from vqrae.benchmarks.rows import BenchRow
 from vqrae.benchmarks.studies import gpu
@@ -43,14 +44,17 @@ def test_all_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         gpu.check_gpu()
 
 
-def rows_on_the_cpu(checkpoint: Path, bundle: Path, *, compiled: bool) -> tuple[BenchRow, ...]:
+def rows_on_the_cpu(
+    checkpoint: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, *, compiled: bool
+) -> tuple[BenchRow, ...]:
     """The CPU stands in for the device."""
+    monkeypatch.setitem(FLOATS, "cpu", FLOATS["others"])
     given = {"graphs": ("encode",), "threads": 1, "rounds": 6, "warmup": 0, "starts": 0}
     return bench([bundle], checkpoint, BenchOptions(compiled=compiled, **given, load=LoadOptions(device="cpu"))).rows
 
 
-def test_the_rows_of_a_device(checkpoint: Path, bundle: Path) -> None:
-    rows = rows_on_the_cpu(checkpoint, bundle, compiled=False)
+def test_the_rows_of_a_device(checkpoint: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = rows_on_the_cpu(checkpoint, bundle, monkeypatch, compiled=False)
     assert [row.label for row in rows] == ["PyTorch FP32", "PyTorch FP16", "ONNX Runtime FP32"]
     assert [row.gate for row in rows] == ["reference", "unjudged", "pass"]
     assert {row.device for row in rows} == {"cpu"}
@@ -62,8 +66,8 @@ def test_the_rows_of_a_device(checkpoint: Path, bundle: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not COMPILER, reason="no C++ compiler")
-def test_compiled_rows_of_a_device(checkpoint: Path, bundle: Path) -> None:
-    rows = rows_on_the_cpu(checkpoint, bundle, compiled=True)[2:4]
+def test_compiled_rows_of_a_device(checkpoint: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = rows_on_the_cpu(checkpoint, bundle, monkeypatch, compiled=True)[2:4]
     assert [row.label for row in rows] == ["torch.compile FP32", "torch.compile FP16"]
     assert all(row.token_agreement is not None and row.token_agreement > 0.9 for row in rows)
 
