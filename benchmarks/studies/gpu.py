@@ -9,7 +9,6 @@ one line; 3 where a bundle misses its gate on the GPU, after the page was writte
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from vqrae.benchmarks.options import BenchOptions
 from vqrae.benchmarks.report.figures import decibels, percent, tiny_percent
 from vqrae.benchmarks.report.outputs import markdown_page
 from vqrae.benchmarks.studies.performance import exported_bundles
+from vqrae.benchmarks.studies.study import StudyParser, table
 from vqrae.checkpoint import open_checkpoint
 from vqrae.export.comparison import verify_bundles
 from vqrae.export.parity_images import parity_images
@@ -41,7 +41,7 @@ from vqrae.runtimes.staging import write_output
 DEVICE = "cuda"
 ENGINES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Formats of engines, the first that is installed is taken -> the library's import name."""
-HEADER = "| bundle | device | gate | tokens | excess | decode |\n| --- | --- | --- | --: | --: | --: |\n"
+TITLES = ("bundle", "device", "gate", "tokens", "excess", "decode")
 
 
 def engine_format() -> str | None:
@@ -93,24 +93,24 @@ def parity_rows(
 
 def parity_table(rows: Sequence[VerifyRow]) -> str:
     """The verdicts in Markdown, and below them why a bundle was not executed."""
-    lines = [HEADER]
+    cells = []
     for row in rows:
         name = f"{runtime_title(row.runtime)} {row.precision.upper()}"
         figures = (percent(row.token_agreement), tiny_percent(row.excess_distortion), decibels(row.decode_psnr_db))
-        lines.append(f"| {' | '.join((name, row.device or '–', row.gate, *figures))} |\n")
+        cells.append((name, row.device or "–", row.gate, *figures))
     reasons = dict.fromkeys(row.reason for row in rows if row.reason)
-    return "".join(lines) + "".join(f"\n{reason}\n" for reason in reasons)
+    return table(TITLES, cells, figures=3) + "".join(f"\n{reason}\n" for reason in reasons)
 
 
 def main() -> None:
     """Command line; writes a Markdown page, and the result beside it as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m vqrae.benchmarks.studies.gpu", description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", help="a folder, or a preset's name for random weights")
+    parser = StudyParser("gpu", __doc__)
+    parser.add_checkpoint()
     parser.add_argument("--calibration", type=Path, required=True, help="images to calibrate INT8 on")
     parser.add_argument("--bundles", type=Path, required=True, help="folder for the bundles")
     parser.add_argument("--batch", type=int, action="append", help="images per call; repeatable; 1 if not given")
     parser.add_argument("--rounds", type=int, default=30, help="timed calls of each row")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="Markdown file")
+    parser.add_output()
     options = parser.parse_args()
     check_gpu()
     engines = engine_format()
@@ -127,7 +127,7 @@ def main() -> None:
                 compiled=True,
                 load=LoadOptions(device=DEVICE),
             ),
-            command=shlex.join(["python", "-m", "vqrae.benchmarks.studies.gpu", *sys.argv[1:]]),
+            command=shlex.join(["python", "-m", options.module, *sys.argv[1:]]),
             progress=lambda stage, done, total: status.update(f"{stage}: {done} of {total}"),
         )
     title = f"# On a GPU\n\n{torch.cuda.get_device_name()}; copies to it and back are part of every call.\n\n"

@@ -7,7 +7,6 @@ Ends with exit code 3 where the results differ.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import json
@@ -18,7 +17,6 @@ import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from vqrae.benchmarks.studies.study import StudyParser
 from vqrae.runtimes.errors import GateFailure, run_as_program
 
 SHARD = 500
@@ -136,22 +135,17 @@ def kills(bundle: Path, folder: Path, *, images: int, count: int, part_images: i
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="A data set's tokens, killed and resumed.")
+    parser = StudyParser("tokenize_kills", __doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--part-images", type=int, default=64)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="vqrae-kills-") as folder:
-        figures = kills(
-            options.bundle.resolve(),
-            Path(folder),
-            images=options.images,
-            count=options.kills,
-            part_images=options.part_images,
-        )
+        size = {"images": options.images, "count": options.kills, "part_images": options.part_images}
+        figures = kills(options.bundle.resolve(), Path(folder), **size)
     print(json.dumps(figures, indent=2))
     if not figures["identical"]:
         raise GateFailure("the results", got="different bytes", expected="the same")

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vqrae.benchmarks.studies.output_kills import commands, kills
-from vqrae.benchmarks.studies.output_syncs import calls, missing_syncs, trace
+from vqrae.benchmarks.studies.outputs import calls, commands, kills, missing_syncs, trace
 from vqrae.benchmarks.studies.tokenize_kills import write_data
 from vqrae.tokenizing.token_files import read_tokens
 

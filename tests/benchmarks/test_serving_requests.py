@@ -12,8 +12,8 @@ import pytest
 from running_server import running
 
 import vqrae
+from vqrae.benchmarks.studies.serving import Tally, clients, growth
 from vqrae.benchmarks.studies.serving_requests import Answer, Sample, samples
-from vqrae.benchmarks.studies.serving_soak import Tally, clients, growth
 from vqrae.serving.app import Service
 from vqrae.serving.limits import Limits
 from vqrae.serving.worker import Worker
@@ -75,7 +75,7 @@ def test_growth_compares_quarters() -> None:
 @pytest.mark.slow
 def test_a_client_that_behaves_is_served_through_every_flood(exported: Path) -> None:
     """How fast is the module's to print; here, that all is asked and nothing of it refused."""
-    command = [sys.executable, "-m", "vqrae.benchmarks.studies.serving_floods", str(exported), "--seconds", "2"]
+    command = [sys.executable, "-m", "vqrae.benchmarks.studies.serving", "floods", str(exported), "--seconds", "2"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     floods = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(floods) == 4

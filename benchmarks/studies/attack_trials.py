@@ -1,31 +1,144 @@
-"""One attack on a bundle that is being loaded, and the judgement of what came of it."""
+"""One attack on a bundle that is being loaded by a process of its own, and the judgement of what came of it.
+
+As a program this module is that process: it loads the bundles that it is told to and answers with hashes, so that
+whatever kills it is seen from outside. It reads requests from standard input, one line of JSON each, and writes as many
+lines.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, product
 from pathlib import Path
+from typing import Any
 
-from vqrae.benchmarks.studies.attacks.kinds import (
+import numpy as np
+from numpy.typing import NDArray
+
+from vqrae.benchmarks.studies.attack_stage import (
     CACHE_OF_ANOTHER,
+    ERROR,
     ON_A_FILE,
     ON_ALL,
     ON_THE_CACHE,
+    RIGHT,
     THERE_AND_BACK,
+    WRONG,
+    Stage,
     attacking,
 )
-from vqrae.benchmarks.studies.attacks.outcomes import ERROR, RIGHT, WRONG
-from vqrae.benchmarks.studies.attacks.stage import Stage
-from vqrae.benchmarks.studies.attacks.worker import LOADED, SKIPPED, Worker, WorkerDied
-from vqrae.runtimes.errors import GateFailure
+from vqrae.runtimes.errors import GateFailure, VqraeError
+from vqrae.runtimes.tokenizer import Tokenizer, load
 
 STEPS = ("load", "encode", "encode", "decode", "decode")
 OTHER_BUNDLE = {*ON_ALL, "manifest", "manifest and file", "folder, there and back", "parent, there and back"}
 """Kinds that bring another manifest, which without a key is another bundle's."""
 CACHED = ("openvino",)
 """Runtimes that keep what they compile, and run here."""
+LOADED, SKIPPED = "loaded", "skipped"
+"""What comes of `load`; the answer where nothing was loaded."""
+
+
+class WorkerDied(Exception):  # noqa: N818 - an outcome that is counted
+    """Its message is the signal's name, or `hang`."""
+
+
+class Worker:
+    """The process, seen from outside."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        command = [sys.executable, "-m", f"{__package__}.attack_trials"]
+        self._process = subprocess.Popen(  # noqa: S603 - our own module
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,  # `select` sees what was not read, not what lies in a buffer
+            env={**os.environ, **environment},
+        )
+
+    def send(self, **request: Any) -> None:
+        """Have it do something; it takes one request after the other."""
+        assert self._process.stdin is not None  # noqa: S101
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            raise WorkerDied(self._end()) from error
+
+    def answer(self, seconds: float) -> str:
+        """What came of the oldest request: a hash, or an error's class.
+
+        Raises:
+            WorkerDied: it died, or said nothing for so long and was killed.
+        """
+        assert self._process.stdout is not None  # noqa: S101
+        ready, _, _ = select.select([self._process.stdout], [], [], seconds)
+        if not ready:
+            self.close()
+            raise WorkerDied("hang")
+        if not (line := self._process.stdout.readline()):
+            raise WorkerDied(self._end())
+        return line.decode().strip()
+
+    def close(self) -> None:
+        """Kill it."""
+        self._process.kill()
+        self._end()
+
+    def _end(self) -> str:
+        code = self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+class _Tokenizers:
+    """One at a time."""
+
+    def __init__(self) -> None:
+        self.loaded: Tokenizer | None = None
+
+    def done(self, request: dict[str, Any]) -> str:
+        """What came of a request."""
+        if request["do"] == "load":
+            self.close()
+            self.loaded = load(request["path"], threads=1, **request["options"])
+            return LOADED
+        if self.loaded is None:
+            return SKIPPED
+        if request["do"] == "encode":
+            encoding = self.loaded.encode(_images(self.loaded))
+            return _hash(encoding.indices, encoding.features)
+        return _hash(self.loaded.decode(_indices(self.loaded)))
+
+    def close(self) -> None:
+        """Nothing of the last one stays, whatever it was."""
+        if self.loaded is not None:
+            self.loaded.close()
+            self.loaded = None
+
+
+def _images(tokenizer: Tokenizer) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (1, *tokenizer.image_size, 3), np.uint8)
+
+
+def _indices(tokenizer: Tokenizer) -> NDArray[np.int32]:
+    return np.random.default_rng(0).integers(0, tokenizer.codebook_size, tokenizer.grid, np.int32)
+
+
+def _hash(*arrays: NDArray[Any]) -> str:
+    return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -145,3 +258,22 @@ class Trials:
 
 def _is_hash(answer: str) -> bool:
     return len(answer) == 64
+
+
+def main() -> None:
+    """Answer until standard input ends."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
+    tokenizers = _Tokenizers()
+    for line in sys.stdin:
+        try:
+            answer = tokenizers.done(json.loads(line))
+        except VqraeError as error:
+            answer = type(error).__name__
+        except Exception as error:  # every class is an outcome that the parent counts, none is dropped
+            answer = f"other {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        print(answer, file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,25 +1,28 @@
-"""A server under more load than it can do, good requests and bad ones, a replica killed meanwhile: what comes of it.
+"""A server under load: more than it can do, good requests and bad ones, a replica killed meanwhile; and under floods.
 
-    python -m vqrae.benchmarks.studies.serving_soak BUNDLE --minutes 10
+    python -m vqrae.benchmarks.studies.serving soak BUNDLE --minutes 10
+    python -m vqrae.benchmarks.studies.serving floods BUNDLE --seconds 10
 
-starts `vqrae serve` for itself. Ends with exit code 3 where an answer was lost or wrong, a bad request was not refused,
-or memory grew.
+Both start `vqrae serve` for themselves and print JSON. The soak ends with exit code 3 where an answer was lost or
+wrong, a bad request was not refused, or memory grew. Flood by flood, `/v2/health/live` is asked all the time, and a
+client that behaves encodes a photograph over and over: the longest wait, the answers of both, and the server's memory
+are told.
 """
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +30,16 @@ import numpy as np
 import psutil
 
 from vqrae.benchmarks.studies.serving_requests import Answer, Sample, encode_sample, samples
+from vqrae.benchmarks.studies.study import StudyParser
 from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable, run_as_program
 from vqrae.runtimes.tokenizer import Tokenizer, load
 
+MEBIBYTE = 2**20
+SLOW, IDLE, CHUNKED, JSON_BODIES = 128, 600, 24, 4
+SETTLE_SECONDS = 5.0
+"""After a flood, before memory is read."""
 BAD_SHARE = 0.2
-BODY_TIMEOUT_S = 5
+BODY_TIMEOUT = ("--body-timeout", "5")
 KILL_AT = 0.1
 """Of the time: memory is then judged on what follows."""
 MEMORY_GROWTH = 0.05
@@ -72,18 +80,19 @@ class Tally:
 
 
 @contextmanager
-def served(bundle: Path, threads: int, queue: int, *options: str) -> Iterator[tuple[psutil.Process, str]]:
+def served(bundle: Path, *options: str) -> Iterator[tuple[psutil.Process, str]]:
     """`vqrae serve` in a process of its own, with more of its options, and its host and port."""
-    command = [sys.executable, "-m", "vqrae", "serve", str(bundle), "--port", "0", "--threads", str(threads)]
-    command += ["--max-queue", str(queue), "--body-timeout", str(BODY_TIMEOUT_S), *options]
+    command = [sys.executable, "-m", "vqrae", "serve", str(bundle), "--port", "0", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
     assert process.stdout is not None  # noqa: S101
     with process.stdout:
         line = process.stdout.readline()
         if "http://" not in line:
             raise RuntimeUnavailable("vqrae serve", got=f"exit code {process.wait()}", expected="a server")
-        yield psutil.Process(process.pid), line.split()[0].removeprefix("http://")
-        process.terminate()
+        try:
+            yield psutil.Process(process.pid), line.split()[0].removeprefix("http://")
+        finally:
+            process.terminate()
         if (code := process.wait(120)) != 0:
             raise GateFailure("vqrae serve", got=f"exit code {code} after SIGTERM", expected="0")
 
@@ -197,7 +206,8 @@ def served_against_offline(tokenizer: Tokenizer, place: str) -> dict[str, float]
 
 def soak(bundle: Path, *, minutes: float, concurrency: int, threads: int) -> dict[str, Any]:
     """Run all of it; see the figures' names."""
-    with load(bundle, threads=threads) as tokenizer, served(bundle, threads, concurrency * 3 // 4) as (server, place):
+    options = ("--threads", str(threads), "--max-queue", str(concurrency * 3 // 4), *BODY_TIMEOUT)
+    with load(bundle, threads=threads) as tokenizer, served(bundle, *options) as (server, place):
         good, bad = samples(tokenizer)
         throughput = served_against_offline(tokenizer, place)
         with Watch(server, minutes * 60) as watch:
@@ -218,20 +228,142 @@ def soak(bundle: Path, *, minutes: float, concurrency: int, threads: int) -> dic
     }
 
 
+def ask(port: int, path: str, body: bytes | None = None) -> int:
+    """The status of one request on a connection of its own."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request("GET" if body is None else "POST", path, body)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+    finally:
+        connection.close()
+
+
+def slow_bodies(port: int, stop: threading.Event) -> None:
+    """Bodies that never come."""
+    head = b"POST /encode HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n1"
+    _held(port, stop, SLOW, head)
+
+
+def idle_connections(port: int, stop: threading.Event) -> None:
+    """Connections that ask nothing."""
+    _held(port, stop, IDLE, b"")
+
+
+def chunked(port: int, stop: threading.Event) -> None:
+    """Bodies without a length, of 30 MiB each, at once, over and over."""
+    head = b"POST /encode HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    _repeated(CHUNKED, stop, lambda: _sent(port, head, b"%x\r\n%s\r\n" % (MEBIBYTE, bytes(MEBIBYTE)), 30))
+
+
+def much_json(port: int, stop: threading.Event) -> None:
+    """Bodies of 32 MiB of JSON."""
+    body = b'{"inputs": [' + b"0," * (16 * MEBIBYTE) + b"0]}"
+    head = f"POST /v2/models/encode/infer HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    _repeated(JSON_BODIES, stop, lambda: _sent(port, head, body, 1))
+
+
+FLOODS: dict[str, Callable[[int, threading.Event], None]] = {
+    "slow bodies": slow_bodies,
+    "idle connections": idle_connections,
+    "chunked bodies": chunked,
+    "JSON of 32 MiB": much_json,
+}
+
+
+def _held(port: int, stop: threading.Event, count: int, first: bytes) -> None:
+    with ExitStack() as stack:
+        for _ in range(count):
+            with suppress(OSError):
+                connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+                connection.sendall(first)
+        stop.wait()
+
+
+def _repeated(count: int, stop: threading.Event, send: Callable[[], None]) -> None:
+    def again() -> None:
+        while not stop.is_set():
+            send()
+
+    threads = [threading.Thread(target=again) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _sent(port: int, head: bytes, part: bytes, times: int) -> None:
+    """Send until the server refuses, which it may at any time."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(head)
+        for _ in range(times):
+            connection.sendall(part)
+        connection.recv(65536)
+
+
+def flooded(name: str, server: psutil.Process, port: int, photograph: bytes, seconds: float) -> dict[str, Any]:
+    """What a flood does to others."""
+    before, stop = server.memory_info().rss, threading.Event()
+    flood = threading.Thread(target=FLOODS[name], args=(port, stop))
+    flood.start()
+    waits, answered, peak = list[float](), list[int](), before
+    encoding = threading.Thread(target=_encode, args=(port, photograph, stop, answered))
+    encoding.start()
+    began = time.monotonic()
+    while time.monotonic() - began < seconds:
+        asked = time.monotonic()
+        status = ask(port, "/v2/health/live")
+        waits.append(time.monotonic() - asked if status == 200 else seconds)
+        peak = max(peak, server.memory_info().rss)
+        time.sleep(0.02)
+    stop.set()
+    flood.join()
+    encoding.join()
+    time.sleep(SETTLE_SECONDS)
+    return {
+        "live_asked": len(waits),
+        "live_longest_ms": round(1e3 * max(waits), 1),
+        "encoded": answered.count(200),
+        "not_encoded": len(answered) - answered.count(200),
+        "rss_before_mb": round(before / 1e6),
+        "rss_peak_mb": round(peak / 1e6),
+        "rss_after_mb": round(server.memory_info().rss / 1e6),
+    }
+
+
+def _encode(port: int, photograph: bytes, stop: threading.Event, answered: list[int]) -> None:
+    while not stop.is_set():
+        answered.append(ask(port, "/encode", photograph))
+
+
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="A server under load.")
+    parser = StudyParser("serving", __doc__)
+    parser.add_argument("kind", choices=("soak", "floods"))
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    arguments = parser.parse_args()
-    figures = soak(
-        arguments.bundle, minutes=arguments.minutes, concurrency=arguments.clients, threads=arguments.threads
-    )
-    print(json.dumps(figures, indent=2))
-    memory = max(it["growth"] for it in figures["memory"].values())
-    outcomes = figures["outcomes"]
+    parser.add_argument("--minutes", type=float, default=10, help="of the soak")
+    parser.add_argument("--clients", type=int, default=16, help="of the soak")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the soak")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each flood")
+    options = parser.parse_args()
+    if options.kind == "soak":
+        figures = soak(options.bundle, minutes=options.minutes, concurrency=options.clients, threads=options.threads)
+        print(json.dumps(figures, indent=2))
+        _check_soak(figures)
+        return
+    photograph = (options.bundle / "golden" / "source-00.png").read_bytes()
+    with served(options.bundle) as (server, place):
+        port = int(place.rpartition(":")[2])
+        for _ in range(20):  # warm
+            ask(port, "/encode", photograph)
+        for name in FLOODS:
+            figures = flooded(name, server, port, photograph, options.seconds)
+            print(json.dumps({"flood": name, **figures}), flush=True)
+
+
+def _check_soak(figures: dict[str, Any]) -> None:
+    memory, outcomes = max(it["growth"] for it in figures["memory"].values()), figures["outcomes"]
     if outcomes.get("lost") or outcomes.get("wrong") or memory > MEMORY_GROWTH:
         got, expected = f"{outcomes}, memory {memory:+.1%}", "nothing lost or wrong, memory flat"
         raise GateFailure("the soak", got=got, expected=expected)

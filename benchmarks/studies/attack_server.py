@@ -11,11 +11,19 @@ from itertools import cycle, islice
 
 import psutil
 
-from vqrae.benchmarks.studies.attacks.kinds import ON_A_FILE, ON_ALL, THERE_AND_BACK, attacking
-from vqrae.benchmarks.studies.attacks.outcomes import ERROR, RIGHT, WRONG, Outcomes
-from vqrae.benchmarks.studies.attacks.stage import Stage
+from vqrae.benchmarks.studies.attack_stage import (
+    ERROR,
+    ON_A_FILE,
+    ON_ALL,
+    RIGHT,
+    THERE_AND_BACK,
+    WRONG,
+    Outcomes,
+    Stage,
+    attacking,
+)
+from vqrae.benchmarks.studies.serving import BODY_TIMEOUT, served
 from vqrae.benchmarks.studies.serving_requests import Sample, samples
-from vqrae.benchmarks.studies.serving_soak import served
 from vqrae.runtimes.tokenizer import load
 
 MOMENTS = ("while it serves", "when a replica died")
@@ -24,7 +32,7 @@ ATTACK_S = 1.5
 RESTART_S = 12.0
 """How long a replica that was killed meets it; one that can start has started by then."""
 RECOVERY_S = 90.0
-QUEUE = 8
+SERVED = ("--threads", "1", "--max-queue", "8", *BODY_TIMEOUT)
 DIED = "died"
 """A replica, and not by our hand."""
 
@@ -98,18 +106,17 @@ def attack_server(stage: Stage, trials: int, *, key: bool, options: Sequence[str
     stage.chance.shuffle(plan)
     with load(stage.pristine[0], threads=1) as tokenizer:
         good, _ = samples(tokenizer)
-    options = [*options, *(["--public-key", str(stage.public_key)] if key else [])]
+    options = [*SERVED, *options, *(["--public-key", str(stage.public_key)] if key else [])]
     left = list(islice(cycle(plan), trials))
     while left:  # a server that does not recover is started again
-        with served(stage.bundle, 1, QUEUE, *options) as (server, place), Clients(place, good) as clients:
+        with served(stage.bundle, *options) as (server, place), Clients(place, good) as clients:
             recovered = True
             while left and recovered:
                 kind, moment = left.pop()
                 for outcome in _attacked(stage, kind, moment, server, clients):
                     outcomes.add(kind, moment, outcome)
                 recovered = RIGHT in clients.wait(RECOVERY_S)
-    for line in outcomes.table(MOMENTS):
-        print(line)
+    print(outcomes.table(MOMENTS), end="")
     print(f"{stage.manifest.name}, served: {trials} attacks, answers {dict(outcomes.total)}")
     return outcomes.fine
 

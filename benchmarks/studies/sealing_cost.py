@@ -1,7 +1,7 @@
 """What sealed bytes cost: fresh starts of this checkout, of this one in memory, and of another checkout, in turns.
 
     git worktree add /tmp/before dfac1bf
-    python -m vqrae.benchmarks.studies.attacks.cost /tmp/base-onnx/good /tmp/base-openvino/good --against /tmp/before
+    python -m vqrae.benchmarks.studies.sealing_cost /tmp/base-onnx/good /tmp/base-openvino/good --against /tmp/before
 
 Each start is a process: import, load, and the answer to one image. Linux only. Files are as warm in the disk cache as
 the start before left them.
@@ -9,7 +9,6 @@ the start before left them.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -22,7 +21,8 @@ from pathlib import Path
 from statistics import median, quantiles
 
 from vqrae.benchmarks.measure.conditions import installed_versions
-from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable, UsageError, run_as_program
+from vqrae.benchmarks.studies.study import StudyParser, check_least, table
+from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable, run_as_program
 from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.manifest import MANIFEST_FILE, read_manifest
 
@@ -103,8 +103,8 @@ def compared(bundle: Path, ways: Sequence[Way], views: Sequence[Path], rounds: i
     return found
 
 
-def rows(name: str, ways: Sequence[Way], found: Sequence[Sequence[Figures]]) -> list[str]:
-    """A line of Markdown for each way: medians, and in times of the last way the median over rounds and quartiles."""
+def rows(name: str, ways: Sequence[Way], found: Sequence[Sequence[Figures]]) -> list[list[str]]:
+    """Cells for each way: medians, and in times of the last way the median over rounds and quartiles."""
     lines = []
     for way, figures in zip(ways, found, strict=True):
         cells = []
@@ -113,7 +113,7 @@ def rows(name: str, ways: Sequence[Way], found: Sequence[Sequence[Figures]]) -> 
             low, middle, high = quantiles(ratios, n=4, method="inclusive")
             value = median(one[column] for one in figures)
             cells += [f"{value:.3g} {unit}", f"{middle:.2f}× ({low:.2f} to {high:.2f})"]
-        lines.append("| " + " | ".join([name, way.name, *cells]) + " |")
+        lines.append([name, way.name, *cells])
     return lines
 
 
@@ -128,29 +128,28 @@ def misses(name: str, ways: Sequence[Way], found: Sequence[Sequence[Figures]]) -
     return over
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Starts with sealed bytes against those of another checkout.")
+    parser = StudyParser("sealing_cost", __doc__)
     parser.add_argument("bundles", type=Path, nargs="+")
     parser.add_argument("--against", type=Path, required=True, help="a checkout from before")
     parser.add_argument("--rounds", type=int, default=9)
-    given = parser.parse_args(arguments)
-    if given.rounds < MIN_ROUNDS:
-        raise UsageError("--rounds", got=str(given.rounds), expected=f"at least {MIN_ROUNDS}")
+    given = parser.parse_args()
+    check_least("--rounds", given.rounds, MIN_ROUNDS)
     here = Path(__file__).resolve().parents[2]
     ways = [Way("disk", here, {}), Way("memory", here, {"sealing": "memory"}), Way("before", given.against, {})]
-    over, load = [], os.getloadavg()[0]
-    print("| " + " | ".join(["bundle", "sealing", *(f"{title} | in times of before" for title in TITLES)]) + " |")
-    print("|-" * (2 + 2 * len(TITLES)) + "|", flush=True)
+    over, lines, load = list[str](), list[list[str]](), os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="vqrae-cost-") as folder:
         views = [nested_view(way.checkout, Path(folder) / way.name) for way in ways]
         for bundle in given.bundles:
             name = read_manifest(bundle / MANIFEST_FILE).name
             found = compared(bundle.resolve(), ways, views, given.rounds)
-            print("\n".join(rows(name, ways, found)), flush=True)
+            lines += rows(name, ways, found)
             over += misses(name, ways, found)
+    titles = ("bundle", "sealing", *(part for title in TITLES for part in (title, "in times of before")))
+    print(table(titles, lines))
     versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
-    print(f"\n{given.rounds} rounds; load average {load:.1f} before them. {this_machine()}.\n\n{versions}.")
+    print(f"{given.rounds} rounds; load average {load:.1f} before them. {this_machine()}.\n\n{versions}.")
     if over:
         raise GateFailure("sealed bytes", got="; ".join(over), expected="starts within their limits")
 

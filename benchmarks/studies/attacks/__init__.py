@@ -1,1 +1,0 @@
-"""Attacks on a bundle while it is loaded and used: `python -m vqrae.benchmarks.studies.attacks BUNDLE`."""
