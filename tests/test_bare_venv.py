@@ -9,6 +9,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from wheel_modules import IMPORTS
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,3 +61,17 @@ def test_a_verb_that_needs_more_names_the_command_that_adds_it(bare: Path, tmp_p
     assert finished.returncode == 4
     assert "not installed; install it with `pip install 'vqrae[export]'`" in finished.stderr
     assert finished.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_every_module_is_imported_where_its_dependency_is_there(bare: Path) -> None:
+    done = subprocess.run([bare / "python", "-c", IMPORTS], check=False, capture_output=True, text=True, cwd=bare)
+    assert done.returncode == 0, done.stderr
+    imported, absent = json.loads(done.stdout.splitlines()[-1])
+    assert not [name for name in (*imported, *absent) if ".studies" in name]
+    torch_free = {name for name in imported if name.startswith("vqrae.runtimes")}
+    assert {name for name in absent if name.startswith("vqrae.runtimes")} <= {
+        name for name in absent if name.startswith("vqrae.runtimes.backends")
+    }
+    assert {"vqrae.runtimes.backends.onnxruntime", "vqrae.runtimes.tokenizer", "vqrae.runtimes.selftest"} <= torch_free
+    assert {"vqrae.cli.app", "vqrae.cli.serve", "vqrae.calibration.plan"} <= {*imported}

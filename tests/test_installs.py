@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from wheel_modules import IMPORTS
 
 ROOT = Path(__file__).parents[1]
 NOT_THE_TREE = (".*", "__pycache__", "build", "demo", "runs", "node_modules", "*.egg-info")
@@ -103,3 +105,29 @@ def test_everything_runs_from_the_repository_s_own_folder(kind: str, dependencie
     if kind == "plain":
         assert machine.places(machine.elsewhere)[0] == machine.site / "vqrae"
         assert machine.places(machine.elsewhere)[1].name == "__init__.py", "no other folder belongs to the namespace"
+
+
+def modules_of_the_tree() -> set[str]:
+    """All but the studies, which are for who has the repository."""
+    floors = {name: ROOT / name for name in ("runtimes", "calibration", "export", "benchmarks")} | {"": ROOT / "vqrae"}
+    paths = [("vqrae", name, path.relative_to(home)) for name, home in floors.items() for path in home.rglob("*.py")]
+    names = {".".join(filter(None, (*parts, *path.with_suffix("").parts))) for *parts, path in paths}
+    return {name.removesuffix(".__init__") for name in names if ".studies" not in name} - {"vqrae"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="environments are laid out otherwise")
+def test_the_wheel_holds_every_module_but_the_studies_and_each_is_imported(dependencies: Path, tmp_path: Path) -> None:
+    """Where its dependency is there: nearly all are."""
+    machine = Machine(tmp_path, dependencies, OPTIONS["plain"])
+    done = machine.run("-c", IMPORTS, cwd=machine.elsewhere)
+    assert done.returncode == 0, done.stderr
+    imported, absent = json.loads(done.stdout.splitlines()[-1])
+    assert {*imported, *absent} == modules_of_the_tree()
+    assert len(absent) < 0.1 * len(imported), absent
+    files = {path.relative_to(machine.site / "vqrae").as_posix() for path in (machine.site / "vqrae").rglob("*.*")}
+    assert not [name for name in files if "studies" in name]
+    assert {name for name in files if not name.endswith((".py", ".pyc"))} == {
+        "py.typed",
+        "benchmarks/report/report.html.jinja",
+    }
