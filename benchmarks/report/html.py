@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vqrae.benchmarks.report.charts import histogram, latency_bars
+from vqrae.benchmarks.report.charts import histogram, latency_bars, rooflines
 from vqrae.benchmarks.report.figures import significant
 from vqrae.benchmarks.report.picture import check_pairs
 from vqrae.benchmarks.report.reconstructions import Reconstructions
-from vqrae.benchmarks.report.roofline import rooflines
 from vqrae.benchmarks.report.table import (
     FOOTPRINT_COLUMNS,
     Groups,

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from vqrae.benchmarks.bundle_comparison import compare_bundles
-from vqrae.benchmarks.comparison import Change, Comparison, Limits, compare_results
+from vqrae.benchmarks.comparison import Change, Comparison, Limits, compare_bundles, compare_results
 from vqrae.benchmarks.options import BenchOptions
 from vqrae.benchmarks.rows import BenchResult
 from vqrae.cli.app import main

@@ -19,7 +19,7 @@ from vqrae.benchmarks.candidates.work import Work, counted_work
 from vqrae.benchmarks.measure import limit as probes_module
 from vqrae.benchmarks.measure.limit import Limit, Probe, machine_probes, measured_limit
 from vqrae.benchmarks.options import BenchOptions
-from vqrae.benchmarks.report.roofline import rooflines
+from vqrae.benchmarks.report.charts import rooflines
 from vqrae.benchmarks.report.table import bench_table, limit_notes, markdown_table, speed_columns
 from vqrae.benchmarks.rows import BenchResult
 from vqrae.calibration.layers import matrix_products

@@ -82,7 +82,7 @@ def compare(
 
 
 def _of_bundles(old: Path, new: Path, limits: Limits, options: BenchOptions) -> Comparison:
-    from vqrae.benchmarks.bundle_comparison import compare_bundles
+    from vqrae.benchmarks.comparison import compare_bundles
     from vqrae.cli.output import progress_console
 
     with progress_console.status("") as status:
