@@ -151,7 +151,6 @@ def write_performance(path: Path, result: BenchResult) -> None:
     plots = {
         "Latency: median, and p10 to p90": plot_latencies(result, folder / "latency.svg"),
         "Speed against excess distortion": plot_frontier(result, folder / "frontier.svg"),
-        "Roofline": plot_roofline(result, folder / "roofline.svg"),
     }
     images = "".join(f"![{title}]({folder.name}/{plot.name})\n\n" for title, plot in plots.items() if plot is not None)
     introduction = INTRODUCTION + (OF_THE_NAIVE if any(row.kind == "naive" for row in result.rows) else "")
@@ -197,32 +196,6 @@ def plot_frontier(result: BenchResult, path: Path) -> Path | None:
         axes.set(title=title, xlabel="excess distortion, a fraction", ylabel="speed, times PyTorch", xscale="log")
         axes.margins(x=0.2, y=0.2)
         axes.legend(fontsize=7, loc="upper left")
-    save_plot(figure, path)
-    return path
-
-
-def plot_roofline(result: BenchResult, path: Path) -> Path | None:
-    """Operations per second against operations per byte, under the machine's peaks; None where these were left out."""
-    if not result.limits:
-        return None
-    groups = result.groups()
-    figure = Figure(figsize=(5.6 * len(groups), 4.0), layout="constrained")
-    for axes, (title, rows), limit in zip(
-        figure.subplots(1, len(groups), squeeze=False)[0], groups, result.limits, strict=True
-    ):
-        counted = [row for row in rows if row.gflops is not None and row.traffic_mb and row.gmacs]
-        intensities = [2e3 * (row.gmacs or 0) / (row.traffic_mb or 1) for row in counted]
-        edges = 1.0, max(intensities) * 4
-        peaks = [("FP32", limit.fp32_gflops), *([("INT8", limit.int8_gops)] if limit.int8_gops else [])]
-        for name, peak in peaks:
-            knee = peak / limit.memory_gb_s
-            places = sorted({edges[0], min(max(knee, edges[0]), edges[1]), edges[1]})
-            axes.plot(places, [min(peak, limit.memory_gb_s * place) for place in places], color=REFERENCE_COLOR)
-            axes.annotate(f"{name} peak", (edges[1], peak), fontsize=8, va="bottom", ha="right")
-        for number, (row, intensity) in enumerate(zip(counted, intensities, strict=True), start=1):
-            _numbered(axes, number, row, (intensity, row.gflops or 0))
-        axes.set(title=title, xlabel="operations per byte", ylabel="10⁹ operations/s", xscale="log", yscale="log")
-        axes.legend(fontsize=7, loc="lower right")
     save_plot(figure, path)
     return path
 

@@ -52,12 +52,7 @@ def test_the_page_has_its_plots_and_the_result(counted: BenchResult, tmp_path: P
     write_performance(tmp_path / "performance.md", counted)
     page = (tmp_path / "performance.md").read_text()
     assert page.startswith(f"# Performance of {counted.rows[0].bundle}\n")
-    for plot in ("latency", "frontier", "roofline"):
+    for plot in ("latency", "frontier"):
         assert f"](performance/{plot}.svg)" in page
         assert (tmp_path / "performance" / f"{plot}.svg").read_text().startswith("<?xml")
     assert BenchResult.from_json((tmp_path / "performance" / "result.json").read_text()) == counted
-
-
-def test_without_the_limit_there_is_no_roofline(counted: BenchResult, tmp_path: Path) -> None:
-    write_performance(tmp_path / "performance.md", counted.model_copy(update={"limits": ()}))
-    assert "roofline" not in (tmp_path / "performance.md").read_text()
