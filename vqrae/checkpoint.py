@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -69,13 +69,20 @@ def open_config(source: str) -> VQRAEConfig:
     raise CheckpointError(source, got="no such folder or preset", expected=expected)
 
 
-def open_checkpoint(source: str) -> Checkpoint:
+def open_checkpoint(source: str, size: tuple[int, int] | None = None) -> Checkpoint:
     """Open a checkpoint folder, or build a preset with seeded random weights (the identity says so).
+
+    Args:
+        source: the folder, or the preset's name.
+        size: (H, W) in pixels that the model is for; None leaves the trained one.
 
     Raises:
         CheckpointError: `source` is neither a preset nor a readable checkpoint folder.
+        UsageError: patches do not tile `size`.
     """
     config = open_config(source)
+    if size is not None:
+        check_size(size, config.decoder.patch_size)  # before the weights, which take long
     if Path(source).is_dir():
         model = from_pretrained(source)
         weights_sha256 = sha256_file(Path(source) / WEIGHTS_FILE)
@@ -90,15 +97,7 @@ def open_checkpoint(source: str) -> Checkpoint:
         config_sha256=hashlib.sha256(_config_text(model.config).encode()).hexdigest(),
         random_weights=not Path(source).is_dir(),
     )
-    return Checkpoint(model=model, identity=identity)
-
-
-def open_at_size(source: str, size: tuple[int, int] | None) -> Checkpoint:
-    """Open a checkpoint with its model at another size (H, W); None leaves the trained one. Errors as for its parts."""
-    if size is not None:
-        check_size(size, open_config(source).decoder.patch_size)  # before the weights, which take long
-    checkpoint = open_checkpoint(source)
-    return checkpoint if size is None else replace(checkpoint, model=resized(checkpoint.model, size))
+    return Checkpoint(model=model if size is None else resized(model, size), identity=identity)
 
 
 def read_config(path: Path) -> VQRAEConfig:

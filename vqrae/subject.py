@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from vqrae.checkpoint import WEIGHTS_FILE, Checkpoint, from_pretrained, open_at_size
+from vqrae.checkpoint import WEIGHTS_FILE, Checkpoint, from_pretrained, open_checkpoint
 from vqrae.model import VQRAE
 from vqrae.model.reference import ArrayTokenizer, ReferenceTokenizer
 from vqrae.runtimes.bundle import Bundle, sha256_file
@@ -114,7 +114,7 @@ def reference_checkpoint(manifest: Manifest, source: str | None, option: str = "
     Arguments and errors as for `reference_source`.
     """
     size = (manifest.preprocessing.height, manifest.preprocessing.width)
-    checkpoint = open_at_size(reference_source(manifest, source, option), size)
+    checkpoint = open_checkpoint(reference_source(manifest, source, option), size)
     named, found = manifest.checkpoint, checkpoint.identity
     _compare_hashes(found.source, found.weights_sha256, named.name, named.weights_sha256)
     _compare_hashes(found.source, found.config_sha256, named.name, named.config_sha256)

@@ -28,7 +28,7 @@ from vqrae.benchmarks.report.page import save_plot, write_page
 from vqrae.benchmarks.rows import count_of
 from vqrae.benchmarks.studies.runner import Figures, Log, Task, opened_log, run
 from vqrae.benchmarks.studies.study import StudyParser, check_least, table
-from vqrae.checkpoint import open_at_size, open_config
+from vqrae.checkpoint import open_checkpoint, open_config
 from vqrae.export.build import BundleBuilder, bundle_name
 from vqrae.export.formats import Target, target
 from vqrae.export.parity_images import parity_images
@@ -193,7 +193,7 @@ def built(checkpoint: str, targets: Sequence[Target], side: int, folder: Path) -
     paths = [folder / bundle_name(tokenizer_name(config, size), wanted) for wanted in targets]
     missing = [wanted for wanted, path in zip(targets, paths, strict=True) if not path.exists()]
     if missing:
-        opened = VqraeTokenizer(open_at_size(checkpoint, size))
+        opened = VqraeTokenizer(open_checkpoint(checkpoint, size))
         with BundleBuilder(opened, parity_images(None, size, 1), lambda step: print(step, flush=True)) as builder:
             for wanted in missing:
                 builder.build(wanted, folder, allow_gate_failure=True)  # only its cost is told here

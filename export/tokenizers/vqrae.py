@@ -176,7 +176,7 @@ class VqraeReference(ReferenceTokenizer):
 
 
 class VqraeTokenizer(VqraeReference):
-    """A checkpoint as a `Deployable`, its model at the size that it has (`open_at_size`)."""
+    """A checkpoint as a `Deployable`, its model at the size that it has (`vqrae.checkpoint`)."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint.model)

@@ -15,7 +15,7 @@ from vqrae.benchmarks.candidates.candidate import BundleCandidate
 from vqrae.benchmarks.candidates.pytorch import PyTorchCandidate
 from vqrae.benchmarks.options import BenchOptions
 from vqrae.benchmarks.rows import BenchResult
-from vqrae.checkpoint import open_at_size
+from vqrae.checkpoint import open_checkpoint
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
@@ -168,7 +168,7 @@ def test_a_batch_beyond_what_a_graph_takes_is_left_out(bundle, manifest, tmp_pat
 
 
 def test_bundles_of_several_sizes_are_not_compared(bundle, tmp_path):
-    opened = VqraeTokenizer(open_at_size(str(bundle.parent / "model"), (64, 32)))
+    opened = VqraeTokenizer(open_checkpoint(str(bundle.parent / "model"), (64, 32)))
     with BundleBuilder(opened, parity_images(None, (64, 32), 1), lambda step: None) as builder:
         tall = builder.build(target("onnx"), tmp_path).bundle
     with pytest.raises(

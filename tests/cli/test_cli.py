@@ -395,7 +395,7 @@ def test_export_writes_a_verified_bundle(
 def test_export_refuses_an_existing_folder_before_any_work(
     vqrae: Command, checkpoint_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vqrae.checkpoint.open_checkpoint", lambda source: pytest.fail("the weights were read"))
+    monkeypatch.setattr("vqrae.checkpoint.from_pretrained", lambda source: pytest.fail("the weights were read"))
     (tmp_path / "test-siglip-openvino-fp32").mkdir()
     formats = ("--format", "onnx", "--format", "openvino")
     assert "got a folder that exists" in vqrae.refused(2, "export", checkpoint_folder, "-o", tmp_path, *formats)
@@ -702,7 +702,7 @@ def test_calibration_images_without_int8_are_refused(
 def test_no_calibration_images_are_refused_before_any_work(
     vqrae: Command, checkpoint_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vqrae.checkpoint.open_checkpoint", lambda source: pytest.fail("the weights were read"))
+    monkeypatch.setattr("vqrae.checkpoint.from_pretrained", lambda source: pytest.fail("the weights were read"))
     assert "--calibration: got nothing" in vqrae.refused(
         2, "export", checkpoint_folder, "-o", tmp_path / "new", "--int8"
     )

@@ -47,7 +47,6 @@ class Signs(Quantizer):
 
     def __init__(self, config: SignsConfig) -> None:
         super().__init__(config)
-        self.width = config.code_width
         self.register_buffer("places", 2 ** torch.arange(self.width), persistent=False)
 
     def forward(self, projected_BNE: Tensor) -> Quantized:

@@ -100,7 +100,7 @@ def export(
     check_asked_for(calibration, precisions)
     size = None if imgsz is None else _size(imgsz)
     with needing("export"):
-        from vqrae.checkpoint import open_at_size, open_config
+        from vqrae.checkpoint import open_checkpoint, open_config
         from vqrae.export.build import BundleBuilder, bundle_name, check_target
         from vqrae.export.parity_images import parity_images
         from vqrae.export.tokenizers.vqrae import VqraeTokenizer, tokenizer_name
@@ -112,7 +112,7 @@ def export(
     for target, path in zip(targets, paths, strict=True):
         check_target(target)
         check_new_folder(path, overwrite=overwrite)
-    opened = VqraeTokenizer(open_at_size(checkpoint, size))
+    opened = VqraeTokenizer(open_checkpoint(checkpoint, size))
     photographs = parity_images(data, opened.model.size, images)
     observed = None
     if calibration is not None:

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from huggingface_hub.errors import HFValidationError
 from pydantic import Field
-from safetensors import SafetensorError
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from vqrae.config import StrictConfig
 from vqrae.downstream.words import world_words
-from vqrae.model.pretrained import required_file
+from vqrae.model.encoders.library import check_loaded
+from vqrae.model.pretrained import foreign_errors, required_file
 from vqrae.runtimes.errors import CheckpointError
 from vqrae.runtimes.json_text import read_object
 from vqrae.runtimes.staging import staged_folder
@@ -71,7 +70,7 @@ def open_language(source: str) -> Language:
     Raises:
         CheckpointError: it is of another kind, cannot be read, or lacks weights.
     """
-    try:
+    with foreign_errors(source, "a Hugging Face checkpoint of a Qwen3"):
         values = read_object(required_file(source, "config.json"), CheckpointError, "a readable config.json")
         kind = values.get("model_type")
         if kind != "qwen3":
@@ -85,12 +84,7 @@ def open_language(source: str) -> Language:
         options = {"config": config, "output_loading_info": True, "dtype": torch.float32}
         model, info = network.from_pretrained(source, **options)
         words = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, SafetensorError, HFValidationError, RuntimeError) as error:
-        got = next(iter(str(error).splitlines()), type(error).__name__)
-        raise CheckpointError(source, got=got, expected="a Hugging Face checkpoint of a Qwen3") from error
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise CheckpointError(source, got=f"no weights for {', '.join(missing[:3])}", expected="all weights")
+    check_loaded(source, info)
     for name, tensor in model.state_dict().items():
         check_finite(f"{source} tensor {name}", tensor)
     return Language(model.float(), words)

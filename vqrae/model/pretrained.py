@@ -36,7 +36,7 @@ def read_pretrained(source: str) -> tuple[EncoderConfig, nn.Module]:
     Raises:
         CheckpointError: the checkpoint is of another kind, cannot be read, or lacks weights of the vision network.
     """
-    with _foreign_errors(source):
+    with foreign_errors(source):
         name, values, inside = _described(source)
         family = encoder_family(name)
         try:
@@ -54,13 +54,13 @@ def read_pretrained(source: str) -> tuple[EncoderConfig, nn.Module]:
 
 
 @contextmanager
-def _foreign_errors(source: str) -> Iterator[None]:
-    """What transformers raises over a checkpoint, as one line."""
+def foreign_errors(source: str, expected: str = "a Hugging Face checkpoint") -> Iterator[None]:
+    """What transformers raises over a checkpoint, as one line; raises CheckpointError."""
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
         got = next(iter(str(error).splitlines()), type(error).__name__)
-        raise CheckpointError(source, got=got, expected="a Hugging Face checkpoint") from error
+        raise CheckpointError(source, got=got, expected=expected) from error
 
 
 def _described(source: str) -> tuple[str, dict[str, Any], str]:

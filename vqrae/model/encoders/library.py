@@ -83,7 +83,7 @@ class LibraryFamily(EncoderFamily):
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported in `info`, and refused below
             )
-        _check_loaded(source, info)
+        check_loaded(source, info)
         return network
 
     def save(self, network: Any, folder: Path) -> None:
@@ -154,8 +154,8 @@ def _quiet() -> Iterator[None]:
         library.set_verbosity(level)
 
 
-def _check_loaded(source: str, info: Mapping[str, Any]) -> None:
-    """Refuse what transformers would fill with random weights."""
+def check_loaded(source: str, info: Mapping[str, Any]) -> None:
+    """Refuse what transformers would fill with random weights; raises CheckpointError."""
     missing = sorted(info["missing_keys"])
     if missing:
         raise CheckpointError(source, got=f"no weights for {', '.join(missing[:3])}", expected="all weights")

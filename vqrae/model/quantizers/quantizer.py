@@ -33,10 +33,9 @@ class Quantizer(nn.Module, ABC):
     movable: ClassVar[bool]
     """Whether `set_codes` can put the codes anywhere; where not, they have their places by definition."""
 
-    @abstractmethod
     def __init__(self, config: QuantizerConfig) -> None:
-        """With random weights."""
         super().__init__()
+        self.width = config.code_width
 
     @abstractmethod
     def forward(self, projected_BNE: Tensor) -> Quantized:
