@@ -18,10 +18,10 @@ from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, Te
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from vqrae.calibration.bias import correct_biases
-from vqrae.calibration.carried import Carried, carried
 from vqrae.calibration.layers import Product, matrix_products
 from vqrae.calibration.plan import PrecisionPlan, RangeMethod, Scheme
 from vqrae.calibration.ranges import Range, activation_ranges
+from vqrae.calibration.recipe import GraphRecipe, graph_recipe
 from vqrae.calibration.rounding import Rounding, Shelf
 from vqrae.calibration.smoothing import smooth
 from vqrae.calibration.weights import LARGE
@@ -60,15 +60,15 @@ class Int8Graph(Closing):
         onnx.save(model, path)
         onnx.checker.check_model(str(path), full_check=True)
 
-    def carried(self, plan: PrecisionPlan) -> Carried:
-        """What a plan's INT8 is made with, in terms of the model's layers.
+    def recipe(self, plan: PrecisionPlan) -> GraphRecipe:
+        """What a plan's INT8 is made of, in terms of the model's layers.
 
         Raises:
             CheckpointError: see `write`.
         """
         source, ranges = self._observe(plan)
         graphs = onnx.load(self._path), onnx.load(source), self._made(plan, "symmetric")
-        return carried(graphs, self.products, plan.int8(self.products), ranges)
+        return graph_recipe(graphs, self.products, plan.int8(self.products), ranges)
 
     def close(self) -> None:
         """Forget what was observed, and delete the smoothed graphs."""

@@ -15,6 +15,7 @@ from vqrae.runtimes.manifest import Record
 from vqrae.runtimes.staging import write_output
 
 GraphName = Literal["encode", "decode"]
+GRAPHS: tuple[GraphName, ...] = ("encode", "decode")
 
 
 class Trial(Record):

@@ -3,53 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
-from importlib import import_module
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from numpy.typing import NDArray
 
 from vqrae import __version__
 from vqrae.calibration.images import CalibrationImages
-from vqrae.export.bundle_graphs import GraphRequest, GraphWriter, WrittenGraphs
-from vqrae.export.bundle_writer import creation_time, with_evidence, write_golden
+from vqrae.calibration.plan import PLAN_FILE
+from vqrae.export.bundle_writer import creation_time, write_golden
 from vqrae.export.deployable import Deployable
-from vqrae.export.formats import EngineOptions, Target
-from vqrae.export.onnx_graph import TracedOnnx
+from vqrae.export.formats import Target
+from vqrae.export.job import Written
 from vqrae.export.parity_images import ParityImages
 from vqrae.export.reference import reference_from_model
-from vqrae.export.speed import GraphSpeed, int8_speeds
+from vqrae.export.sources import SourceGraphs
+from vqrae.export.speed import BuiltGraphs, GraphSpeed, Timing, graph_speeds
 from vqrae.export.verify import VerifyRow, gather_evidence, source_evidence, verify_row
 from vqrae.runtimes.bundle import Bundle, listed_files, write_manifest
 from vqrae.runtimes.closing import Closing
-from vqrae.runtimes.errors import BundleError, DeviceMissing, EngineMismatch, GateFailure, UsageError
+from vqrae.runtimes.errors import BundleError, DeviceMissing, EngineMismatch, GateFailure
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.manifest import Evidence, Manifest
 from vqrae.runtimes.parity import Reference, judge, misses
-from vqrae.runtimes.precision import PRECISIONS
+from vqrae.runtimes.precision import PRECISIONS, PrecisionName
 from vqrae.runtimes.registry import session_class
 from vqrae.runtimes.staging import staged_folder
 from vqrae.runtimes.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from vqrae.export.calibrated_onnx import CalibratedOnnx
-    from vqrae.export.weights_onnx import WeightsOnnx
-
 
 def check_target(target: Target) -> None:
-    """Import what building and verifying a target needs, and look for its device, before any heavy work.
+    """Import what verifying a target needs, and look for what building it does, before any heavy work.
 
     Raises:
         RuntimeUnavailable: the runtime that would build or verify it is not installed, or builds on a GPU only.
+        UsageError: what is installed does not know an option's value.
     """
     session_class(target.format.runtime)
-    _imported(target.format.writer)
     if PRECISIONS[target.precision].needs_images:
         session_class("onnxruntime")  # observes the ranges, whatever the format
-    if isinstance(target.options, EngineOptions):
-        from vqrae.export.tensorrt_engine import check_machine  # needs what was imported just now
-
-        check_machine(target.format.runtime, target.options)
+    target.format.check_machine(target.options, target.precision)
 
 
 def bundle_name(tokenizer: str, target: Target) -> str:
@@ -66,6 +62,7 @@ class BundleBuilder(Closing):
         images: ParityImages,
         report: Callable[[str], None],
         calibration: CalibrationImages | None = None,
+        timing: Timing | None = None,
     ) -> None:
         """Run the reference.
 
@@ -73,42 +70,20 @@ class BundleBuilder(Closing):
             tokenizer: to build them of.
             images: to verify on.
             report: told of each step as it begins.
-            calibration: for targets at INT8.
+            calibration: for targets that are calibrated.
+            timing: what times graphs for the verdict on speed; `graph_speeds` if not given.
         """
         self.tokenizer = tokenizer
         self.images = images
         self.report = report
         report("running the PyTorch reference")
         self.reference: Reference = reference_from_model(tokenizer, images.images)
-        self._onnx = TracedOnnx(tokenizer)
-        self._calibration = calibration
+        self.sources = SourceGraphs(tokenizer, calibration)
+        self.timing: Timing = timing or graph_speeds
 
     def close(self) -> None:
         """Delete the graphs that were traced for several formats."""
-        for name in {"calibrated", "stored"} & self.__dict__.keys():
-            getattr(self, name).close()
-        self._onnx.close()
-
-    @cached_property
-    def calibrated(self) -> CalibratedOnnx:
-        """The INT8 graphs.
-
-        Raises:
-            UsageError: the builder was given no images to calibrate on.
-        """
-        if self._calibration is None:
-            remedy = "pass --calibration FOLDER"
-            raise UsageError("int8", got="no calibration images", expected="some", remedy=remedy)
-        from vqrae.export.calibrated_onnx import CalibratedOnnx  # brings ONNX Runtime, which only INT8 needs
-
-        return CalibratedOnnx(self._onnx, self._calibration, self.tokenizer.tokens.codebook_size)
-
-    @cached_property
-    def stored(self) -> WeightsOnnx:
-        """The graphs with weights in INT8."""
-        from vqrae.export.weights_onnx import WeightsOnnx
-
-        return WeightsOnnx(self._onnx)
+        self.sources.close()
 
     def name(self, target: Target) -> str:
         """What the bundle is called."""
@@ -127,37 +102,39 @@ class BundleBuilder(Closing):
         path = folder / self.name(target)
         with staged_folder(path, overwrite=overwrite) as staging:
             self.report(f"{path.name}: folding and tracing")
-            writer: GraphWriter = _imported(target.format.writer)
-            request = self._request(target, staging)
-            written = writer(request)
+            plan = self.sources.plan(target)
+            if plan is not None:
+                plan.write(staging / PLAN_FILE)
+            written = target.format.write(self.sources.job(target, plan, staging))
             write_golden(staging, self.tokenizer, self.images.photographs)
-            manifest = self._manifest(path.name, target, written, staging)
-            write_manifest(staging, manifest)
+            draft = self._manifest(path.name, target, written, staging)
             self.report(f"{path.name}: verifying on {len(self.images.images)} photographs")
-            evidence = self._evidence(target, staging)
-            row = verify_row(path, manifest, evidence)
+            evidence = self._evidence(target, Bundle(staging, draft, draft.to_json().encode()))
+            row = verify_row(path, draft, evidence)
             if PRECISIONS[target.precision].quantized and evidence.executed and evidence.means == "runtime":
                 self.report(f"{path.name}: timing against float")
-                row = self._with_speed(row, int8_speeds(request, written, writer, self._one_image()))
+                row = self._with_speed(row, self._speeds(target, BuiltGraphs(staging, written)))
             if row.misses:
                 if not allow_gate_failure:
                     raise GateFailure(
                         path.name, got="; ".join(row.misses), remedy="pass --allow-gate-failure to write it, marked"
                     )
                 evidence = evidence.model_copy(update={"gate": row.gate, "gate_failure_allowed": True})
-            write_manifest(staging, with_evidence(manifest, evidence))
+            write_manifest(staging, draft.model_copy(update={"evidence": evidence}))
         return row
 
-    def _request(self, target: Target, folder: Path) -> GraphRequest:
-        kind = PRECISIONS[target.precision]
-        return GraphRequest(
-            tokenizer=self.tokenizer,
-            onnx=self._onnx,
-            calibrated=self.calibrated if kind.needs_images else None,
-            stored=self.stored if kind.quantized and not kind.needs_images else None,
-            target=target,
-            folder=folder,
-        )
+    def _speeds(self, target: Target, built: BuiltGraphs) -> dict[str, GraphSpeed]:
+        """Against the same graphs in float, which are written for it and thrown away."""
+        with TemporaryDirectory(prefix="vqrae-speed-") as temporary:
+            candidates: dict[PrecisionName, Callable[[], BuiltGraphs]] = {target.precision: lambda: built}
+            for precision in (name for name in target.format.precisions if not PRECISIONS[name].quantized):
+                asked = replace(target, precision=precision, plan=None, budget=None)
+                candidates[precision] = partial(self._in_float, asked, Path(temporary) / precision)
+            return self.timing(candidates, self._one_image())
+
+    def _in_float(self, target: Target, folder: Path) -> BuiltGraphs:
+        folder.mkdir()
+        return BuiltGraphs(folder, target.format.write(self.sources.job(target, None, folder)))
 
     def _one_image(self) -> dict[str, NDArray[Any]]:
         """A batch of one for each graph."""
@@ -177,7 +154,7 @@ class BundleBuilder(Closing):
             }
         )
 
-    def _evidence(self, target: Target, folder: Path) -> Evidence:
+    def _evidence(self, target: Target, bundle: Bundle) -> Evidence:
         """What the bundle did; of an engine that this machine has no device for, what its source graphs did.
 
         Raises:
@@ -185,15 +162,15 @@ class BundleBuilder(Closing):
             RuntimeUnavailable: the runtime lacks an operator, named with the layer that it came from, or failed.
         """
         try:
-            with Tokenizer.load(folder, trusted=True) as tokenizer:  # it was built just now
+            with Tokenizer.from_bundle(bundle, LoadOptions(trusted=True)) as tokenizer:  # it was built just now
                 return gather_evidence(tokenizer, self.reference)
         except BundleError as error:
-            raise self._onnx.located(error, target.precision, target.batch.axis) from error
+            raise self.sources.onnx.located(error, target.precision, target.batch.axis) from error
         except (DeviceMissing, EngineMismatch) as error:
-            source = source_evidence(Bundle.open(folder), self.reference)
+            source = source_evidence(bundle, self.reference)
             return Evidence(executed=False, reason=str(error), gate="not-executed", source=source)
 
-    def _manifest(self, name: str, target: Target, written: WrittenGraphs, folder: Path) -> Manifest:
+    def _manifest(self, name: str, target: Target, written: Written, folder: Path) -> Manifest:
         return Manifest(
             name=name,
             created=creation_time(),
@@ -204,12 +181,7 @@ class BundleBuilder(Closing):
             tokens=self.tokenizer.tokens,
             precision=written.precision.model_copy(update={"budget": target.budget}),
             runtime=written.runtime,
-            calibration=self.calibrated.provenance() if written.precision.kind.needs_images else None,
+            calibration=self.sources.provenance(target),
             evidence=Evidence(executed=False, reason="not verified yet", gate="not-executed"),
             files=listed_files(folder),
         )
-
-
-def _imported(place: str) -> Any:
-    module, name = place.split(":")
-    return getattr(import_module(module), name)

@@ -1,4 +1,4 @@
-"""What a bundle holds beside its graphs: golden samples and evidence."""
+"""What a bundle holds beside its graphs: golden samples, and when it was made."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from vqrae.export.parity_images import golden_source
 from vqrae.export.reference import reference_from_model
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.golden import GoldenSamples, save_golden
-from vqrae.runtimes.manifest import Evidence, Manifest
 from vqrae.runtimes.preprocess import prepare
 
 GOLDEN_COUNT = 4
@@ -58,8 +57,3 @@ def write_golden(folder: Path, tokenizer: Deployable, photographs: Sequence[Imag
             margins=reference.margins().astype(np.float32),
         )
         save_golden(folder, golden)
-
-
-def with_evidence(manifest: Manifest, evidence: Evidence) -> Manifest:
-    """The manifest, once the bundle that it describes was verified."""
-    return manifest.model_copy(update={"evidence": evidence})

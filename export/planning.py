@@ -13,9 +13,8 @@ from vqrae import __version__
 from vqrae.calibration.plan import SCORES, PrecisionPlan
 from vqrae.calibration.search import Found, kept, search
 from vqrae.calibration.sensitivity import Sensitivity, group_sensitivities, layer_sensitivities
-from vqrae.calibration.trials import GraphName, Trial, TrialLog
+from vqrae.calibration.trials import GRAPHS, GraphName, Trial, TrialLog
 from vqrae.export.build import BundleBuilder
-from vqrae.export.calibrated_onnx import GRAPHS
 from vqrae.export.formats import Target
 from vqrae.export.reference import reference_from_model
 from vqrae.export.trials import GraphTrials
@@ -62,8 +61,8 @@ def search_plan(
     """
     builder.report("running the PyTorch reference on the images to measure on")
     reference = reference_from_model(builder.tokenizer, images)
-    plan = target.chosen_plan(builder.calibrated.products)
-    plan.check(builder.calibrated.products)
+    plan = target.chosen_plan(builder.sources.int8.all_products)
+    plan.check(builder.sources.int8.all_products)
     log = TrialLog(folder / TRIALS_FILE, _made_with(builder, reference, target.format.runtime, plan))
     graphs = [_search_graph(builder, name, plan, target, reference, log) for name in GRAPHS]
     chosen = {layer for graph in graphs for layer in graph.found.best.int8}
@@ -73,7 +72,7 @@ def search_plan(
 def _search_graph(
     builder: BundleBuilder, name: GraphName, plan: PrecisionPlan, target: Target, reference: Reference, log: TrialLog
 ) -> GraphPlanning:
-    products = [product for product in builder.calibrated.quantizers[name].products if product.group != SCORES]
+    products = [product for product in builder.sources.int8.products[name] if product.group != SCORES]
     limits = PRECISIONS[target.precision].limits
     budget = _whole(target.budget, limits)
     given = [product.layer for product in plan.int8(products)]
@@ -81,7 +80,7 @@ def _search_graph(
     def progress(step: str, done: int, total: int) -> None:
         builder.report(f"{name}: {step}, {done + 1} of {total}")
 
-    with GraphTrials(builder.calibrated, plan, name, target.format.runtime, reference) as trials:
+    with GraphTrials(builder.sources.int8, plan, name, target.format.runtime, reference) as trials:
         make = log.keeping(name, trials.make)
         layers = layer_sensitivities(products, make, progress)
         groups = group_sensitivities(products, make, progress)
@@ -104,14 +103,14 @@ def _whole(budget: Budget | None, limits: Limits) -> Budget:
 
 def _made_with(builder: BundleBuilder, reference: Reference, runtime: str, plan: PrecisionPlan) -> dict[str, str]:
     """What trials depend on: those of one log have it in common."""
-    provenance, image = builder.calibrated.provenance(), builder.tokenizer.preprocessing
+    image = builder.tokenizer.preprocessing
     return {
         "vqrae": __version__,
         "checkpoint": builder.tokenizer.identity.weights_sha256,
         "image size": f"{image.height}x{image.width}",
         "runtime": f"{runtime} {runtime_version(runtime)}",
         "machine": str(this_machine()),
-        "calibration images": hashlib.sha256("".join(provenance.image_sha256).encode()).hexdigest(),
+        "calibration images": hashlib.sha256("".join(builder.sources.int8.images.sha256).encode()).hexdigest(),
         "images to measure on": hashlib.sha256(reference.images.tobytes()).hexdigest(),
         "ranges": plan.ranges,
         "smoothing": str(plan.smoothing),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vqrae.calibration.plan import PrecisionPlan
 from vqrae.calibration.trials import GraphName, Trial
-from vqrae.export.calibrated_onnx import CalibratedOnnx
+from vqrae.export.int8_onnx import Int8Onnx
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.latency import interleave, latency, speedup
 from vqrae.runtimes.load_options import LoadOptions
@@ -31,7 +31,7 @@ class GraphTrials(Closing):
     """Makes trials of one graph; the other one stays in FP32."""
 
     def __init__(
-        self, calibrated: CalibratedOnnx, plan: PrecisionPlan, graph: GraphName, runtime: str, reference: Reference
+        self, calibrated: Int8Onnx, plan: PrecisionPlan, graph: GraphName, runtime: str, reference: Reference
     ) -> None:
         """Open the FP32 graphs.
 
@@ -55,7 +55,7 @@ class GraphTrials(Closing):
         names = self._plan.layers
         plan = self._plan.with_layers({name: "int8" if name in layers else "float" for name in names})
         path = Path(self._temporary.name) / "trial.onnx"
-        return self.measured(path, self._calibrated.write(self._graph, plan, path), layers)
+        return self.measured(path, self._calibrated.write(self._graph, plan, "asymmetric", path), layers)
 
     def measured(self, path: Path, spec: GraphSpec, layers: Collection[str]) -> Trial:
         """The trial of a graph that was made already, with these layers at INT8."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from vqrae.export.job import SOURCE_RUNTIME
 from vqrae.export.reference import sample_from_tokenizer
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.load_options import LoadOptions
@@ -25,9 +26,6 @@ from vqrae.runtimes.parity import Reference, Sample, judge_parity, measure, miss
 from vqrae.runtimes.precision import PrecisionName
 from vqrae.runtimes.registry import session_class
 from vqrae.runtimes.tokenizer import Tokenizer
-
-SOURCE_RUNTIME = "onnxruntime"
-"""What runs the graphs that an engine was built from, where the engine itself cannot run."""
 
 
 class VerifyRow(BaseModel):

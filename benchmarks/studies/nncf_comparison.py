@@ -24,7 +24,7 @@ from vqrae.calibration.plan import PrecisionPlan
 from vqrae.calibration.trials import Trial
 from vqrae.checkpoint import open_checkpoint
 from vqrae.export.build import BundleBuilder
-from vqrae.export.formats import FORMATS
+from vqrae.export.formats import format_of
 from vqrae.export.parity_images import DEFAULT_COUNT, parity_images
 from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.export.trials import GraphTrials
@@ -74,10 +74,10 @@ VARIANTS = (
 
 def comparison_rows(builder: BundleBuilder, calibration: CalibrationImages) -> Iterator[tuple[str, ...]]:
     """NNCF's variants, and ours: the cells of a line of the table each."""
-    calibrated = builder.calibrated
-    plan = PrecisionPlan.default(calibrated.products)
+    calibrated = builder.sources.int8
+    plan = PrecisionPlan.default(calibrated.all_products)
     path, spec = calibrated.float_graph("encode")
-    products = calibrated.graph_products["encode"]
+    products = calibrated.products["encode"]
     with (
         GraphTrials(calibrated, plan, "encode", "openvino", builder.reference) as trials,
         tempfile.TemporaryDirectory() as folder,
@@ -87,7 +87,7 @@ def comparison_rows(builder: BundleBuilder, calibration: CalibrationImages) -> I
             model = _quantized(path, products, calibration, variant)
             openvino.save_model(model, quantized, compress_to_fp16=False)
             yield _cells(variant.name, trials.measured(quantized, spec, ()))
-        for name, also in (("ours, queries × keys in float", ()), ("ours", FORMATS["openvino"].int8_too)):
+        for name, also in (("ours, queries × keys in float", ()), ("ours", format_of("openvino").int8_too)):
             ours = PrecisionPlan.default(products, also=also)
             yield _cells(name, trials.make({product.layer for product in ours.int8(products)}))
 

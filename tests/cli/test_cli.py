@@ -497,7 +497,7 @@ def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """INT8 gains nothing at this size; a larger model sees it faster."""
     speed = GraphSpeed(int8_ms=1.0, float_ms=1.5, float_precision="fp32", speedup=1.5)
-    monkeypatch.setattr("vqrae.export.build.int8_speeds", lambda *_: {"encode": speed, "decode": speed})
+    monkeypatch.setattr("vqrae.export.build.graph_speeds", lambda *_: {"encode": speed, "decode": speed})
 
 
 @pytest.mark.usefixtures("traced_before", "fast")
@@ -539,7 +539,7 @@ def test_export_of_weights_at_int8(
 ) -> None:
     """Without images to calibrate on; that it is slower is told."""
     speed = GraphSpeed(int8_ms=2.0, float_ms=1.0, float_precision="fp32", speedup=0.5)
-    monkeypatch.setattr("vqrae.export.build.int8_speeds", lambda *_: {"encode": speed, "decode": speed})
+    monkeypatch.setattr("vqrae.export.build.graph_speeds", lambda *_: {"encode": speed, "decode": speed})
     export = ("export", checkpoint_folder, "-o", tmp_path, "--data", photographs, "--int8", "--weight-only")
     shown = " ".join(vqrae.done(*export).out.split())
     assert "test-siglip-onnx-int8-weights: speed against float: encode 0.50×, decode 0.50×" in shown

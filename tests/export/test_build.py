@@ -83,12 +83,12 @@ def test_what_a_runtime_refuses_is_named_with_the_model_s_layer(builder: BundleB
     assert shared, "encode and decode give one name to nodes of different layers"
     for name in ("encode", "decode"):
         refused = BundleError(f"bundle/{name}.onnx", got=f"no implementation for the node '{shared[0]}'")
-        error = builder._onnx.located(refused, "fp32", "batch")
+        error = builder.sources.onnx.located(refused, "fp32", "batch")
         assert isinstance(error, RuntimeUnavailable)
         where = f"{name}.onnx, node {shared[0]} of the layer {layers[name][shared[0]]}: got no implementation"
         assert str(error).startswith(where)
     other = BundleError("encode.onnx", got="something else")
-    assert builder._onnx.located(other, "fp32", "batch") is other
+    assert builder.sources.onnx.located(other, "fp32", "batch") is other
 
 
 def test_a_missed_gate_writes_nothing(builder: BundleBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

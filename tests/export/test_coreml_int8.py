@@ -10,15 +10,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 import pytest
-from coreml_packages import converted
+from coreml_packages import converted, job_of
 from numpy.typing import NDArray
 
-from vqrae.calibration.plan import PrecisionPlan
-from vqrae.export import coreml_int8
+from vqrae.calibration.plan import SCORES, LayerPrecision, PrecisionPlan
+from vqrae.calibration.recipe import GraphRecipe, Int8Recipe
+from vqrae.export.batch import Batch
 from vqrae.export.build import BundleBuilder
-from vqrae.export.coreml_package import graph_int8, package_from_plan
-from vqrae.export.coreml_precision import built_int8
-from vqrae.export.formats import Batch, Target, target
+from vqrae.export.form import FORMS
+from vqrae.export.formats import Target, target
+from vqrae.export.formats.coreml import CoreMLOptions, int8
+from vqrae.export.formats.coreml.package import write_package
+from vqrae.export.formats.coreml.readback import built_int8
+from vqrae.export.pt2 import program_from_plan, write_program
 from vqrae.export.verify import VerifyRow
 from vqrae.runtimes.backends.coreml_evaluator import Evaluator
 from vqrae.runtimes.backends.coreml_spec import matrix_products, operations, product_precisions, read_spec
@@ -69,11 +73,11 @@ def test_the_manifest_says_how_much_is_int8_and_what_it_was_calibrated_on(
     assert manifest.precision.int8_share == pytest.approx(4 * 16 * 32 * 256 / whole)
     assert manifest.precision.title == "INT8"
     assert manifest.evidence.precision == "float16 ×5, float32 ×1, int8 ×8"
-    assert manifest.calibration == int8_builder.calibrated.provenance()
+    assert manifest.calibration == int8_builder.sources.int8.provenance(64)
     kept = {entry.layer for entry in manifest.precision.kept_float}
     assert kept == {"patch_embedding", "queries_keys", "weights_values", "scores", "head"}
     assert PrecisionPlan.read(bundles["int8"].path / "plan.json") == PrecisionPlan.default(
-        int8_builder.calibrated.products
+        int8_builder.sources.int8.all_products
     )
 
 
@@ -109,18 +113,30 @@ class Program:
 
 
 def plan_of(builder: BundleBuilder, **changes: Any) -> PrecisionPlan:
-    return PrecisionPlan.model_validate(PrecisionPlan.default(builder.calibrated.products).model_dump() | changes)
+    return PrecisionPlan.model_validate(PrecisionPlan.default(builder.sources.int8.all_products).model_dump() | changes)
 
 
-def packaged(builder: BundleBuilder, name: str, folder: Path, wanted: Target, *, pairs: bool = True) -> Path:
-    """One graph's package; without pairs, of smoothed weights only: the graph that ranges are of."""
-    plan = wanted.plan or PrecisionPlan.default(builder.calibrated.products)
-    request = builder._request(replace(wanted, plan=plan), folder)
-    int8 = graph_int8(name, plan, request)
-    if not pairs:
-        int8 = replace(int8, reaches={}, corrected={})
+def everywhere(builder: BundleBuilder) -> dict[str, LayerPrecision]:
+    """Every layer that INT8 may multiply."""
+    return {product.layer: "int8" for product in builder.sources.int8.all_products if product.group != SCORES}
+
+
+def packaged(builder: BundleBuilder, name: str, folder: Path, wanted: Target, **changes: Any) -> Path:
+    """One graph's package, by a recipe with changes."""
+    plan = wanted.plan or PrecisionPlan.default(builder.sources.int8.all_products)
+    form = FORMS["fp16" if plan.storage == "compact" else "fp32"]
+    recipe = replace(builder.sources.int8.recipe(plan, form.byte_scale).graphs[name], **changes)
     (graph,) = [graph for graph in builder.tokenizer.graphs(wanted.batch.axis) if graph.name == name]
-    return folder / package_from_plan(graph, builder.tokenizer, wanted, folder, int8).file
+    program = program_from_plan(graph, form, wanted.format.images(wanted.options), recipe.parameters)
+    sources = folder / "sources"
+    sources.mkdir()
+    job = job_of(wanted, builder.tokenizer, sources, {name: write_program(program, graph, sources)}, folder)
+    options = CoreMLOptions.model_validate(job.options)
+    return folder / write_package(job, name, options, Int8Recipe(plan=plan, graphs={name: recipe})).file
+
+
+FLOAT: dict[str, Any] = {"reaches": {}, "corrections": {}}
+"""Of smoothed weights only: the graph that ranges are of."""
 
 
 @pytest.mark.parametrize("name", ["encode", "decode"])
@@ -130,29 +146,30 @@ def test_ranges_observed_in_onnx_are_those_of_the_package(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Every input of every product, on the calibration images: the same tensors in both graphs."""
-    products = int8_builder.calibrated.graph_products[name]
-    layers = dict.fromkeys((product.layer for product in int8_builder.calibrated.products), "int8")
-    plan = plan_of(int8_builder, storage="fp32", layers=layers)
-    wanted = int8_builder.calibrated.carried(name, plan).reaches
-    program = Program(
-        packaged(int8_builder, name, tmp_path, target("coreml", "int8", plan=plan), pairs=False), monkeypatch
-    )
+    """Every input of every product that may be INT8, on the calibration images: the same tensors in both graphs."""
+    products = int8_builder.sources.int8.products[name]
+    plan = plan_of(int8_builder, storage="fp32").with_layers(everywhere(int8_builder))
+    wanted = int8_builder.sources.int8.recipe(plan, 1).graphs[name].reaches
+    program = Program(packaged(int8_builder, name, tmp_path, target("coreml", "int8", plan=plan), **FLOAT), monkeypatch)
     source = (
-        int8_builder._calibration.images.astype(np.float32) if name == "encode" else int8_builder.calibrated.indices
-    )  # type: ignore[union-attr]
+        int8_builder.sources.int8.images.images.astype(np.float32)
+        if name == "encode"
+        else int8_builder.sources.int8.indices
+    )
     program.run("images" if name == "encode" else "indices", source)
-    assert len(program.products) == len(products) == len(wanted)
+    assert len(program.products) == len(products) == len(wanted) + (name == "encode")
     for operation, product in zip(program.products, products, strict=True):
         inputs = [operation.x] if operation.op_type == "linear" else [operation.x, operation.y]
         assert product.has_weight == (operation.op_type == "linear")
         found = [np.abs(variable.val).max() for variable in inputs]
+        if product.group == SCORES:
+            continue
         np.testing.assert_allclose(found, wanted[product.layer], rtol=1e-4, err_msg=product.layer)
 
 
 def test_smoothing_is_carried_and_changes_nothing_in_float(int8_builder: BundleBuilder, tmp_path: Path) -> None:
     plan = plan_of(int8_builder, storage="fp32")
-    found = int8_builder.calibrated.carried("encode", plan).smoothed
+    found = int8_builder.sources.int8.recipe(plan, 1).graphs["encode"].smoothing
     norms = {name for name in found if "norm" in name}
     assert norms == {
         f"encoder.blocks.{block}.{norm}.norm.{part}"
@@ -165,7 +182,7 @@ def test_smoothing_is_carried_and_changes_nothing_in_float(int8_builder: BundleB
         for block in (0, 1)
         for parameter in ("query_key_value.weight", "query_key_value.bias", "out.weight", "up.weight")
     }
-    path = packaged(int8_builder, "encode", tmp_path, target("coreml", "int8", plan=plan), pairs=False)
+    path = packaged(int8_builder, "encode", tmp_path, target("coreml", "int8", plan=plan), **FLOAT)
     images = int8_builder.reference.images.astype(np.float32)
     given = Evaluator(path, read_spec(path)).run({"images": images})
     np.testing.assert_array_equal(given["indices"], int8_builder.reference.indices)
@@ -175,17 +192,15 @@ def test_smoothing_is_carried_and_changes_nothing_in_float(int8_builder: BundleB
 def test_corrected_biases_are_carried(int8_builder: BundleBuilder, tmp_path: Path) -> None:
     """The package without them is further from the reference."""
     plan = plan_of(int8_builder)
-    found = int8_builder.calibrated.carried("encode", plan).corrected
+    found = int8_builder.sources.int8.recipe(plan, 1).graphs["encode"].corrections
     layers = ("query_key_value", "out", "up", "down")
     assert found.keys() == {f"encoder.blocks.{block}.{layer}.bias" for block in (0, 1) for layer in layers}
-    wanted, tokenizer = target("coreml", "int8", plan=plan), int8_builder.tokenizer
-    int8 = graph_int8("encode", plan, int8_builder._request(wanted, tmp_path))
-    graph, _ = tokenizer.graphs(wanted.batch.axis)
+    wanted = target("coreml", "int8", plan=plan)
     errors = []
-    for name, made in (("with", int8), ("without", replace(int8, corrected={}))):
+    for name, changes in (("with", {}), ("without", {"corrections": {}})):
         folder = tmp_path / name
         folder.mkdir()
-        path = folder / package_from_plan(graph, tokenizer, wanted, folder, made).file
+        path = packaged(int8_builder, "encode", folder, wanted, **changes)
         given = Evaluator(path, read_spec(path)).run({"images": int8_builder.reference.images.astype(np.float32)})
         errors.append(np.abs((given["features"] - int8_builder.reference.features).mean((0, 1))).mean())
     assert errors[0] < errors[1]
@@ -195,12 +210,12 @@ def test_the_numbers_are_those_of_onnx(
     int8_builder: BundleBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The symmetric Q/DQ that the TensorRTs get: the same int8 weights, and scales of both; nothing is FP16."""
-    monkeypatch.setattr(coreml_int8, "LARGE", 512)
+    monkeypatch.setattr(int8, "LARGE", 512)
     plan = plan_of(int8_builder, storage="fp32")
     path = packaged(int8_builder, "encode", tmp_path, target("coreml", "int8", plan=plan))
     assert not [each for each in operations(read_spec(path)) if each.type in ("cast", "constexpr_cast")]
     program = Program(path, monkeypatch)
-    folder, specs, _ = int8_builder.calibrated.graphs(plan, "symmetric")
+    folder, specs, _ = int8_builder.sources.int8.written(plan, "symmetric", "int8")
     graph = onnx.load(folder / specs["encode"].file).graph
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     makers = {output: node for node in graph.node for output in node.output}
@@ -221,7 +236,7 @@ def test_large_tables_are_stored_in_fp16(
     int8_builder: BundleBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is large is less here than the default, so that this model has some."""
-    monkeypatch.setattr(coreml_int8, "LARGE", 512)
+    monkeypatch.setattr(int8, "LARGE", 512)
     spec = read_spec(packaged(int8_builder, "encode", tmp_path, target("coreml", "int8")))
     stored = {each.outputs[0].name for each in operations(spec) if each.type == "constexpr_cast"}
     assert stored == {"p_quantizer_scores_weight_half", "b_encoder_positions_nc_half"}
@@ -230,10 +245,9 @@ def test_large_tables_are_stored_in_fp16(
 
 def test_a_plan_may_ask_for_int8_everywhere(int8_builder: BundleBuilder, tmp_path: Path) -> None:
     """Products of two activations too, and bytes that FP16 scales; what that costs is not the question here."""
-    plan = plan_of(int8_builder)
-    plan = plan.with_layers(dict.fromkeys(plan.layers, "int8"))
+    plan = plan_of(int8_builder).with_layers(everywhere(int8_builder))
     path = packaged(int8_builder, "encode", tmp_path, target("coreml", "int8", plan=plan))
-    assert product_precisions(read_spec(path)) == "int8 ×14"
+    assert product_precisions(read_spec(path)) == "float32 ×1, int8 ×13"
     images = int8_builder.reference.images.astype(np.float32)
     found = Evaluator(path, read_spec(path)).run({"images": images})["indices"]
     assert np.mean(found == int8_builder.reference.indices) > 0.3, "a wrong range anywhere leaves one in 64"
@@ -272,10 +286,12 @@ def test_the_same_images_and_plan_give_the_same_bytes(
 
 def test_int8_that_came_out_float_is_refused(int8_builder: BundleBuilder) -> None:
     specs = {"encode": read_spec(converted("encode", "fp16")[0])}
-    products = {"encode": int8_builder.calibrated.graph_products["encode"]}
+    sources = int8_builder.sources.int8
+    plan = PrecisionPlan.default(sources.all_products)
+    recipe = Int8Recipe(plan=plan, graphs={"encode": GraphRecipe.of_weights(sources.products["encode"], [])})
     message = r"^encode\.mlpackage encoder\.blocks\.0\.down and 7 others: got float; expected int8, as planned$"
     with pytest.raises(RuntimeUnavailable, match=message):
-        built_int8("int8", PrecisionPlan.default(int8_builder.calibrated.products), specs, products)
+        built_int8("int8", recipe, specs)
 
 
 def test_a_plan_for_another_architecture_is_refused(int8_builder: BundleBuilder, tmp_path: Path) -> None:

@@ -12,15 +12,16 @@ from coreml_packages import converted, figures, fp16_bundle, opened, package
 from tiny_models import random_images, tiny_model
 from torch import Tensor, nn
 
+from vqrae.export.batch import Batch
 from vqrae.export.build import BundleBuilder
-from vqrae.export.coreml_precision import built_precision
 from vqrae.export.form import KEPT_IN_FP16
-from vqrae.export.formats import Batch, target
+from vqrae.export.formats import target
+from vqrae.export.formats.coreml.readback import built_precision
 from vqrae.export.tokenizers.vqrae import EncodeGraph
 from vqrae.runtimes.backends.coreml_spec import batch_limits, operations, read_spec
 from vqrae.runtimes.backends.coreml_tools import ct
 from vqrae.runtimes.errors import RuntimeUnavailable, UsageError
-from vqrae.runtimes.manifest import BatchLimits, read_manifest
+from vqrae.runtimes.manifest import BatchLimits, Precision, read_manifest
 from vqrae.runtimes.parity import judge_parity, misses
 from vqrae.runtimes.precision import PRECISIONS
 
@@ -173,7 +174,7 @@ def test_fp16_keeps_the_weights_of_the_scores_and_of_the_norms(builder: BundleBu
 def test_fp16_that_came_out_fp32_is_refused() -> None:
     message = r"^encode\.mlpackage, linear: got a matrix product in float32; expected float16, which was asked for"
     with pytest.raises(RuntimeUnavailable, match=message):
-        built_precision("fp16", {"encode": read_spec(converted("encode")[0])})
+        built_precision(Precision(name="fp16"), {"encode": read_spec(converted("encode")[0])})
 
 
 class Lgamma(nn.Module):

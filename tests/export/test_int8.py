@@ -15,8 +15,9 @@ from vqrae.calibration.layers import int8_layers
 from vqrae.calibration.lint import lint
 from vqrae.calibration.plan import PrecisionPlan, Scheme
 from vqrae.calibration.weights import store_constants
+from vqrae.export.batch import Batch
 from vqrae.export.build import BundleBuilder
-from vqrae.export.formats import Batch, target
+from vqrae.export.formats import target
 from vqrae.export.reference import reference_from_model
 from vqrae.export.speed import GraphSpeed
 from vqrae.export.verify import VerifyRow, gather_evidence
@@ -52,9 +53,9 @@ def bundles(int8_builder: BundleBuilder, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+def fast(int8_builder: BundleBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a larger model sees: INT8 is faster."""
-    monkeypatch.setattr("vqrae.export.build.int8_speeds", lambda *_: FAST)
+    monkeypatch.setattr(int8_builder, "timing", lambda *_: FAST)
 
 
 # --- what is built ---
@@ -69,7 +70,7 @@ def test_the_manifest_says_what_it_was_calibrated_on(
     made = manifest.calibration
     assert made is not None
     assert (made.image_sha256, made.count, made.seed) == (calibration.sha256, 8, 5)
-    used = np.unique(int8_builder.calibrated.indices)
+    used = np.unique(int8_builder.sources.int8.indices)
     assert made.codebook_coverage == len(used) / 64
     assert made.plan == "plan.json"
     assert made.plan in {entry.path for entry in manifest.files}
@@ -89,7 +90,9 @@ def test_the_manifest_says_how_much_is_int8(bundles: dict[str, Built], int8_buil
     kept = {entry.layer for entry in precision.kept_float}
     assert kept - {"queries_keys"} == {"patch_embedding", "weights_values", "scores", "head"}
     assert ("queries_keys" in kept) == (name != "openvino")
-    assert PrecisionPlan.read(path / "plan.json") == target(name, "int8").chosen_plan(int8_builder.calibrated.products)
+    assert PrecisionPlan.read(path / "plan.json") == target(name, "int8").chosen_plan(
+        int8_builder.sources.int8.all_products
+    )
 
 
 def test_what_the_onnx_files_hold_is_what_the_manifest_says(
@@ -98,10 +101,10 @@ def test_what_the_onnx_files_hold_is_what_the_manifest_says(
     path = bundles["onnx"].path
     found = [
         layer
-        for name, quantizer in int8_builder.calibrated.quantizers.items()
-        for layer in int8_layers(path / f"{name}.onnx", quantizer.products)
+        for name, products in int8_builder.sources.int8.products.items()
+        for layer in int8_layers(path / f"{name}.onnx", products)
     ]
-    planned = PrecisionPlan.read(path / "plan.json").int8(int8_builder.calibrated.products)
+    planned = PrecisionPlan.read(path / "plan.json").int8(int8_builder.sources.int8.all_products)
     assert found == [product.layer for product in planned]
     assert len(found) == 16
 
@@ -153,7 +156,7 @@ def test_a_row_tells_how_many_of_the_codes_the_images_use(
     bundles: dict[str, Built], int8_builder: BundleBuilder
 ) -> None:
     """This model was never trained: most codes are never chosen."""
-    coverage = len(np.unique(int8_builder.calibrated.indices)) / 64
+    coverage = len(np.unique(int8_builder.sources.int8.indices)) / 64
     assert 0 < coverage < 0.1
     assert {made.row.codebook_coverage for made in bundles.values()} == {coverage}
 
@@ -162,7 +165,7 @@ def test_the_decoder_is_calibrated_on_the_encoder_s_tokens(
     int8_builder: BundleBuilder, calibration: CalibrationImages
 ) -> None:
     wanted = reference_from_model(int8_builder.tokenizer, calibration.images).indices
-    np.testing.assert_array_equal(int8_builder.calibrated.indices, wanted)
+    np.testing.assert_array_equal(int8_builder.sources.int8.indices, wanted)
 
 
 # --- plans ---
@@ -182,7 +185,7 @@ def test_a_bundle_s_plan_makes_the_same_bundle(
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_plan_of_few_layers_is_called_mixed(int8_builder: BundleBuilder, tmp_path: Path, name: str) -> None:
     few = {"encoder.blocks.0.up", "decoder.blocks.1.down"}
-    products = int8_builder.calibrated.products
+    products = int8_builder.sources.int8.all_products
     plan = PrecisionPlan(layers={product.layer: "int8" if product.layer in few else "float" for product in products})
     row = int8_builder.build(target(name, "int8", plan=plan), tmp_path)
     bundle = Bundle.open(Path(row.bundle))
@@ -195,7 +198,7 @@ def test_a_plan_of_few_layers_is_called_mixed(int8_builder: BundleBuilder, tmp_p
 
 @pytest.mark.usefixtures("fast")
 def test_a_plan_may_leave_the_decoder_in_float(int8_builder: BundleBuilder, tmp_path: Path) -> None:
-    products = int8_builder.calibrated.products
+    products = int8_builder.sources.int8.all_products
     default = PrecisionPlan.default(products)
     plan = default.with_layers({product.layer: "float" for product in products if product.layer.startswith("decoder")})
     row = int8_builder.build(target("onnx", "int8", plan=plan), tmp_path)
@@ -203,7 +206,7 @@ def test_a_plan_may_leave_the_decoder_in_float(int8_builder: BundleBuilder, tmp_
 
 
 def test_a_plan_of_another_architecture_writes_nothing(int8_builder: BundleBuilder, tmp_path: Path) -> None:
-    default = PrecisionPlan.default(int8_builder.calibrated.products)
+    default = PrecisionPlan.default(int8_builder.sources.int8.all_products)
     unknown = default.with_layers({"encoder.blocks.9.up": "int8"})
     with pytest.raises(UsageError, match=r"layer of the plan: got 'encoder.blocks.9.up'; .*did you mean encoder.block"):
         int8_builder.build(target("onnx", "int8", plan=unknown), tmp_path / "out")
@@ -214,14 +217,14 @@ def test_a_plan_of_another_architecture_writes_nothing(int8_builder: BundleBuild
 
 def test_large_tables_are_stored_in_fewer_bytes(int8_builder: BundleBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is large is less here than the default, so that this model has some; the products are INT8 as before."""
-    monkeypatch.setattr("vqrae.export.calibrated_onnx.store_constants", partial(store_constants, least=2048))
-    plan = PrecisionPlan.default(int8_builder.calibrated.products)
+    monkeypatch.setattr("vqrae.export.int8_onnx.store_constants", partial(store_constants, least=2048))
+    plan = PrecisionPlan.default(int8_builder.sources.int8.all_products)
     schemes: tuple[tuple[Scheme, int], ...] = (
         ("asymmetric", onnx.TensorProto.INT8),
         ("symmetric", onnx.TensorProto.FLOAT16),
     )
     for scheme, stored in schemes:
-        folder, _, precision = int8_builder.calibrated.graphs(plan, scheme)
+        folder, _, precision = int8_builder.sources.int8.written(plan, scheme, "int8")
         graph = onnx.load(folder / "decode.onnx").graph
         (table,) = [
             tensor for tensor in graph.initializer if "table_KC" in tensor.name and not tensor.name.endswith("_scale")
@@ -270,7 +273,7 @@ def test_int8_that_is_slower_than_float_is_refused(
     int8_builder: BundleBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     slow = GraphSpeed(int8_ms=2.04, float_ms=1.5, float_precision="fp16", speedup=0.75)
-    monkeypatch.setattr("vqrae.export.build.int8_speeds", lambda *_: FAST | {"decode": slow})
+    monkeypatch.setattr(int8_builder, "timing", lambda *_: FAST | {"decode": slow})
     message = rf"test-siglip-{name}-int8: got decode 2\.0 ms at INT8, 1\.5 ms at FP16; pass --allow-gate-failure"
     with pytest.raises(GateFailure, match=message):
         int8_builder.build(target(name, "int8"), tmp_path / "out")
@@ -286,7 +289,7 @@ def test_int8_that_is_no_faster_is_no_gain(
     int8_builder: BundleBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speedup: float
 ) -> None:
     same = GraphSpeed(int8_ms=1.0, float_ms=1.0, float_precision="fp32", speedup=speedup)
-    monkeypatch.setattr("vqrae.export.build.int8_speeds", lambda *_: FAST | {"encode": same})
+    monkeypatch.setattr(int8_builder, "timing", lambda *_: FAST | {"encode": same})
     with pytest.raises(GateFailure, match=r"got encode 1\.0 ms at INT8, 1\.0 ms at FP32; pass"):
         int8_builder.build(target("onnx", "int8"), tmp_path)
 

@@ -135,14 +135,14 @@ def test_speed_is_told_and_not_judged(
     assert row.speedup is not None
     assert set(row.speedup) == {"encode", "decode"}
     assert all(times > 0 for times in row.speedup.values())
-    monkeypatch.setattr("vqrae.export.build.int8_speeds", lambda *_: {"encode": SLOW, "decode": SLOW})
+    monkeypatch.setattr(builder, "timing", lambda *_: {"encode": SLOW, "decode": SLOW})
     row = builder.build(target(name, "int8-weights"), tmp_path)
     assert (row.gate, row.misses, row.speedup) == ("pass", (), {"encode": 0.5, "decode": 0.5})
 
 
 def test_a_plan_that_stores_one_layer(builder: BundleBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vqrae.export.build.int8_speeds", lambda *_: {})
-    default = PrecisionPlan.default(builder.stored.products, "float")
+    monkeypatch.setattr(builder, "timing", lambda *_: {})
+    default = PrecisionPlan.default(builder.sources.int8.all_products, "float")
     plan = default.with_layers(dict.fromkeys(default.layers, "float") | {"quantizer.scores": "int8"})
     row = builder.build(target("onnx", "int8-weights", plan=plan), tmp_path, allow_gate_failure=True)
     model = onnx.load(Path(row.bundle) / "encode.onnx")
@@ -154,9 +154,9 @@ def test_large_tables_are_stored_compactly_unless_a_plan_says_otherwise(
     builder: BundleBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is large is less here than the default, so that this model has some."""
-    monkeypatch.setattr("vqrae.export.build.int8_speeds", lambda *_: {})
-    monkeypatch.setattr("vqrae.export.weights_onnx.store_constants", partial(store_constants, least=2048))
-    default = PrecisionPlan.default(builder.stored.products, "float")
+    monkeypatch.setattr(builder, "timing", lambda *_: {})
+    monkeypatch.setattr("vqrae.export.int8_onnx.store_constants", partial(store_constants, least=2048))
+    default = PrecisionPlan.default(builder.sources.int8.all_products, "float")
     assert default.storage == "compact"
     whole = [onnx.TensorProto.INT8, onnx.TensorProto.FLOAT]  # and its scales
     for storage, wanted in (("compact", whole), ("fp32", [onnx.TensorProto.FLOAT])):
@@ -171,8 +171,8 @@ def test_openvino_takes_the_compact_tables_as_they_are_meant(
     builder: BundleBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It takes rows of an INT8 table in a way of its own."""
-    monkeypatch.setattr("vqrae.export.build.int8_speeds", lambda *_: {})
-    monkeypatch.setattr("vqrae.export.weights_onnx.store_constants", partial(store_constants, least=2048))
+    monkeypatch.setattr(builder, "timing", lambda *_: {})
+    monkeypatch.setattr("vqrae.export.int8_onnx.store_constants", partial(store_constants, least=2048))
     row = builder.build(target("openvino", "int8-weights"), tmp_path)
     assert row.decode_psnr_db is not None
     assert row.decode_psnr_db > 45
@@ -183,7 +183,7 @@ def test_openvino_takes_the_compact_tables_as_they_are_meant(
 
 def test_a_layer_without_weights_cannot_be_stored(builder: BundleBuilder, tmp_path: Path) -> None:
     layer = "encoder.blocks.0.attention.queries_keys"
-    plan = PrecisionPlan.default(builder.stored.products, "float").with_layers({layer: "int8"})
+    plan = PrecisionPlan.default(builder.sources.int8.all_products, "float").with_layers({layer: "int8"})
     message = rf"^layer {layer} of the plan: got int8; expected float: it has no weights to store"
     with pytest.raises(UsageError, match=message):
         builder.build(target("onnx", "int8-weights", plan=plan), tmp_path / "out")

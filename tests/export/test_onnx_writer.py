@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo
 
-from vqrae.export.onnx_writer import MAPPED_BYTES, PAGE, write_beside
+from vqrae.export.formats.onnx import MAPPED_BYTES, PAGE, write_beside
 
 WEIGHTS = {"large": (PAGE // 4 + 1,), "larger": (3, PAGE), "small": (MAPPED_BYTES // 4 - 1,)}
 """Shapes of float32 constants; the first does not end where a page does."""

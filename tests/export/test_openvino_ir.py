@@ -10,8 +10,8 @@ from onnx import TensorProto, helper
 from tiny_models import tiny_model
 
 from vqrae.export.form import FP16
+from vqrae.export.formats.openvino import ir_from_onnx
 from vqrae.export.onnx_graph import LAYER_METADATA, graph_from_plan
-from vqrae.export.openvino_ir import ir_from_onnx
 from vqrae.export.tokenizers.vqrae import graph_plans
 from vqrae.runtimes.errors import RuntimeUnavailable
 

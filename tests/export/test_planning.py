@@ -131,7 +131,7 @@ def test_the_command_leaves_a_plan_its_pages_and_a_proven_bundle(
     """All but the search itself, which the other tests make."""
     speed = GraphSpeed(int8_ms=1.0, float_ms=1.5, float_precision="fp32", speedup=1.5)
     monkeypatch.setattr("vqrae.export.planning.search_plan", lambda *_: searched[1:])
-    monkeypatch.setattr("vqrae.export.build.int8_speeds", lambda *_: {"encode": speed, "decode": speed})
+    monkeypatch.setattr("vqrae.export.build.graph_speeds", lambda *_: {"encode": speed, "decode": speed})
     np.save(tmp_path / "images.npy", random_images(9).numpy())
     output = tmp_path / "plan"
     output.mkdir()

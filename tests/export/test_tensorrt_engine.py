@@ -11,8 +11,9 @@ import onnx
 import pytest
 import tensorrt_rtx
 
+from vqrae.export.batch import DYNAMIC, Batch
 from vqrae.export.build import BundleBuilder, check_target
-from vqrae.export.formats import DYNAMIC, Batch, target
+from vqrae.export.formats import target
 from vqrae.runtimes.backends.tensorrt import cuda
 from vqrae.runtimes.backends.tensorrt.layers import LayerTable, product_counts
 from vqrae.runtimes.bundle import Bundle
@@ -115,7 +116,7 @@ def test_more_than_the_engine_takes_is_refused(built: Built) -> None:
 def test_weights_beside_the_graphs_come_along(
     builder: BundleBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, traced = builder._onnx.graphs("fp32", "batch", split=False)
+    folder, traced = builder.sources.onnx.graphs("fp32", "batch", split=False)
     (tmp_path / "graphs").mkdir()
     specs = {}
     for name, spec in traced.items():
@@ -124,7 +125,7 @@ def test_weights_beside_the_graphs_come_along(
         onnx.save(onnx.load(folder / spec.file), target_file, save_as_external_data=True, location=beside)
         specs[name] = spec.model_copy(update={"extra_files": (beside,)})
     stand_in = SimpleNamespace(graphs=lambda *_, **__: (tmp_path / "graphs", specs))
-    monkeypatch.setattr(builder, "_onnx", stand_in)
+    monkeypatch.setattr(builder.sources, "onnx", stand_in)
     bundle = Bundle.open(builder.build(target("tensorrt-rtx"), tmp_path).bundle)
     assert bundle.manifest.graphs["encode"].source_extra_files == ("encode.onnx.data",)
     assert bundle.manifest.evidence.source is not None

@@ -10,8 +10,10 @@ import pytest
 from vqrae.calibration.layers import int8_layers
 from vqrae.calibration.lint import lint
 from vqrae.calibration.plan import PrecisionPlan
+from vqrae.export.batch import Batch
 from vqrae.export.build import BundleBuilder, check_target
-from vqrae.export.formats import Batch, target
+from vqrae.export.formats import target
+from vqrae.export.formats.tensorrt import TensorRTRTX
 from vqrae.export.verify import VerifyRow
 from vqrae.runtimes.backends.tensorrt import cuda
 from vqrae.runtimes.backends.tensorrt.layers import LayerTable, product_counts
@@ -54,7 +56,7 @@ def test_the_products_of_the_plan_multiply_int8(bundles: dict[str, Built], int8_
     assert product_counts(table(bundle, "decode").network) == {"INT8": 8, "FLOAT": 5}
     whole = {layer.origins[0] for layer in table(bundle, "encode").network if layer.product_type == "INT8"}
     assert whole == {f"encoder.blocks.{block}.{kind}" for block in (0, 1) for kind in INT8_KINDS}
-    products = int8_builder.calibrated.quantizers["encode"].products
+    products = int8_builder.sources.int8.products["encode"]
     assert set(int8_layers(bundle.path / "encode.onnx", products)) == whole
 
 
@@ -109,8 +111,7 @@ def test_a_graph_that_the_linter_refuses_is_not_compiled(
     int8_builder: BundleBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What ONNX Runtime and OpenVINO are given."""
-    graphs = int8_builder.calibrated.graphs
-    monkeypatch.setattr(int8_builder.calibrated, "graphs", lambda plan, _: graphs(plan, "asymmetric"))
+    monkeypatch.setattr(TensorRTRTX, "scheme", "asymmetric")
     with pytest.raises(RuntimeUnavailable, match=r"^encode\.onnx, node .*: got uint8 numbers \(and \d+ other findings"):
         int8_builder.build(target("tensorrt-rtx", "int8"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -118,7 +119,7 @@ def test_a_graph_that_the_linter_refuses_is_not_compiled(
 
 def test_a_plan_of_one_layer_is_compiled_as_it_says(int8_builder: BundleBuilder, tmp_path: Path) -> None:
     """One of its kind, so that the others are named in the manifest one by one."""
-    default = PrecisionPlan.default(int8_builder.calibrated.products)
+    default = PrecisionPlan.default(int8_builder.sources.int8.all_products)
     plan = default.with_layers(dict.fromkeys(default.layers, "float") | {"encoder.blocks.1.up": "int8"})
     row = int8_builder.build(target("tensorrt-rtx", "int8", plan=plan), tmp_path)
     bundle = Bundle.open(row.bundle)

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from tiny_models import random_images, tiny_model
 from torch import nn
 
-from vqrae.export import coreml_package
 from vqrae.runtimes.backends import coreml_evaluator
 from vqrae.runtimes.backends.coreml_evaluator import Evaluator
 from vqrae.runtimes.backends.coreml_spec import read_spec
@@ -57,18 +56,14 @@ def test_a_gather_that_is_off_by_one_fails_the_gate(tmp_path: Path) -> None:
     assert "gate >= 35 dB" in missed
 
 
-def test_a_softmax_over_the_wrong_axis_fails_the_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trace: Callable[..., torch.export.ExportedProgram] = coreml_package.program_from_plan
-
-    def with_wrong_axis(*arguments: Any) -> torch.export.ExportedProgram:
-        program = trace(*arguments)
+def test_a_softmax_over_the_wrong_axis_fails_the_gate(tmp_path: Path) -> None:
+    def with_wrong_axis(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
         for node in program.graph.nodes:
             if node.target is torch.ops.aten.softmax.int:
                 node.args = (node.args[0], -2)
         return program
 
-    monkeypatch.setattr(coreml_package, "program_from_plan", with_wrong_axis)
-    faulty = package("encode", tmp_path, tiny_model())
+    faulty = package("encode", tmp_path, tiny_model(), rewire=with_wrong_axis)
     assert misses(judge_parity(figures(faulty, converted("decode")), PRECISIONS["fp16"].limits))
 
 

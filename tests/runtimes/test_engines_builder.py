@@ -53,7 +53,7 @@ def traced(builder: BundleBuilder) -> Traced:
     """The encode graph in both precisions, and what is to become of it."""
     found: Traced = {}
     for precision in ("fp32", "fp16"):
-        folder, specs = builder._onnx.graphs(precision, "batch", split=False)
+        folder, specs = builder.sources.onnx.graphs(precision, "batch", split=False)
         changes = {"file": "encode.engine", "layers": "encode.layers.json", "batch_limits": LIMITS}
         found[precision] = folder / "encode.onnx", specs["encode"].model_copy(update=changes)
     return found

@@ -13,17 +13,24 @@ from typing import Any
 
 from tiny_models import deployable, random_images, tiny_model
 from torch import nn
+from torch.export import ExportedProgram
 
+from vqrae.export.batch import Batch
 from vqrae.export.build import BundleBuilder, check_target
-from vqrae.export.coreml_package import package_from_plan
-from vqrae.export.formats import Batch, Target, target
+from vqrae.export.deployable import Deployable
+from vqrae.export.form import FORMS
+from vqrae.export.formats import Target, target
+from vqrae.export.formats.coreml import CoreMLOptions
+from vqrae.export.formats.coreml.package import write_package
+from vqrae.export.job import ExportJob
+from vqrae.export.pt2 import program_from_plan, write_program
 from vqrae.export.reference import reference_from_model
 from vqrae.export.tokenizers.vqrae import VqraeReference
 from vqrae.model import VQRAE
 from vqrae.runtimes.backends.coreml import CoreMLSession
 from vqrae.runtimes.backends.coreml_tools import ct, quiet_coremltools
 from vqrae.runtimes.load_options import LoadOptions
-from vqrae.runtimes.manifest import GraphSpec, ParityFigures, RuntimeInfo
+from vqrae.runtimes.manifest import GraphSpec, ParityFigures, Precision, RuntimeInfo
 from vqrae.runtimes.parity import Reference, Sample, measure
 from vqrae.runtimes.sealed import Sealed
 
@@ -64,13 +71,36 @@ def package(
     model: VQRAE,
     wanted: Target = DYNAMIC_FP32,
     change: Callable[[nn.Module], nn.Module] = lambda module: module,
+    rewire: Callable[[ExportedProgram], ExportedProgram] = lambda program: program,
 ) -> tuple[Path, GraphSpec]:
-    """One graph's package, its module changed before it is traced."""
+    """One graph's package, its module changed before it is traced, or its program after."""
     tokenizer = deployable(model)
     plan = next(plan for plan in tokenizer.graphs(wanted.batch.axis, split=True) if plan.name == name)
     changed = replace(plan, module=lambda form: change(plan.module(form)))
-    graph = package_from_plan(changed, tokenizer, wanted, folder)
+    images = wanted.format.images(wanted.options)
+    program = rewire(program_from_plan(changed, FORMS[wanted.precision], images, {}))
+    sources = Path(tempfile.mkdtemp(dir=FOLDER))
+    job = job_of(wanted, tokenizer, sources, {name: write_program(program, changed, sources)}, folder)
+    graph = write_package(job, name, CoreMLOptions.model_validate(job.options), None)
     return folder / graph.file, graph
+
+
+def job_of(
+    wanted: Target, tokenizer: Deployable, sources: Path, graphs: dict[str, GraphSpec], folder: Path
+) -> ExportJob:
+    """Of programs that lie in `sources`."""
+    return ExportJob(
+        folder=folder,
+        sources=sources,
+        graphs=graphs,
+        precision=Precision(name=wanted.precision),
+        batch=wanted.batch,
+        options=wanted.options.model_dump(mode="json", exclude_defaults=True),
+        name=tokenizer.identity.name,
+        preprocessing=tokenizer.preprocessing,
+        tokens=tokenizer.tokens,
+        made_with={},
+    )
 
 
 def opened(path: Path, graph: GraphSpec, options: LoadOptions = ANYWHERE) -> CoreMLSession:

@@ -150,7 +150,8 @@ def _targets(
     budget: Budget | None,
 ) -> list[Target]:
     """What to build: every precision of every format, duplicates once."""
-    from vqrae.export.formats import ALIASES, Batch, format_key, target
+    from vqrae.export.batch import Batch
+    from vqrae.export.formats import ALIASES, format_key, target
     from vqrae.runtimes.errors import UsageError, unknown_name
     from vqrae.runtimes.precision import PRECISIONS
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 from vqrae.cli.options import AsJson
 
 if TYPE_CHECKING:
-    from vqrae.export.formats import Format
+    from vqrae.export.formats.format import Format
 
 
 def formats(as_json: AsJson = False) -> None:
     """Show the formats of `vqrae export`, their precisions, kinds of batch, and options; nothing heavy is loaded."""
     from vqrae.cli.output import console, print_fields, print_json
-    from vqrae.export.formats import FORMATS
+    from vqrae.export.formats import FORMATS, format_of
 
-    rows = {name: _described(name, entry) for name, entry in FORMATS.items()}
+    rows = {name: _described(name, format_of(name)) for name in FORMATS}
     if as_json:
         print_json(rows)
         return

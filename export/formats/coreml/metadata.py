@@ -7,49 +7,49 @@ import uuid
 from pathlib import Path
 
 from vqrae import __version__
-from vqrae.export.deployable import Deployable, GraphPlan
-from vqrae.export.formats import CoreMLOptions
+from vqrae.export.formats.coreml import CoreMLOptions
+from vqrae.export.job import ExportJob
 from vqrae.runtimes.backends.coreml_spec import SPEC_FILE, WEIGHTS_FOLDER, read_spec
-from vqrae.runtimes.manifest import TensorSpec
+from vqrae.runtimes.manifest import GraphSpec, TensorSpec
 
 PACKAGE_AUTHOR = "com.apple.CoreML"
 
 
-def write_metadata(path: Path, plan: GraphPlan, tokenizer: Deployable, options: CoreMLOptions) -> None:
+def write_metadata(path: Path, graph: GraphSpec, job: ExportJob, options: CoreMLOptions) -> None:
     """Describe a package that coremltools has written, and write its files anew: equal models give equal bytes."""
     spec = read_spec(path)
     metadata = spec.description.metadata
     metadata.author, metadata.license = options.author, options.license
-    metadata.shortDescription = f"{plan.name} of the image tokenizer {tokenizer.identity.name}"
+    metadata.shortDescription = f"{path.stem} of the image tokenizer {job.name}"
     metadata.versionString = __version__
-    metadata.userDefined.update(_facts(tokenizer))
-    texts = {tensor.name: _description(tensor, tokenizer) for tensor in (plan.input, *plan.outputs)}
+    metadata.userDefined.update(_facts(job))
+    texts = {tensor.name: _description(tensor, job) for tensor in (*graph.inputs, *graph.outputs)}
     for feature in (*spec.description.input, *spec.description.output):
         feature.shortDescription = texts[feature.name]
     for feature in spec.description.input:
         if feature.name == "images":
-            feature.shortDescription += f", resized by the rule {tokenizer.preprocessing.rule}"
+            feature.shortDescription += f", resized by the rule {job.preprocessing.rule}"
     (path / SPEC_FILE).write_bytes(spec.SerializeToString(deterministic=True))
     _write_contents(path)
 
 
-def _facts(tokenizer: Deployable) -> dict[str, str]:
-    image, (h, w) = tokenizer.preprocessing, tokenizer.tokens.grid
+def _facts(job: ExportJob) -> dict[str, str]:
+    image, (h, w) = job.preprocessing, job.tokens.grid
     return {
-        "vqrae.checkpoint": tokenizer.identity.name,
-        "vqrae.codebook_size": str(tokenizer.tokens.codebook_size),
+        "vqrae.checkpoint": job.name,
+        "vqrae.codebook_size": str(job.tokens.codebook_size),
         "vqrae.image_size": f"{image.height}x{image.width}",
         "vqrae.preprocessing": image.rule,
         "vqrae.token_grid": f"{h}x{w}",
     }
 
 
-def _description(tensor: TensorSpec, tokenizer: Deployable) -> str:
-    h, w = tokenizer.tokens.grid
+def _description(tensor: TensorSpec, job: ExportJob) -> str:
+    h, w = job.tokens.grid
     shape = ", ".join(map(str, tensor.shape))
     return {
         "images": f"RGB images ({shape}), numbers from 0 to 255 without fractions",
-        "indices": f"token ids ({shape}), from 0 to {tokenizer.tokens.codebook_size - 1}",
+        "indices": f"token ids ({shape}), from 0 to {job.tokens.codebook_size - 1}",
         "features": f"continuous features ({shape}), row by row of the {h}x{w} token grid",
         "quantized_features": f"features of the chosen codes ({shape}), row by row of the {h}x{w} token grid",
     }[tensor.name]

@@ -1,37 +1,45 @@
-"""OpenVINO IR from the traced ONNX graphs."""
+"""OpenVINO's IR, from the ONNX graphs, with every value in the precision that it was traced in."""
 
 from __future__ import annotations
 
 import re
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import onnx
-
-from vqrae.calibration.layers import node_layers
-from vqrae.export.bundle_graphs import GraphRequest, WrittenGraphs
-from vqrae.export.onnx_graph import tracer_versions
-from vqrae.runtimes.backends.openvino_library import openvino
+from vqrae.export.formats.format import Format
+from vqrae.export.job import ExportJob, Written
 from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.runtimes.manifest import RuntimeInfo
 
+if TYPE_CHECKING:
+    from openvino import Model
 
-def write_openvino(request: GraphRequest) -> WrittenGraphs:
-    """The `GraphWriter` of the format `openvino`.
+
+class OpenVino(Format):
+    """A graph's `<name>.xml`, and its weights in `<name>.bin`.
 
     FP16 is what the graphs were traced in, weights and arithmetic, with the scores kept in FP32. OpenVINO's own
     compression would put the scores' weights into FP16 too, and that alone misses the gate (docs/explanation/fp16.md).
     INT8 is the Q/DQ that ONNX Runtime gets, which OpenVINO compiles to the same kernels as what NNCF makes
     (docs/explanation/int8.md).
     """
-    folder, traced, precision = request.onnx_graphs()
-    graphs = {}
-    for name, spec in traced.items():
-        path = ir_from_onnx(folder / spec.file, request.folder)
-        files = {"file": path.name, "extra_files": (path.with_suffix(".bin").name,)}
-        graphs[name] = spec.model_copy(update=files)
-    runtime = RuntimeInfo(name="openvino", built_with={**tracer_versions(), "openvino": version("openvino")})
-    return WrittenGraphs(graphs=graphs, precision=precision, runtime=runtime)
+
+    runtime = "openvino"
+    takes = "onnx"
+    scheme = "asymmetric"
+    batches = ("dynamic", "fixed")
+    int8_too = ("queries_keys",)  # attention is one INT8 kernel then
+
+    def write(self, job: ExportJob) -> Written:
+        """See `Format`."""
+        graphs = {}
+        for name, spec in job.graphs.items():
+            path = ir_from_onnx(job.sources / spec.file, job.folder)
+            files = {"file": path.name, "extra_files": (path.with_suffix(".bin").name,)}
+            graphs[name] = spec.model_copy(update=files)
+        runtime = RuntimeInfo(name=self.runtime, built_with={**job.made_with, "openvino": version("openvino")})
+        return Written(graphs=graphs, precision=job.precision, runtime=runtime)
 
 
 def ir_from_onnx(source: Path, folder: Path) -> Path:
@@ -45,6 +53,8 @@ def ir_from_onnx(source: Path, folder: Path) -> Path:
     Raises:
         RuntimeUnavailable: OpenVINO lacks an operator; names the node and the model's layer.
     """
+    from vqrae.runtimes.backends.openvino_library import openvino
+
     path = folder / f"{source.stem}.xml"
     try:
         model = openvino.Core().read_model(source)
@@ -57,7 +67,7 @@ def ir_from_onnx(source: Path, folder: Path) -> Path:
     return path
 
 
-def _name_the_nameless(model: openvino.Model) -> None:
+def _name_the_nameless(model: Model) -> None:
     """OpenVINO numbers what has no name across all that the process has done; here, across the graph alone."""
     for place, operation in enumerate(model.get_ordered_ops()):
         if operation.get_friendly_name() == operation.get_name():
@@ -66,6 +76,10 @@ def _name_the_nameless(model: openvino.Model) -> None:
 
 def _lacking(source: Path, message: str) -> RuntimeUnavailable:
     """OpenVINO names operators as `Det-20` or `acme.Foo`; a user wants to know where they are."""
+    import onnx
+
+    from vqrae.calibration.layers import node_layers
+
     found = re.search(r"operations: (\S+?)(?:-\d+)?[,\s]", message + " ")
     if found is None:
         return RuntimeUnavailable(source.name, got=f"a graph that OpenVINO does not read ({message})")

@@ -8,15 +8,11 @@ is all zeros. What it writes for both is what is written here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vqrae.calibration.carried import Stored
-from vqrae.calibration.layers import Product
+from vqrae.calibration.recipe import GraphRecipe, StoredWeight
 from vqrae.calibration.weights import LARGE, LARGEST, int8_from_float
 from vqrae.runtimes.backends.coreml_spec import PRODUCTS
 from vqrae.runtimes.backends.coreml_tools import ct
@@ -26,30 +22,17 @@ mb = ct.converters.mil.Builder
 GraphPass: Any = mil.passes.graph_pass.AbstractGraphPass
 
 
-@dataclass(frozen=True, kw_only=True)
-class GraphInt8:
-    """What one graph is made of."""
+def pipeline(recipe: GraphRecipe | None, *, half: bool) -> Any:
+    """Coremltools' default passes, and behind them those of INT8, where nothing undoes their work.
 
-    products: tuple[Product, ...]
-    """All, in the order that they run in, which is the program's too."""
-    reaches: Mapping[str, tuple[float, ...]]
-    """Layer at INT8 -> largest magnitude of each input that is no weight; () where these stay float."""
-    weights: Mapping[str, Stored] = field(default_factory=dict)
-    """Layer at INT8 -> its weight as calibration rounded it; to the nearest where there is none."""
-    smoothed: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
-    """Parameters of the module that smoothing changed -> their values."""
-    corrected: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
-    """Parameters that were moved because weights are rounded -> their values."""
-    storage: Literal["fp16", "fp32"] = "fp16"
-    """`fp16`: everything else is what the FP16 bundle has, its large FP32 tables and weights stored as FP16."""
-
-
-def pipeline(int8: GraphInt8 | None) -> Any:
-    """Coremltools' default passes, and behind them those of INT8, where nothing undoes their work."""
+    Args:
+        recipe: what becomes INT8, if anything does.
+        half: whether everything else is what the FP16 bundle has, its large FP32 tables and weights stored as FP16.
+    """
     passes = ct.PassPipeline.DEFAULT
-    if int8 is not None:
+    if recipe is not None:
         passes.append_pass("vqrae::quantize_products")
-        passes.set_options("vqrae::quantize_products", {"int8": int8})
+        passes.set_options("vqrae::quantize_products", {"recipe": recipe, "half": half})
         passes.append_pass("common::dead_code_elimination")
     return passes
 
@@ -58,11 +41,13 @@ def pipeline(int8: GraphInt8 | None) -> Any:
 class quantize_products(GraphPass):  # type: ignore[misc] # noqa: N801 - coremltools has no types; named as its passes are
     """Rewrites the program's matrix products, then its large FP32 constants."""
 
-    int8: GraphInt8
+    recipe: GraphRecipe
+    half: bool
 
     def __init__(self) -> None:
         super().__init__()
-        self.int8 = GraphInt8(products=(), reaches={})
+        self.recipe = GraphRecipe.of_weights([], [])
+        self.half = False
 
     def apply(self, prog: Any) -> None:
         """Change a program in place.
@@ -73,14 +58,15 @@ class quantize_products(GraphPass):  # type: ignore[misc] # noqa: N801 - coremlt
         block = prog.functions["main"]
         operations = [operation for operation in block.operations if operation.op_type in PRODUCTS]
         with block:
-            for operation, product in zip(operations, self.int8.products, strict=True):
-                if product.layer in self.int8.reaches:
-                    _quantize(block, operation, self.int8.reaches[product.layer], self.int8.weights.get(product.layer))
-            if self.int8.storage == "fp16":
+            for operation, product in zip(operations, self.recipe.products, strict=True):
+                if product.layer in self.recipe.reaches:
+                    weight = self.recipe.weights.get(product.layer)
+                    _quantize(block, operation, self.recipe.reaches[product.layer], weight)
+            if self.half:
                 _store_in_half(block)
 
 
-def _quantize(block: Any, operation: Any, reaches: tuple[float, ...], weight: Stored | None) -> None:
+def _quantize(block: Any, operation: Any, reaches: tuple[float, ...], weight: StoredWeight | None) -> None:
     """Put a product in this one's place whose inputs come from INT8."""
     inputs = dict(operation.inputs)
     for name, reach in zip(("x", "y"), reaches, strict=False):
@@ -105,12 +91,12 @@ def _rounded(activation: Any, reach: float, operation: Any) -> Any:
     return mb.dequantize(input=whole, scale=scale, name=f"{name}_dequantized", before_op=operation)
 
 
-def _stored(weight: Any, operation: Any, carried: Stored | None) -> Any:
+def _stored(weight: Any, operation: Any, rounded: StoredWeight | None) -> Any:
     """A weight as int8 around zero, with a scale for each output channel; the same numbers as in ONNX."""
-    if carried is None:
+    if rounded is None:
         stored_CO, scale_O = int8_from_float(weight.val.T.astype(np.float32))
     else:
-        stored_CO, scale_O = carried.whole_CO, carried.scale_O
+        stored_CO, scale_O = rounded.whole_CO, rounded.scale_O
     return mb.constexpr_affine_dequantize(
         quantized_data=np.ascontiguousarray(stored_CO.T),
         zero_point=np.int8(0),

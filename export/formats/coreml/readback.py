@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from vqrae.calibration.layers import Product, check_int8, int8_share
-from vqrae.calibration.plan import PrecisionPlan
-from vqrae.export.form import FORMS
+from vqrae.calibration.layers import check_int8, int8_share
+from vqrae.calibration.recipe import Int8Recipe
 from vqrae.runtimes.backends.coreml_spec import PRODUCTS, dtype_name, matrix_products, operands, operations
 from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.runtimes.manifest import Precision
@@ -28,17 +27,17 @@ class BuiltOperation(NamedTuple):
     dtype: str
 
 
-def built_precision(asked: PrecisionName, specs: Mapping[str, Any]) -> Precision:
+def built_precision(asked: Precision, specs: Mapping[str, Any]) -> Precision:
     """What was built: the precision that was asked for, and the layers that are in FP32 all the same.
 
     Args:
-        asked: `fp32` or `fp16`.
+        asked: of floats, with what is kept in FP32.
         specs: graph's name -> specification of its package.
 
     Raises:
         RuntimeUnavailable: a matrix product, other than the scores, is of another precision.
     """
-    wanted = _DTYPES[PRECISIONS[asked].activations]
+    wanted = _DTYPES[asked.kind.activations]
     found: dict[str, set[str]] = defaultdict(set)
     for name, spec in specs.items():
         for operation in _built(spec):
@@ -48,32 +47,31 @@ def built_precision(asked: PrecisionName, specs: Mapping[str, Any]) -> Precision
                 raise RuntimeUnavailable(
                     f"{name}.mlpackage, {operation.name}", got=got, expected=expected, remedy="report it"
                 )
-    kept = tuple(layer for layer in FORMS[asked].kept_float if found[layer.layer] == {"float32"})
-    return Precision(name=asked, kept_float=kept)
+    kept = tuple(layer for layer in asked.kept_float if found[layer.layer] == {"float32"})
+    return Precision(name=asked.name, kept_float=kept)
 
 
-def built_int8(
-    asked: PrecisionName, plan: PrecisionPlan, specs: Mapping[str, Any], products: Mapping[str, Sequence[Product]]
-) -> Precision:
+def built_int8(asked: PrecisionName, recipe: Int8Recipe, specs: Mapping[str, Any]) -> Precision:
     """What was built: which products take their inputs from INT8, and what share of the multiplications they do.
 
     Args:
-        asked: `int8` or `int8-weights`.
-        plan: what was asked for.
+        asked: a precision whose weights are whole numbers.
+        recipe: what was asked for.
         specs: graph's name -> specification of its package.
-        products: graph's name -> its matrix products, in the order that they run in.
 
     Raises:
         RuntimeUnavailable: a layer did not become what was planned.
     """
+    plan = recipe.plan
     wanted = (plan.activations == "int8", True)
     found: list[str] = []
     for name, spec in specs.items():
-        pairs = zip(products[name], matrix_products(spec), strict=True)
+        products = recipe.graphs[name].products
+        pairs = zip(products, matrix_products(spec), strict=True)
         layers = [product.layer for product, built in pairs if built.from_int8 == wanted]
-        check_int8(f"{name}.mlpackage", layers, [product.layer for product in plan.int8(products[name])])
+        check_int8(f"{name}.mlpackage", layers, [product.layer for product in plan.int8(products)])
         found += layers
-    whole = [product for parts in products.values() for product in parts]
+    whole = [product for graph in recipe.graphs.values() for product in graph.products]
     share = int8_share(whole, found) if PRECISIONS[asked].integer_products else None
     return Precision(name=asked, kept_float=plan.kept_float(), int8_share=share)
 
