@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 PRODUCT = ("vqrae", "runtimes", "calibration", "export", "benchmarks")
 NAMED = r"""["'](?:fp32|fp16|bf16|int8|int8-weights)["']"""
@@ -28,5 +30,25 @@ def test_no_precision_is_asked_for_by_name_but_beside_the_table() -> None:
         if path != ROOT / "runtimes" / "precision.py"
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if any(pattern.search(re.sub(r"for [\w, ]+ in [^:]*?(?= if |:|$)", "", line)) for pattern in ASKED)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "home"),
+    [
+        (r"\bfamily *(?:==|!=)", "vqrae/model/encoders"),
+        (r"\bquantizer\.(?:codebook|transform)\b", "vqrae/model/quantizers"),
+        (r"\bkind *(?:==|!=) *[\"'](?:simvq)", "vqrae/model/quantizers"),
+    ],
+)
+def test_families_and_kinds_are_asked_through_their_row(pattern: str, home: str) -> None:
+    """A study of one family may say which."""
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in sources()
+        if not path.is_relative_to(ROOT / home) and "studies" not in path.parts
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(pattern, line)
     ]
     assert found == []
