@@ -186,7 +186,7 @@ class _Run:
         for candidate in able:
             quantiles = latency(seconds[candidate])
             subject = candidate.subject(graph)
-            columns = asdict(subject) | asdict(quantiles)
+            columns = subject.columns() | asdict(quantiles)
             if candidate in footprints:
                 first = None if candidate is able[0] else footprints.get(able[0])
                 columns |= _footprint_columns(footprints[candidate], first, subject.weights_mb)
@@ -228,7 +228,7 @@ class _Run:
 
     def _absent_row(self, graph: Graph, batch: int, absent: Absent) -> BenchRow:
         return BenchRow(
-            **asdict(bundle_subject(absent.bundle, None)),
+            **bundle_subject(absent.bundle, None).columns(),
             executed=False,
             reason=absent.reason,
             graph=graph,

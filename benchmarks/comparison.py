@@ -8,7 +8,7 @@ what the gate of FP32 allows. A change is over its limit if its figure is, and i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -406,7 +406,7 @@ def _check_sizes(old: Bundle, new: Bundle) -> None:
 
 def _untimed_row(bundle: Bundle) -> BenchRow:
     return BenchRow(
-        **asdict(bundle_subject(bundle, None)),
+        **bundle_subject(bundle, None).columns(),
         executed=False,
         reason="not asked for",
         graph=GRAPHS[0],

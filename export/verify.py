@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from vqrae.export.job import SOURCE_RUNTIME
 from vqrae.export.reference import sample_from_tokenizer
@@ -26,6 +26,9 @@ from vqrae.runtimes.parity import Reference, Sample, judge_parity, measure, miss
 from vqrae.runtimes.precision import PrecisionName
 from vqrae.runtimes.registry import session_class
 from vqrae.runtimes.tokenizer import Tokenizer
+
+_NOT_TOLD = ("noise", "margin_histogram")
+"""Figures that only the manifest holds."""
 
 
 class VerifyRow(BaseModel):
@@ -59,18 +62,14 @@ class VerifyRow(BaseModel):
     where it was not measured, as where the bundle cannot be executed."""
     source_gate: Literal["pass", "fail"] | None = None
     """Of a bundle that was not executed: the verdict on the graphs that it was built from, by another runtime."""
-    images: int | None = None
-    tokens: int | None = None
-    excess_distortion: float | None = None
-    """A fraction: 0.0001 is 0.01 %."""
-    token_agreement: float | None = None
-    mismatches: int | None = None
-    unexplained_mismatches: int | None = None
-    feature_cosine: float | None = None
-    feature_max_error: float | None = None
-    decode_psnr_db: float | None = None
-    source_psnr_drop_db: float | None = None
-    source_ssim_drop: float | None = None
+    figures: ParityFigures | None = None
+    """What was measured; None where it was not executed. In JSON its fields stand beside the others."""
+
+    @model_serializer(mode="wrap")
+    def _flat(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        row: dict[str, Any] = written(self)
+        figures = row.pop("figures") or {}
+        return row | {name: figures.get(name) for name in ParityFigures.model_fields if name not in _NOT_TOLD}
 
 
 def gather_evidence(tokenizer: Tokenizer, reference: Reference) -> Evidence:
@@ -144,9 +143,5 @@ def verify_row(bundle: Path, manifest: Manifest, evidence: Evidence) -> VerifyRo
         gate=evidence.gate,
         misses=misses(judge_parity(judged, manifest.precision.limits)) if judged else (),
         source_gate=source.gate if source else None,
-        **_shared_fields(figures),
+        figures=figures,
     )
-
-
-def _shared_fields(figures: ParityFigures | None) -> dict[str, Any]:
-    return {} if figures is None else figures.model_dump(include=set(VerifyRow.model_fields))

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ Kind = Literal["reference", "compiled", "naive", "bundle", "foreign"]
 """PyTorch eager; `torch.compile`; the model traced without foldings; a bundle; anyone's file."""
 GRAPHS: tuple[Graph, ...] = ("encode", "decode")
 SEED = 0
+FIDELITY = ("token_agreement", "excess_distortion", "decode_psnr_db")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,23 +46,20 @@ class Subject:
     device: str | None
     size_mb: float
     weights_mb: float | None = None
-    token_agreement: float | None
-    excess_distortion: float | None
-    decode_psnr_db: float | None
+    figures: ParityFigures | None = None
+    """How faithful it is; a row tells `FIDELITY` of them."""
     gate: GateVerdict | Literal["reference", "unjudged"]
+
+    def columns(self) -> dict[str, Any]:
+        """Its fields, by their names in a `BenchRow`."""
+        columns = dict(vars(self))
+        figures = columns.pop("figures")
+        return columns | {name: getattr(figures, name, None) for name in FIDELITY}
 
 
 def runtime_title(runtime: str) -> str:
     """The name that a runtime's makers give it: `ONNX Runtime`."""
     return "PyTorch" if runtime == "pytorch" else RUNTIMES[runtime].title if runtime in RUNTIMES else runtime
-
-
-class FidelityColumns(TypedDict):
-    """Those of a `Subject` that tell how faithful it is."""
-
-    token_agreement: float | None
-    excess_distortion: float | None
-    decode_psnr_db: float | None
 
 
 class Candidate(Closing):
@@ -177,18 +175,9 @@ def bundle_subject(bundle: Bundle, execution: Execution | None) -> Subject:
         int8_share=manifest.precision.int8_share,
         device=execution.device if execution else None,
         size_mb=bundle.size_bytes / 1e6,
-        **fidelity_columns(manifest.evidence.figures),
+        figures=manifest.evidence.figures,
         gate=manifest.evidence.gate,
     )
-
-
-def fidelity_columns(figures: ParityFigures | None) -> FidelityColumns:
-    """What a row tells of fidelity; nothing where there are no figures."""
-    return {
-        "token_agreement": figures.token_agreement if figures else None,
-        "excess_distortion": figures.excess_distortion if figures else None,
-        "decode_psnr_db": figures.decode_psnr_db if figures else None,
-    }
 
 
 def sample_input(

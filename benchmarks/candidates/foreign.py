@@ -100,9 +100,6 @@ class ForeignCandidate(Candidate):
             int8_share=None,
             device=self.device,
             size_mb=sum(file.stat().st_size for file in (self.path, self.weights) if file and file.is_file()) / 1e6,
-            token_agreement=None,
-            excess_distortion=None,
-            decode_psnr_db=None,
             gate="unjudged",
         )
 

@@ -18,7 +18,6 @@ from vqrae.benchmarks.candidates.candidate import (
     Candidate,
     Graph,
     Subject,
-    fidelity_columns,
     sample_input,
 )
 from vqrae.benchmarks.candidates.fidelity import measured_fidelity
@@ -87,7 +86,7 @@ class NaiveCandidate(Candidate):
             device="cpu",
             size_mb=size_mb,
             weights_mb=size_mb,
-            **fidelity_columns(self._figures),
+            figures=self._figures,
             gate="unjudged",
         )
 

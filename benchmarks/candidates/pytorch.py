@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from vqrae.benchmarks.candidates.candidate import GRAPHS, Candidate, Graph, Subject, fidelity_columns, sample_input
+from vqrae.benchmarks.candidates.candidate import GRAPHS, Candidate, Graph, Subject, sample_input
 from vqrae.benchmarks.candidates.fidelity import Arrays, measured_fidelity
 from vqrae.benchmarks.candidates.work import Work
 from vqrae.checkpoint import from_pretrained, open_checkpoint, save_pretrained
@@ -28,6 +28,8 @@ from vqrae.runtimes.manifest import ParityFigures
 
 COMPILERS = ("g++", "clang++", "c++")
 FloatName = Literal["fp32", "fp16"]
+HALF: dict[FloatName, bool] = {"fp32": False, "fp16": True}
+"""Whether PyTorch casts to half precision."""
 
 
 class PyTorchCandidate(Candidate):
@@ -96,7 +98,7 @@ class PyTorchCandidate(Candidate):
 
     def subject(self, graph: Graph) -> Subject:
         """As documented by `Candidate`; but for the reference it is compared with the model the first time."""
-        is_reference = not self._is_compiled and self._precision == "fp32"
+        is_reference = not self._is_compiled and not HALF[self._precision]
         if self._figures is None and not is_reference:
             encode, decode = (self._function(name) for name in GRAPHS)
             with quiet_compiler():
@@ -111,7 +113,7 @@ class PyTorchCandidate(Candidate):
             device=self._device_name(),
             size_mb=self._size_bytes() / 1e6,
             weights_mb=(self._module_bytes(graph) + self._model.quantizer.codes().nbytes) / 1e6,
-            **fidelity_columns(self._figures),
+            figures=self._figures,
             gate="reference" if is_reference else "unjudged",
         )
 
@@ -178,7 +180,7 @@ class PyTorchCandidate(Candidate):
         """The graph, from arrays to arrays."""
         run = self._compiled(graph) if self._is_compiled else self._eager(graph)
         device = self._device
-        casting = torch.autocast(device.type, torch.float16, enabled=self._precision == "fp16")
+        casting = torch.autocast(device.type, torch.float16, enabled=HALF[self._precision])
 
         def run_on_arrays(values: NDArray[Any]) -> Arrays:
             with casting:

@@ -96,7 +96,10 @@ def parity_table(rows: Sequence[VerifyRow]) -> str:
     cells = []
     for row in rows:
         name = f"{runtime_title(row.runtime)} {row.precision.upper()}"
-        figures = (percent(row.token_agreement), tiny_percent(row.excess_distortion), decibels(row.decode_psnr_db))
+        excess, agreement, psnr = (
+            getattr(row.figures, figure, None) for figure in ("excess_distortion", "token_agreement", "decode_psnr_db")
+        )
+        figures = (percent(agreement), tiny_percent(excess), decibels(psnr))
         cells.append((name, row.device or "–", row.gate, *figures))
     reasons = dict.fromkeys(row.reason for row in rows if row.reason)
     return table(TITLES, cells, figures=3) + "".join(f"\n{reason}\n" for reason in reasons)

@@ -118,9 +118,9 @@ def test_the_naive_export_computes_the_same(checkpoint, bundle):
         assert (naive.call("encode", 1)()[0] == indices).mean() > 0.99
         subject = naive.subject("encode")
         assert (subject.kind, subject.gate, subject.precision) == ("naive", "unjudged", "fp32")
-        assert subject.token_agreement > 0.99
-        assert abs(subject.excess_distortion) < 1e-5
-        assert subject.decode_psnr_db > 50
+        assert subject.figures.token_agreement > 0.99
+        assert abs(subject.figures.excess_distortion) < 1e-5
+        assert subject.figures.decode_psnr_db > 50
 
 
 def test_fidelity_is_measured_in_whole_batches_and_sees_damage():
@@ -166,5 +166,5 @@ def test_torch_compile_computes_the_same(checkpoint):
             assert (expected[0] == found[0]).mean() > 0.99
         subject = compiled.subject("encode")
         assert (subject.kind, subject.gate) == ("compiled", "unjudged")
-        assert subject.token_agreement > 0.99
-        assert subject.decode_psnr_db > 50
+        assert subject.figures.token_agreement > 0.99
+        assert subject.figures.decode_psnr_db > 50

@@ -54,7 +54,7 @@ def test_every_pair_understands_each_other(bundles: list[Bundle], builder: Bundl
         assert row.interchange is not None
         assert set(row.interchange) == paths
         assert max(map(abs, row.interchange.values())) < 0.01
-        assert row.interchange[row.bundle] == pytest.approx(row.source_psnr_drop_db, abs=1e-9)
+        assert row.interchange[row.bundle] == pytest.approx(row.figures.source_psnr_drop_db, abs=1e-9)
 
 
 def test_one_bundle_alone_has_no_matrix(bundles: list[Bundle], builder: BundleBuilder) -> None:

@@ -58,10 +58,9 @@ def bundles(int8_builder: BundleBuilder, tmp_path_factory: pytest.TempPathFactor
 def test_the_evaluator_sees_the_gate_kept_and_no_speed_is_claimed(bundles: dict[str, Built], name: str) -> None:
     path, row = bundles[name]
     assert (row.executed, row.means, row.gate, row.misses, row.speedup) == (True, "evaluator", "pass", (), None)
-    assert row.excess_distortion is not None
-    assert row.decode_psnr_db is not None
-    assert 0 < row.excess_distortion <= PRECISIONS["int8"].limits.max_excess_distortion
-    assert PRECISIONS["int8"].limits.min_decode_psnr_db <= row.decode_psnr_db < 55, "not what FP16 gives"
+    assert row.figures is not None
+    assert 0 < row.figures.excess_distortion <= PRECISIONS["int8"].limits.max_excess_distortion
+    assert PRECISIONS["int8"].limits.min_decode_psnr_db <= row.figures.decode_psnr_db < 55, "not what FP16 gives"
     assert selftest(path).gate == "pass"
 
 

@@ -122,10 +122,9 @@ def test_the_bundle_keeps_the_gate_of_int8(bundles: dict[str, Built], name: str)
     row = bundles[name].row
     assert not [miss for miss in row.misses if "gate" in miss], "only speed may be missed"
     assert row.executed
-    assert row.excess_distortion is not None
-    assert row.decode_psnr_db is not None
-    assert 0 <= row.excess_distortion <= PRECISIONS["int8"].limits.max_excess_distortion
-    assert PRECISIONS["int8"].limits.min_decode_psnr_db <= row.decode_psnr_db < 60, "not what float gives"
+    assert row.figures is not None
+    assert 0 <= row.figures.excess_distortion <= PRECISIONS["int8"].limits.max_excess_distortion
+    assert PRECISIONS["int8"].limits.min_decode_psnr_db <= row.figures.decode_psnr_db < 60, "not what float gives"
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -68,15 +68,14 @@ def test_the_bundle_says_what_it_is(bundles: dict[str, Built], name: str) -> Non
 def test_the_bundle_keeps_the_gate_of_int8(bundles: dict[str, Built], name: str) -> None:
     path, row = bundles[name]
     assert (row.executed, row.gate, row.misses) == (True, "pass", ())
-    assert row.excess_distortion is not None
-    assert row.decode_psnr_db is not None
+    assert row.figures is not None
     assert (
         0
-        < row.excess_distortion
+        < row.figures.excess_distortion
         <= PRECISIONS["int8-weights"].limits.max_excess_distortion
         == PRECISIONS["int8"].limits.max_excess_distortion
     )
-    assert row.decode_psnr_db < 60, "not what float gives"
+    assert row.figures.decode_psnr_db < 60, "not what float gives"
     assert selftest(path).gate == "pass"
 
 
@@ -174,8 +173,8 @@ def test_openvino_takes_the_compact_tables_as_they_are_meant(
     monkeypatch.setattr(builder, "timing", lambda *_: {})
     monkeypatch.setattr("vqrae.export.int8_onnx.store_constants", partial(store_constants, least=2048))
     row = builder.build(target("openvino", "int8-weights"), tmp_path)
-    assert row.decode_psnr_db is not None
-    assert row.decode_psnr_db > 45
+    assert row.figures is not None
+    assert row.figures.decode_psnr_db > 45
 
 
 # --- what is refused ---

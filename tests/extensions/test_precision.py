@@ -41,7 +41,7 @@ def test_a_row_is_enough_for_export_verify_and_selftest(half: str, builder: Bund
     assert manifest.precision.limits.min_token_agreement == 0.9
     assert (selftest(row.bundle).precision, selftest(row.bundle).gate) == (half, "pass")
     (again,) = verify_bundles([Bundle.open(row.bundle)], builder.reference, LoadOptions(), lambda _: None)
-    assert (again.precision, again.gate, again.token_agreement) == (half, "pass", row.token_agreement)
+    assert (again.precision, again.gate, again.figures.token_agreement) == (half, "pass", row.figures.token_agreement)
 
 
 def test_its_limits_are_what_it_is_judged_by(

@@ -153,7 +153,7 @@ def _targets(
     from vqrae.export.batch import Batch
     from vqrae.export.formats import ALIASES, format_key, target
     from vqrae.runtimes.errors import UsageError, unknown_name
-    from vqrae.runtimes.precision import PRECISIONS
+    from vqrae.runtimes.precision import quantized_names
 
     formats = list(dict.fromkeys(format_key(name) for name in names))
     chosen: dict[str, dict[str, str]] = {name: {} for name in formats}
@@ -167,8 +167,9 @@ def _targets(
         for format_name in [ALIASES.get(owner, owner)] if dot else formats:
             chosen[format_name][name] = value
     axis = Batch.parse(batch)
+    quantized = {*quantized_names()}  # what is no precision at all, its format refuses
     wanted = [(name, precision) for name in formats for precision in dict.fromkeys(precisions)]
-    if not any(PRECISIONS[name].quantized for _, name in wanted) and (plan or budget):
+    if quantized.isdisjoint(precisions) and (plan or budget):
         raise UsageError("--plan and limits", got=f"precision {', '.join(precisions)}", expected="--precision int8")
     return [
         target(
@@ -177,8 +178,8 @@ def _targets(
             batch=axis,
             options=chosen[name],
             split=split,
-            plan=plan if PRECISIONS[precision].quantized else None,
-            budget=budget if PRECISIONS[precision].quantized else None,
+            plan=plan if precision in quantized else None,
+            budget=budget if precision in quantized else None,
         )
         for name, precision in wanted
     ]

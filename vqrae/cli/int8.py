@@ -90,7 +90,7 @@ def check_asked_for(source: Path | None, precisions: Sequence[str]) -> None:
     from vqrae.runtimes.errors import UsageError
     from vqrae.runtimes.precision import PRECISIONS
 
-    observed = any(name in PRECISIONS and PRECISIONS[name].needs_images for name in precisions)
+    observed = any(PRECISIONS[name].needs_images for name in precisions if name in PRECISIONS)
     if observed and source is None:
         remedy = "pass --calibration FOLDER; `vqrae photographs FOLDER --crops 128` writes some"
         raise UsageError("--calibration", got="nothing", expected="images, because of int8", remedy=remedy)

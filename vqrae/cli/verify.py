@@ -120,14 +120,15 @@ def _print_interchange(rows: Sequence[VerifyRow]) -> None:
 
 def _cells(row: VerifyRow) -> tuple[str, ...]:
     name = Path(row.bundle).name
-    if row.excess_distortion is None or row.token_agreement is None:
+    figures = row.figures
+    if figures is None:
         return (name, "–", "–", "–", "–", "–", "–")  # the note below says why
     return (
         name,
         row.gate,
-        f"{row.excess_distortion * 100:.5f}",
-        f"{row.token_agreement * 100:.2f}",
-        str(row.unexplained_mismatches),
-        f"{row.decode_psnr_db:.1f}",
-        f"{row.source_psnr_drop_db:+.4f}",
+        f"{figures.excess_distortion * 100:.5f}",
+        f"{figures.token_agreement * 100:.2f}",
+        str(figures.unexplained_mismatches),
+        f"{figures.decode_psnr_db:.1f}",
+        f"{figures.source_psnr_drop_db:+.4f}",
     )
