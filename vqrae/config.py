@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from difflib import get_close_matches
 
-from vqrae.model.config import DecoderConfig, EncoderConfig, QuantizerConfig, SimVQConfig, StrictConfig, VQRAEConfig
+from vqrae.model.config import DecoderConfig, EncoderConfig, StrictConfig, VQRAEConfig
+from vqrae.model.quantizers.config import QuantizerConfig, SimVQConfig
 from vqrae.runtimes.errors import UsageError
 
 __all__ = [

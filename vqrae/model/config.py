@@ -7,7 +7,7 @@ Every field has a docstring with its unit and its source: [P] the paper (arXiv 2
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -15,17 +15,16 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializeAsAny,
-    SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_serializer,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from vqrae.model.encoders import FAMILIES, encoder_family
 from vqrae.model.quantizers import FIRST_KIND, KINDS, quantizer_config
+from vqrae.model.quantizers.config import QuantizerConfig
 from vqrae.runtimes.names import file_name
 
 _Mean = Annotated[float, Field(ge=-1e3, le=1e3)]
@@ -71,42 +70,6 @@ class EncoderConfig(StrictConfig):
         if "family" in known.data:  # what is wrong with the family is told already
             encoder_family(known.data["family"]).checked(values)
         return values
-
-
-class QuantizerConfig(StrictConfig):
-    """What every kind of quantizer says of its codes; a kind adds its own fields."""
-
-    kind: str = FIRST_KIND
-    """Its row in `vqrae.model.quantizers.KINDS`; written where it is not the first one."""
-    codebook_size: int = Field(16384, gt=1, le=2**24)
-    """Number of codes K [P]."""
-    code_width: int = Field(1536, gt=0, le=2**14)
-    """Width E of a code [P]; the features are projected to it and back."""
-
-    @property
-    def starts_among_features(self) -> bool:
-        """Whether training begins by placing the codes among projected features."""
-        return False
-
-    @model_serializer(mode="wrap")
-    def _without_the_first_kind(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in written(self).items() if (name, value) != ("kind", FIRST_KIND)}
-
-
-class SimVQConfig(QuantizerConfig):
-    """The SimVQ codebook [P] §3.2."""
-
-    kind: Literal["simvq"] = FIRST_KIND
-    beta: float = Field(0.25, ge=0, le=1e6)
-    """Weight of the commitment term [S]."""
-    init: Literal["normal", "features"] = "normal"
-    """`normal`: codes ~ N(0, E^-0.5), default-initialized W [S]. `features`: codes are centroids (k-means) of the
-    training data's projected features and W = identity, which stops the collapse seen at small scale [I]."""
-
-    @property
-    def starts_among_features(self) -> bool:
-        """See `init`."""
-        return self.init == "features"
 
 
 class DecoderConfig(StrictConfig):

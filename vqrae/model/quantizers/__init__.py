@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from vqrae.model.config import QuantizerConfig
+    from vqrae.model.quantizers.config import QuantizerConfig
     from vqrae.model.quantizers.quantizer import Quantizer
 
 FIRST_KIND: Final = "simvq"
@@ -23,7 +23,7 @@ class Kind(NamedTuple):
 
 
 KINDS: dict[str, Kind] = {
-    FIRST_KIND: Kind("vqrae.model.config:SimVQConfig", "vqrae.model.quantizers.simvq:SimVQ"),
+    FIRST_KIND: Kind("vqrae.model.quantizers.config:SimVQConfig", "vqrae.model.quantizers.simvq:SimVQ"),
 }
 
 

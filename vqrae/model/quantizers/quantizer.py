@@ -12,8 +12,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vqrae.model.config import QuantizerConfig
 from vqrae.model.parts import Affine
+from vqrae.model.quantizers.config import QuantizerConfig
 
 
 class Quantized(NamedTuple):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqrae.model.config import SimVQConfig
 from vqrae.model.parts import Affine, affine_from_linear
+from vqrae.model.quantizers.config import SimVQConfig
 from vqrae.model.quantizers.quantizer import Quantized, Quantizer
 from vqrae.model.search import argmax_by_slices, nearest_codes
 
