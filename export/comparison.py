@@ -3,21 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrae.export.reference import sample_from_tokenizer
+from vqrae.export.parity_images import parity_images
+from vqrae.export.reference import reference_from_model, sample_from_tokenizer
+from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.export.verify import VerifyRow, evidence_of, source_evidence, verify_row
+from vqrae.images.report import note_aside
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.manifest import Evidence
 from vqrae.runtimes.parity import Check, Reference, mean_psnr_db, misses
 from vqrae.runtimes.tokenizer import Tokenizer
+from vqrae.subject import reference_checkpoint
 
 Indices = dict[str, NDArray[np.int32]]
 """Bundle's path -> the indices (B, h, w) that it made of the reference's images."""
+
+
+def verify_all(
+    paths: Sequence[Path | str],
+    options: LoadOptions,
+    reference: str | None,
+    data: Path | None,
+    images: int,
+    report: Callable[[str], None],
+    note: Callable[[str], None],
+) -> list[VerifyRow]:
+    """A row for each bundle, of whatever checkpoints they are; see `vqrae.verify`."""
+    rows: list[VerifyRow] = []
+    for alike in _alike([Bundle.open(path, public_key=options.public_key) for path in paths]):
+        report(f"running the reference of {alike[0].path}")
+        checkpoint = reference_checkpoint(alike[0].manifest, reference)
+        photographs = parity_images(data, checkpoint.model.size, images)
+        note_aside("verification", photographs, note)
+        made = reference_from_model(VqraeTokenizer(checkpoint), photographs.images)
+        rows += verify_bundles(alike, made, options, report)
+    order = [str(Path(path)) for path in paths]
+    return sorted(rows, key=lambda row: order.index(row.bundle))
+
+
+def _alike(bundles: Sequence[Bundle]) -> list[list[Bundle]]:
+    """Bundles of one checkpoint at one image size, which share a reference and understand each other's tokens."""
+    groups: dict[tuple[str, int, int], list[Bundle]] = {}
+    for bundle in bundles:
+        manifest, size = bundle.manifest, bundle.manifest.preprocessing
+        groups.setdefault((manifest.checkpoint.weights_sha256, size.height, size.width), []).append(bundle)
+    return list(groups.values())
 
 
 def verify_bundles(

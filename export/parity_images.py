@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vqrae.images.files import image_files
+from vqrae.images.numbered import source_images
+from vqrae.images.report import Damaged, LeftOut
 from vqrae.runtimes.errors import UsageError
-from vqrae.runtimes.preprocess import open_image, prepare
+from vqrae.runtimes.preprocess import prepare
 from vqrae.training.data.photographs import HELD_OUT, photographs
 
 DEFAULT_COUNT = 16
@@ -28,26 +29,36 @@ class ParityImages:
     photographs: tuple[Image.Image, ...]
     images: NDArray[np.uint8]
     """(B, H, W, 3)."""
+    left_out: tuple[LeftOut, ...] = ()
+    """What of the source was not read."""
+    damaged: tuple[Damaged, ...] = ()
+    """What of it cannot be read, as far as it shows before images are."""
 
 
-def parity_images(folder: Path | None, size: tuple[int, int], count: int = DEFAULT_COUNT) -> ParityImages:
-    """The first `count` images of a folder, or the held-out photographs, whole and then in seeded crops.
+def parity_images(source: Path | None, size: tuple[int, int], count: int = DEFAULT_COUNT) -> ParityImages:
+    """The first `count` images of a source, or the held-out photographs, whole and then in seeded crops.
 
-    `size` is (H, W) in pixels.
+    Args:
+        source: see `vqrae.images.numbered.source_images`; None is the held-out photographs.
+        size: (H, W) in pixels.
+        count: how many at most.
 
     Raises:
         UsageError: `count` is not positive.
-        DataError: no images in the folder.
+        DataError: no images in the source.
         ImageError: one of them cannot be read.
     """
     if count < 1:
         raise UsageError("number of images", got=str(count), expected="at least 1")
-    if folder is None:
+    held = None if source is None else source_images(source)
+    if held is None:
         found = _held_out(count)
     else:
-        found = [(path.stem, open_image(path)) for path in image_files(folder)[:count]]
+        found = [(PurePosixPath(held.name(it)).stem, held.read(it)) for it in range(min(count, len(held)))]
     names, sources = zip(*found, strict=True)
-    return ParityImages(names=names, photographs=sources, images=_prepared(sources, size))
+    left_out, damaged = ((), ()) if held is None else (held.left_out, held.damaged)
+    images = _prepared(sources, size)
+    return ParityImages(names=names, photographs=sources, images=images, left_out=left_out, damaged=damaged)
 
 
 def _prepared(sources: Sequence[Image.Image], size: tuple[int, int]) -> NDArray[np.uint8]:

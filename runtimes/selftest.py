@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.parity import judge, psnr_db
 from vqrae.runtimes.precision import Limits, PrecisionName
 from vqrae.runtimes.preprocess import prepare, read_image
@@ -51,20 +52,25 @@ class SelftestReport(BaseModel):
     """Wall-clock time, loading included if a path was given."""
 
 
-def selftest(bundle: Tokenizer | Path | str) -> SelftestReport:
-    """Replay a bundle's golden samples.
+def selftest(
+    bundle: Tokenizer | Path | str, options: LoadOptions | None = None, *, rebuild: bool = False
+) -> SelftestReport:
+    """Replay a bundle's golden samples: does it do here what the model did at export?
 
     Args:
-        bundle: a bundle's folder, or a tokenizer that stays open.
+        bundle: a bundle's folder, or a tokenizer, which stays open and was loaded as it was.
+        options: how a folder is loaded, and who must have signed it.
+        rebuild: see `Tokenizer.load`.
 
     Raises:
         BundleError: the bundle is invalid, or has no golden samples.
+        SignatureError: it is not signed by the key that was given.
         RuntimeUnavailable: its runtime is not installed, or failed.
     """
     started = time.perf_counter()
     if isinstance(bundle, Tokenizer):
         return _report(bundle, started)
-    with Tokenizer.load(bundle) as tokenizer:
+    with Tokenizer.open(bundle, options or LoadOptions(), rebuild=rebuild) as tokenizer:
         return _report(tokenizer, started)
 
 

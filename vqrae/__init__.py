@@ -1,6 +1,11 @@
 """VQRAE: an image tokenizer in PyTorch, and the toolkit that takes it to production runtimes and proves it arrived.
 
-`import vqrae` is light: nothing heavy is imported until a name is used, and `vqrae.load` never needs torch.
+    load        a bundle's tokenizer: images to tokens and features, and back; never needs torch
+    selftest    does a bundle do on this machine what the model did at export; never needs torch
+    export      a checkpoint to bundles, each verified
+    verify      bundles against the PyTorch model, here and now
+
+`import vqrae` is light: nothing heavy is imported until a name is used.
 """
 
 from __future__ import annotations
@@ -14,7 +19,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vqrae.checkpoint import from_pretrained, save_pretrained
     from vqrae.config import VQRAEConfig, preset
+    from vqrae.export import export
+    from vqrae.export.calls import verify
     from vqrae.model import VQRAE
+    from vqrae.runtimes.load_options import LoadOptions
+    from vqrae.runtimes.selftest import selftest
     from vqrae.runtimes.tokenizer import Encoding, Tokenizer, load
 
 # In a checkout the other packages of the namespace lie beside this folder (pyproject.toml, package-dir): with it, they
@@ -34,6 +43,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "Encoding": "vqrae.runtimes.tokenizer",
+    "LoadOptions": "vqrae.runtimes.load_options",
     "Tokenizer": "vqrae.runtimes.tokenizer",
     "VQRAE": "vqrae.model",
     "VQRAEConfig": "vqrae.config",
@@ -41,21 +51,29 @@ _HOMES = {
     "from_pretrained": "vqrae.checkpoint",
     "preset": "vqrae.config",
     "save_pretrained": "vqrae.checkpoint",
+    "selftest": "vqrae.runtimes.selftest",
+    "verify": "vqrae.export.calls",
 }
 
 __all__ = [
     "VQRAE",
     "Encoding",
+    "LoadOptions",
     "Tokenizer",
     "VQRAEConfig",
+    "export",
     "from_pretrained",
     "load",
     "preset",
     "save_pretrained",
+    "selftest",
+    "verify",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "export":
+        return import_module("vqrae.export")  # a package that can be called: see there
     if name not in _HOMES:
         raise AttributeError(f"module 'vqrae' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

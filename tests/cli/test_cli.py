@@ -430,7 +430,7 @@ def test_export_of_a_preset_says_random_weights(
             "format: got 'onx'; expected one of onnx, openvino, coreml, tensorrt, tensorrt-rtx; did you mean onnx?",
         ),
         (["--precision", "fp64"], 2, "precision of onnx: got 'fp64'; expected one of fp32, fp16"),
-        (["--data", "nowhere"], 5, "nowhere: got no such folder; expected a folder with .bmp"),
+        (["--data", "nowhere"], 5, "nowhere: got no such file or folder; expected a folder, an image, a tar"),
         (["--imgsz", "36"], 2, "image height: got 36; expected a multiple of the patch size, 8; the nearest: 32 or 40"),
         (["--imgsz", "big"], 2, "--imgsz: got 'big'; expected a number, or HEIGHTxWIDTH"),
         (["--batch", "1:8:32"], 2, "batch of onnx: got a batch that is range; expected dynamic or fixed"),

@@ -18,6 +18,8 @@ from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.signature import make_keys
 
 LOADING = {
+    "bench": ["BUNDLE", "--bundles-only", "--rounds", "6"],
+    "compare": ["BUNDLE", "BUNDLE", "--rounds", "6"],
     "verify": ["BUNDLE", "--data", "IMAGES"],
     "eval": ["BUNDLE", "--data", "IMAGES"],
     "selftest": ["BUNDLE"],
@@ -27,8 +29,6 @@ LOADING = {
     "serve": ["BUNDLE", "--port", "0"],
     "tokenize": ["BUNDLE", "IMAGES", "-o", "OUT"],
     "detokenize": ["BUNDLE", "IMAGES", "-o", "OUT"],
-    "bench": ["BUNDLE", "--bundles-only"],
-    "compare": ["BUNDLE", "BUNDLE"],
 }
 """Verb -> what it is called with; `generate` needs a painter (tests/cli/test_uses.py)."""
 OPTIONS = ["--device", "cpu", "--threads", "1", "--streams", "2", "--sealing", "memory", "--trusted"]
@@ -56,6 +56,9 @@ def test_no_verb_spells_the_options_itself() -> None:
         shown = set(inspect.signature(spelled_out(function)).parameters) & names
         if Loading in annotations or WorkerLoading in annotations:
             assert (own, shown) == (set(), names), verb
+        elif TimedLoading in annotations:
+            assert own <= {"threads", "streams"}, verb
+            assert shown >= names - {"threads", "streams"}, verb
         elif TimedLoading in annotations:
             assert own <= {"threads", "streams"} < names <= shown | {"streams"}, verb
         else:

@@ -84,7 +84,7 @@ def test_all_is_told_in_the_record(exported: Path, tree: Path, tmp_path: Path) -
 def test_people_and_programs_are_told(
     exported: Path, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from vqrae.cli.workers import print_outcome
+    from vqrae.cli.tokenize import print_outcome
 
     outcome = tokenize_here(exported, tree, out := tmp_path / "out")
     print_outcome(out, outcome, as_json=True)

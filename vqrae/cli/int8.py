@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from vqrae.cli.options import fraction
+from vqrae.cli.options import Group, fraction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vqrae.calibration.images import CalibrationImages
-    from vqrae.export.parity_images import ParityImages
-    from vqrae.export.verify import VerifyRow
     from vqrae.runtimes.manifest import Budget
 
 PANEL = "INT8"
@@ -49,13 +46,30 @@ MaxPsnrDrop = Annotated[
 ]
 
 
-def budget_of(
-    max_excess_distortion: str | None, min_agreement: str | None, max_psnr_drop: float | None
-) -> Budget | None:
-    """What was asked for; None where nothing was.
+class Int8(NamedTuple):
+    """What was asked of INT8."""
+
+    calibration: Path | None
+    calibration_images: int
+    calibration_seed: int
+    plan: Path | None
+    budget: Budget | None
+    """None where there are no limits beside the gate's."""
+
+
+def int8_options(
+    calibration: Calibration = None,
+    calibration_images: CalibrationCount = 128,
+    calibration_seed: CalibrationSeed = 0,
+    plan: PlanFile = None,
+    max_excess_distortion: MaxExcessDistortion = None,
+    min_agreement: MinAgreement = None,
+    max_psnr_drop: MaxPsnrDrop = None,
+) -> Int8:
+    """What was asked for.
 
     Raises:
-        UsageError: no share, or not a possible one.
+        UsageError: a limit that is no share, or not a possible one.
     """
     from vqrae.runtimes.manifest import Budget
 
@@ -64,7 +78,11 @@ def budget_of(
         min_token_agreement=_fraction("--min-agreement", min_agreement),
         max_source_psnr_drop_db=_decibels("--max-psnr-drop", max_psnr_drop),
     )
-    return None if budget == Budget() else budget
+    limits = None if budget == Budget() else budget
+    return Int8(calibration, calibration_images, calibration_seed, plan, limits)
+
+
+AskedOfInt8 = Annotated[Int8, Group(int8_options)]
 
 
 def precisions_of(names: Sequence[str], *, half: bool, int8: bool, weight_only: bool) -> list[str]:
@@ -79,58 +97,6 @@ def precisions_of(names: Sequence[str], *, half: bool, int8: bool, weight_only: 
     if weight_only and not _WEIGHTS_ONLY.keys() & {*asked}:
         raise UsageError("--weight-only", got=f"precision {', '.join(asked) or 'fp32'}", expected="--int8")
     return [_WEIGHTS_ONLY.get(name, name) if weight_only else name for name in asked] or ["fp32"]
-
-
-def check_asked_for(source: Path | None, precisions: Sequence[str]) -> None:
-    """Refuse images without INT8, and INT8 without images, before any work.
-
-    Raises:
-        UsageError: one of the two.
-    """
-    from vqrae.runtimes.errors import UsageError
-    from vqrae.runtimes.precision import PRECISIONS
-
-    observed = any(PRECISIONS[name].needs_images for name in precisions if name in PRECISIONS)
-    if observed and source is None:
-        remedy = "pass --calibration FOLDER; `vqrae photographs FOLDER --crops 128` writes some"
-        raise UsageError("--calibration", got="nothing", expected="images, because of int8", remedy=remedy)
-    if not observed and source is not None:
-        raise UsageError("--calibration", got=f"precision {', '.join(precisions)}", expected="--precision int8")
-
-
-def warn_of_coverage(row: VerifyRow) -> None:
-    """Tell on standard error if the calibration images use few of the codes."""
-    from vqrae.cli.output import progress_console
-    from vqrae.runtimes.precision import PRECISIONS
-
-    coverage, least = row.codebook_coverage, PRECISIONS[row.precision].limits.min_codebook_coverage
-    if coverage is not None and least is not None and coverage < least:
-        name = Path(row.bundle).name
-        text = f"{name}: its calibration images use {coverage:.1%} of the codes: of another domain, or too few"
-        progress_console.print(text, style="yellow", soft_wrap=True)
-
-
-def calibration_of(
-    source: Path, size: tuple[int, int], count: int, seed: int, verified_on: ParityImages
-) -> CalibrationImages:
-    """The images that were asked for, none of them among those that the bundle is verified on.
-
-    Raises:
-        UsageError: they are too few, or one is among those.
-        DataError: they cannot be read.
-    """
-    from vqrae.calibration.images import calibration_images, pixels_sha256
-    from vqrae.cli.output import progress_console
-    from vqrae.images.report import lines_of
-
-    kept_apart = {pixels_sha256(image): name for image, name in zip(verified_on.images, verified_on.names, strict=True)}
-    images = calibration_images(source, size, count=count, seed=seed, kept_apart=kept_apart)
-    if images.duplicates:
-        repeated = "a duplicate" if images.duplicates == 1 else f"{images.duplicates} duplicates"
-        progress_console.print(f"calibration: passed over {repeated}", style="yellow")
-    for line in lines_of(images.left_out, images.damaged):
-        progress_console.print(f"calibration: {line}", style="yellow", highlight=False, soft_wrap=True)
-    return images
 
 
 def _decibels(option: str, value: float | None) -> float | None:

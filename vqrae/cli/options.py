@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -110,6 +111,13 @@ WorkerLoading = Annotated[LoadOptions, Group(worker_load_options)]
 TimedLoading = Annotated[LoadOptions, Group(timed_load_options)]
 
 
+def shared_cores(options: LoadOptions, workers: int, address: str | None) -> LoadOptions:
+    """Threads of each worker: as asked for, or this machine's cores shared out over several."""
+    if options.threads is not None or workers == 1 or address is not None:
+        return options
+    return replace(options, threads=max(1, (os.cpu_count() or 1) // workers))
+
+
 def spelled_out(verb: Callable[..., None]) -> Callable[..., None]:
     """A verb whose groups are replaced by their options, each under its own name."""
     signature = inspect.signature(verb, eval_str=True)
@@ -131,7 +139,7 @@ def spelled_out(verb: Callable[..., None]) -> Callable[..., None]:
     return called
 
 
-def settings(texts: list[str], option: str = "--set") -> dict[str, str]:
+def settings(texts: list[str], option: str = "--set", expected: str = "KEY=VALUE") -> dict[str, str]:
     """`KEY=VALUE`, several times, as a mapping.
 
     Raises:
@@ -140,9 +148,9 @@ def settings(texts: list[str], option: str = "--set") -> dict[str, str]:
     from vqrae.runtimes.errors import UsageError
 
     pairs = [text.partition("=") for text in texts]
-    for text, (_, equals, _) in zip(texts, pairs, strict=True):
-        if not equals:
-            raise UsageError(option, got=repr(text), expected="KEY=VALUE")
+    for text, (key, equals, _) in zip(texts, pairs, strict=True):
+        if not equals or not key:
+            raise UsageError(option, got=repr(text), expected=expected)
     return {key: value for key, _, value in pairs}
 
 

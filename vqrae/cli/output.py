@@ -67,3 +67,8 @@ def print_fields(title: str, fields: Mapping[str, object]) -> None:
     width = max(map(len, fields))
     for name, value in fields.items():
         console.print(f"  {name:<{width}}  {value}", highlight=False, markup=False, soft_wrap=True)
+
+
+def print_note(text: str) -> None:
+    """Tell on standard error what somebody should know of, though the work goes on."""
+    progress_console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)

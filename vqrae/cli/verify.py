@@ -12,7 +12,6 @@ from vqrae.cli.options import AsJson, Loading
 
 if TYPE_CHECKING:
     from vqrae.export.verify import VerifyRow
-    from vqrae.runtimes.bundle import Bundle
 
 
 def verify(
@@ -29,26 +28,13 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Run each BUNDLE and the PyTorch model on the same photographs, and judge by the gate of its precision."""
-    from vqrae.cli.output import print_json, progress_console
-    from vqrae.runtimes.bundle import Bundle
-    from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable, needing
+    from vqrae.cli.output import print_json, print_note, progress_console
+    from vqrae.export.calls import verify as verified
+    from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable
 
-    with needing("export"):
-        from vqrae.export.comparison import verify_bundles
-        from vqrae.export.parity_images import parity_images
-        from vqrae.export.reference import reference_from_model
-        from vqrae.export.tokenizers.vqrae import VqraeTokenizer
-        from vqrae.subject import reference_checkpoint
-
-    rows: list[VerifyRow] = []
     with progress_console.status("") as status:
-        for alike in _groups([Bundle.open(path, public_key=options.public_key) for path in bundles]):
-            status.update(f"running the reference of {alike[0].path}")
-            checkpoint = reference_checkpoint(alike[0].manifest, reference)
-            photographs = parity_images(data, checkpoint.model.size, images)
-            made = reference_from_model(VqraeTokenizer(checkpoint), photographs.images)
-            rows += verify_bundles(alike, made, options, status.update)
-    rows.sort(key=lambda row: bundles.index(Path(row.bundle)))
+        to = status.update
+        rows = verified(bundles, options, reference=reference, data=data, images=images, report=to, note=print_note)
     print_json(rows) if as_json else print_rows(rows)
     for row in rows:
         if row.misses:
@@ -56,16 +42,6 @@ def verify(
     for row in rows:
         if not row.executed:
             raise RuntimeUnavailable(row.bundle, got=f"not executed ({row.reason})")
-
-
-def _groups(bundles: list[Bundle]) -> list[list[Bundle]]:
-    """Bundles of one checkpoint at one image size, which share a reference and understand each other's tokens."""
-    groups: dict[tuple[str, int, int], list[Bundle]] = {}
-    for bundle in bundles:
-        manifest = bundle.manifest
-        size = manifest.preprocessing
-        groups.setdefault((manifest.checkpoint.weights_sha256, size.height, size.width), []).append(bundle)
-    return list(groups.values())
 
 
 def print_rows(rows: Sequence[VerifyRow]) -> None:

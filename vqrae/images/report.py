@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
 from vqrae.images.kinds import WORDS, Why, key_of
 from vqrae.runtimes.manifest import Record
@@ -53,6 +54,20 @@ def lines_of(left_out: Sequence[LeftOut], damaged: Sequence[Damaged]) -> list[st
         first = f"{'the first: ' if len(damaged) > 1 else ''}{damaged[0].reason}"
         made.append(f"damaged {len(damaged):,}: {some([it.key for it in damaged])} ({first})")
     return made
+
+
+class _Aside(Protocol):
+    @property
+    def left_out(self) -> Sequence[LeftOut]: ...
+
+    @property
+    def damaged(self) -> Sequence[Damaged]: ...
+
+
+def note_aside(what: str, images: _Aside, note: Callable[[str], None]) -> None:
+    """Tell what of a source was left out or cannot be read, counted and named."""
+    for line in lines_of(images.left_out, images.damaged):
+        note(f"{what}: {line}")
 
 
 def some(names: Sequence[str]) -> str:
