@@ -22,7 +22,6 @@ from tiny_models import tiny_config, tiny_model
 from vqrae.checkpoint import save_pretrained
 from vqrae.cli.app import VERBS, main
 from vqrae.config import PRESETS
-from vqrae.export.bundle_writer import with_evidence
 from vqrae.export.onnx_graph import TracedOnnx
 from vqrae.export.speed import GraphSpeed
 from vqrae.runtimes import registry
@@ -786,11 +785,11 @@ def test_inspect_says_who_gave_the_evidence(vqrae: Command, bundle: Path) -> Non
     manifest = Bundle.open(bundle).manifest
     evidence = manifest.evidence
     assert evidence.figures is not None
-    write_manifest(bundle, with_evidence(manifest, evidence.model_copy(update={"means": "evaluator"})))
+    write_manifest(bundle, manifest.model_copy(update={"evidence": evidence.model_copy(update={"means": "evaluator"})}))
     assert "by an evaluator, operation by operation" in vqrae.done("inspect", bundle).out
     source = SourceEvidence(runtime="onnxruntime", runtime_version="1.2", gate="pass", figures=evidence.figures)
     never = Evidence(executed=False, reason="no GPU", gate="not-executed", source=source)
-    write_manifest(bundle, with_evidence(manifest, never))
+    write_manifest(bundle, manifest.model_copy(update={"evidence": never}))
     shown = vqrae.done("inspect", bundle).out
     assert "no: no GPU" in shown
     assert "pass, on onnxruntime 1.2" in shown
