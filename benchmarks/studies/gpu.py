@@ -9,23 +9,20 @@ one line; 3 where a bundle misses its gate on the GPU, after the page was writte
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
-from vqrae.benchmarks.bench import bench
 from vqrae.benchmarks.candidates.candidate import runtime_title
 from vqrae.benchmarks.lineup import image_size
 from vqrae.benchmarks.options import BenchOptions
 from vqrae.benchmarks.report.figures import decibels, percent, tiny_percent
 from vqrae.benchmarks.report.outputs import markdown_page
-from vqrae.benchmarks.studies.performance import exported_bundles
-from vqrae.benchmarks.studies.study import StudyParser, table
+from vqrae.benchmarks.studies.performance import benchmark_parser, benchmarked, exported_bundles
+from vqrae.benchmarks.studies.study import table
 from vqrae.checkpoint import open_checkpoint
 from vqrae.export.comparison import verify_bundles
 from vqrae.export.parity_images import parity_images
@@ -44,13 +41,8 @@ ENGINES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 TITLES = ("bundle", "device", "gate", "tokens", "excess", "decode")
 
 
-def engine_format() -> str | None:
-    """The format whose library is installed; None without one."""
-    return next((name for name, module in ENGINES.items() if find_spec(module)), None)
-
-
-def check_gpu() -> None:
-    """Refuse a machine that cannot fill the table, before any work.
+def checked_engine_format() -> str:
+    """The format whose library is installed; refuses a machine that cannot fill the table, before any work.
 
     Raises:
         DeviceMissing: names all that is missing.
@@ -66,15 +58,17 @@ def check_gpu() -> None:
 
         if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
             missing.append(f"onnxruntime {onnxruntime.__version__} without CUDA")
-    if engine_format() is None:
+    engine = next((name for name, module in ENGINES.items() if find_spec(module)), None)
+    if engine is None:
         missing.append(f"neither {' nor '.join(ENGINES)}")
-    if missing:
+    if missing or engine is None:
         raise DeviceMissing(
             "the GPU's table",
             got=", ".join(missing),
             expected="an NVIDIA GPU, torch and onnxruntime-gpu for CUDA, and TensorRT or TensorRT-RTX",
             remedy="run it on a machine that has them",
         )
+    return engine
 
 
 def parity_rows(
@@ -107,38 +101,14 @@ def parity_table(rows: Sequence[VerifyRow]) -> str:
 
 def main() -> None:
     """Command line; writes a Markdown page, and the result beside it as JSON."""
-    parser = StudyParser("gpu", __doc__)
-    parser.add_checkpoint()
-    parser.add_argument("--calibration", type=Path, required=True, help="images to calibrate INT8 on")
-    parser.add_argument("--bundles", type=Path, required=True, help="folder for the bundles")
-    parser.add_argument("--batch", type=int, action="append", help="images per call; repeatable; 1 if not given")
-    parser.add_argument("--rounds", type=int, default=30, help="timed calls of each row")
-    parser.add_output()
-    options = parser.parse_args()
-    check_gpu()
-    engines = engine_format()
-    assert engines is not None, "the check found one"  # noqa: S101
-    bundles = exported_bundles(options.checkpoint, options.bundles, options.calibration, ("onnx", engines))
-    with Console(stderr=True).status("") as status:
-        parity = parity_rows(options.checkpoint, bundles, LoadOptions(device=DEVICE), status.update)
-        result = bench(
-            bundles,
-            options.checkpoint,
-            BenchOptions(
-                batch_sizes=options.batch or [1],
-                rounds=options.rounds,
-                compiled=True,
-                load=LoadOptions(device=DEVICE),
-            ),
-            command=shlex.join(["python", "-m", options.module, *sys.argv[1:]]),
-            progress=lambda stage, done, total: status.update(f"{stage}: {done} of {total}"),
-        )
+    options = benchmark_parser("gpu", __doc__).parse_args()
+    formats, load = ("onnx", checked_engine_format()), LoadOptions(device=DEVICE)
+    bundles = exported_bundles(options.checkpoint, options.bundles, options.calibration, formats)
+    parity = parity_rows(options.checkpoint, bundles, load, lambda text: print(text, file=sys.stderr))
+    result = benchmarked(options, bundles, BenchOptions(compiled=True, load=load))
     title = f"# On a GPU\n\n{torch.cuda.get_device_name()}; copies to it and back are part of every call.\n\n"
-    for path, text in (
-        (options.output.with_suffix(".json"), result.to_json()),
-        (options.output, f"{title}{markdown_page(result)}\n## Parity on the GPU\n\n{parity_table(parity)}"),
-    ):
-        write_output(path, text)
+    write_output(options.output.with_suffix(".json"), result.to_json())
+    write_output(options.output, f"{title}{markdown_page(result)}\n## Parity on the GPU\n\n{parity_table(parity)}")
     for row in parity:
         if row.misses:
             raise GateFailure(row.bundle, got="; ".join(row.misses))

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -87,60 +87,28 @@ class Point(Record):
         return self.batch if self.axis == "batch" else self.side
 
 
-class Law(Protocol):
+class Law(NamedTuple):
     """A curve through points."""
 
-    def at(self, x: float) -> float:
-        """The curve's value."""
-        ...
-
-    def __str__(self) -> str: ...
+    at: Callable[[float], float]
+    text: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class PowerLaw:
-    """y = factor · x^exponent."""
-
-    axis: Axis
-    factor: float
-    exponent: float
-
-    def at(self, x: float) -> float:
-        """See `Law`."""
-        return float(self.factor * x**self.exponent)
-
-    def __str__(self) -> str:
-        return f"{self.axis}^{round(self.exponent, 2) + 0.0:.2f}"  # no minus before a zero
+def power_law(axis: Axis, x: Sequence[float], y: Sequence[float]) -> Law:
+    """Through positive values: factor · x^exponent with the least squares of the logarithms; of two different x."""
+    exponent, offset = map(float, np.polyfit(np.log(x), np.log(y), 1))
+    # No minus before a zero.
+    return Law(lambda at: float(np.exp(offset)) * at**exponent, f"{axis}^{round(exponent, 2) + 0.0:.2f}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class FixedAndGrowing:
-    """y = fixed + growing · x, or of the side its square, as tokens grow."""
-
-    axis: Axis
-    fixed: float
-    growing: float
-
-    def at(self, x: float) -> float:
-        """See `Law`."""
-        return float(self.fixed + self.growing * x ** POWERS[self.axis])
-
-    def __str__(self) -> str:
-        unit = self.axis if POWERS[self.axis] == 1 else f"({self.axis}/100)²"
-        growing = self.growing * (1 if POWERS[self.axis] == 1 else 100**2)
-        return f"{significant(self.fixed)} {'−' if growing < 0 else '+'} {significant(abs(growing))}·{unit}"
-
-
-def power_law(axis: Axis, x: Sequence[float], y: Sequence[float]) -> PowerLaw:
-    """The one through positive values with the least squares of the logarithms; at least two different x."""
-    exponent, offset = np.polyfit(np.log(x), np.log(y), 1)
-    return PowerLaw(axis=axis, factor=float(np.exp(offset)), exponent=float(exponent))
-
-
-def fixed_and_growing(axis: Axis, x: Sequence[float], y: Sequence[float]) -> FixedAndGrowing:
-    """The one with the least squares; at least two different x."""
-    growing, fixed = np.polyfit(np.power(np.asarray(x, float), POWERS[axis]), y, 1)
-    return FixedAndGrowing(axis=axis, fixed=float(fixed), growing=float(growing))
+def fixed_and_growing(axis: Axis, x: Sequence[float], y: Sequence[float]) -> Law:
+    """Fixed + growing · x, or of the side its square, as tokens grow; with the least squares, of two different x."""
+    power = POWERS[axis]
+    growing, fixed = map(float, np.polyfit(np.power(np.asarray(x, float), power), y, 1))
+    unit, times = (axis, 1) if power == 1 else (f"({axis}/100)²", 100**2)
+    sign = "−" if growing < 0 else "+"
+    text = f"{significant(fixed)} {sign} {significant(abs(growing * times))}·{unit}"
+    return Law(lambda at: fixed + growing * at**power, text)
 
 
 def largest_miss(law: Law, x: Sequence[float], y: Sequence[float]) -> float:
@@ -282,7 +250,7 @@ def _law_cells(series: Sequence[Point]) -> list[str]:
     for quantity in _QUANTITIES:
         y = [quantity.of(point) for point in series]
         law = quantity.law(series[0].axis, x, y)
-        cells += [str(law), percent(largest_miss(law, x, y), 1)]
+        cells += [law.text, percent(largest_miss(law, x, y), 1)]
     return cells
 
 
@@ -306,7 +274,7 @@ def _draw(axes: Axes, series: dict[str, list[Point]], title: str, quantity: _Qua
         y = [quantity.of(point) for point in line]
         law = quantity.law(line[0].axis, x, y)
         curve = np.geomspace(x[0], x[-1], CURVE_POINTS)
-        axes.scatter(x, y, s=16, color=color, label=f"{label}: {law}")
+        axes.scatter(x, y, s=16, color=color, label=f"{label}: {law.text}")
         axes.plot(curve, [law.at(value) for value in curve], color=color, linewidth=1, linestyle="--")
     axes.set_xscale("log")
     axes.set_yscale("log")

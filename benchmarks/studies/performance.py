@@ -8,10 +8,12 @@ Bundles that are in the folder already are taken as they are. Run it on a machin
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -215,39 +217,44 @@ def _color(row: BenchRow) -> str:
     return PRECISION_COLORS.get(row.precision or "", INT8_COLOR)
 
 
-def main() -> None:
-    """Command line; writes a Markdown page, and the plots in a folder of its name beside it."""
-    parser = StudyParser("performance", __doc__)
+def benchmark_parser(name: str, doc: str | None) -> StudyParser:
+    """Of a page of a benchmark of all formats."""
+    parser = StudyParser(name, doc)
     parser.add_checkpoint()
     parser.add_argument("--calibration", type=Path, required=True, help="images to calibrate INT8 on")
     parser.add_argument("--bundles", type=Path, required=True, help="folder for the bundles")
-    parser.add_argument("--throughput", type=Path, help="photographs, from disk to tokens on disk")
     parser.add_argument("--batch", type=int, action="append", help="images per call; repeatable; 1 if not given")
     parser.add_argument("--rounds", type=int, default=30, help="timed calls of each row")
+    parser.add_output()
+    return parser
+
+
+def benchmarked(options: argparse.Namespace, bundles: Sequence[Path], how: BenchOptions) -> BenchResult:
+    """A benchmark by what `benchmark_parser` parsed, and by `how`, with its progress shown; errors as of `bench`."""
+    how = replace(how, batch_sizes=options.batch or [1], rounds=options.rounds)
+    command = shlex.join(["python", "-m", options.module, *sys.argv[1:]])
+    with Console(stderr=True).status("") as status:
+
+        def progress(stage: str, done: int, total: int) -> None:
+            status.update(f"{stage}: {done} of {total}")
+
+        return bench(bundles, options.checkpoint, how, command=command, progress=progress)
+
+
+def main() -> None:
+    """Command line; writes a Markdown page, and the plots in a folder of its name beside it."""
+    parser = benchmark_parser("performance", __doc__)
+    parser.add_argument("--throughput", type=Path, help="photographs, from disk to tokens on disk")
     parser.add_argument("--starts", type=int, default=3, help="fresh processes of each row, for start-up and memory")
     parser.add_argument(
         "--plain", action="store_true", help="neither torch.compile nor the naive export, where memory is short"
     )
-    parser.add_output()
     options = parser.parse_args()
     bundles = exported_bundles(options.checkpoint, options.bundles, options.calibration)
-    with Console(stderr=True).status("") as status:
-        result = bench(
-            bundles,
-            options.checkpoint,
-            BenchOptions(
-                batch_sizes=options.batch or [1],
-                rounds=options.rounds,
-                starts=options.starts,
-                limit=True,
-                photographs=image_files(options.throughput) if options.throughput else (),
-                compiled=not options.plain,
-                naive=not options.plain,
-            ),
-            command=shlex.join(["python", "-m", options.module, *sys.argv[1:]]),
-            progress=lambda stage, done, total: status.update(f"{stage}: {done} of {total}"),
-        )
-    write_performance(options.output, result)
+    photographs = image_files(options.throughput) if options.throughput else ()
+    full = not options.plain
+    how = BenchOptions(starts=options.starts, limit=True, photographs=photographs, compiled=full, naive=full)
+    write_performance(options.output, benchmarked(options, bundles, how))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def test_all_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         DeviceMissing, match=r"onnxruntime .* without CUDA, neither tensorrt nor tensorrt-rtx; expected"
     ):
-        gpu.check_gpu()
+        gpu.checked_engine_format()
 
 
 def rows_on_the_cpu(
