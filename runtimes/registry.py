@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from importlib.util import find_spec
-from types import MappingProxyType
 
 from vqrae.runtimes.errors import RuntimeUnavailable, unknown_name
 from vqrae.runtimes.session import Session
@@ -28,45 +26,43 @@ class RuntimeEntry:
     """The packages that may have brought the framework; of several, they own the same folder."""
 
 
-RUNTIMES: Mapping[str, RuntimeEntry] = MappingProxyType(
-    {
-        "onnxruntime": RuntimeEntry(
-            title="ONNX Runtime",
-            backend="vqrae.runtimes.backends.onnxruntime:OnnxRuntimeSession",
-            module="onnxruntime",
-            extra="onnxruntime",
-            distributions=("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
-        ),
-        "openvino": RuntimeEntry(
-            title="OpenVINO",
-            backend="vqrae.runtimes.backends.openvino:OpenVinoSession",
-            module="openvino",
-            extra="openvino",
-            distributions=("openvino",),
-        ),
-        "coreml": RuntimeEntry(
-            title="Core ML",
-            backend="vqrae.runtimes.backends.coreml:CoreMLSession",
-            module="coremltools",
-            extra="coreml",
-            distributions=("coremltools",),
-        ),
-        "tensorrt": RuntimeEntry(
-            title="TensorRT",
-            backend="vqrae.runtimes.backends.tensorrt.tensorrt:TensorRTSession",
-            module="tensorrt",
-            extra="tensorrt",
-            distributions=("tensorrt",),
-        ),
-        "tensorrt-rtx": RuntimeEntry(
-            title="TensorRT-RTX",
-            backend="vqrae.runtimes.backends.tensorrt.tensorrt_rtx:TensorRTRTXSession",
-            module="tensorrt_rtx",
-            extra="tensorrt-rtx",
-            distributions=("tensorrt-rtx",),
-        ),
-    }
-)
+RUNTIMES: dict[str, RuntimeEntry] = {
+    "onnxruntime": RuntimeEntry(
+        title="ONNX Runtime",
+        backend="vqrae.runtimes.backends.onnxruntime:OnnxRuntimeSession",
+        module="onnxruntime",
+        extra="onnxruntime",
+        distributions=("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
+    ),
+    "openvino": RuntimeEntry(
+        title="OpenVINO",
+        backend="vqrae.runtimes.backends.openvino:OpenVinoSession",
+        module="openvino",
+        extra="openvino",
+        distributions=("openvino",),
+    ),
+    "coreml": RuntimeEntry(
+        title="Core ML",
+        backend="vqrae.runtimes.backends.coreml:CoreMLSession",
+        module="coremltools",
+        extra="coreml",
+        distributions=("coremltools",),
+    ),
+    "tensorrt": RuntimeEntry(
+        title="TensorRT",
+        backend="vqrae.runtimes.backends.tensorrt.tensorrt:TensorRTSession",
+        module="tensorrt",
+        extra="tensorrt",
+        distributions=("tensorrt",),
+    ),
+    "tensorrt-rtx": RuntimeEntry(
+        title="TensorRT-RTX",
+        backend="vqrae.runtimes.backends.tensorrt.tensorrt_rtx:TensorRTRTXSession",
+        module="tensorrt_rtx",
+        extra="tensorrt-rtx",
+        distributions=("tensorrt-rtx",),
+    ),
+}
 """Runtime name -> where it lives."""
 
 
