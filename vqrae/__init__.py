@@ -4,6 +4,7 @@
     selftest    does a bundle do on this machine what the model did at export; never needs torch
     export      a checkpoint to bundles, each verified
     verify      bundles against the PyTorch model, here and now
+    bench       latency, start-up, memory and size of bundles and the model, in one interleaved run
 
 `import vqrae` is light: nothing heavy is imported until a name is used.
 """
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vqrae.benchmarks.bench import bench
+    from vqrae.benchmarks.options import BenchOptions
     from vqrae.checkpoint import from_pretrained, save_pretrained
     from vqrae.config import VQRAEConfig, preset
     from vqrae.export import export
@@ -42,11 +45,13 @@ except PackageNotFoundError:  # a checkout, run as it is
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
+    "BenchOptions": "vqrae.benchmarks.options",
     "Encoding": "vqrae.runtimes.tokenizer",
     "LoadOptions": "vqrae.runtimes.load_options",
     "Tokenizer": "vqrae.runtimes.tokenizer",
     "VQRAE": "vqrae.model",
     "VQRAEConfig": "vqrae.config",
+    "bench": "vqrae.benchmarks.bench",
     "load": "vqrae.runtimes.tokenizer",
     "from_pretrained": "vqrae.checkpoint",
     "preset": "vqrae.config",
@@ -57,10 +62,12 @@ _HOMES = {
 
 __all__ = [
     "VQRAE",
+    "BenchOptions",
     "Encoding",
     "LoadOptions",
     "Tokenizer",
     "VQRAEConfig",
+    "bench",
     "export",
     "from_pretrained",
     "load",
