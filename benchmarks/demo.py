@@ -25,13 +25,13 @@ from vqrae.export.formats import Target, target
 from vqrae.export.parity_images import parity_images
 from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.export.verify import VerifyRow
+from vqrae.images.photographs import TRAIN, crops
 from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable
 from vqrae.runtimes.manifest import MANIFEST_FILE, GateVerdict, Manifest, read_manifest
 from vqrae.runtimes.precision import PRECISIONS
 from vqrae.runtimes.preprocess import prepare
 from vqrae.runtimes.staging import staged_folder
 from vqrae.runtimes.tokenizer import load
-from vqrae.training.data.photographs import TRAIN, crops
 
 BENCHMARK_FILE = "benchmark.json"
 PICTURES = 6

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vqrae.images.numbered import source_images
+from vqrae.images.photographs import HELD_OUT, photographs
 from vqrae.images.report import Damaged, LeftOut
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.preprocess import prepare
-from vqrae.training.data.photographs import HELD_OUT, photographs
 
 DEFAULT_COUNT = 16
 GOLDEN_SCALE = 2

@@ -11,10 +11,10 @@ import pytest
 
 from vqrae.checkpoint import from_pretrained
 from vqrae.config import preset
+from vqrae.images.photographs import HELD_OUT, photographs
 from vqrae.model.reference import ReferenceTokenizer
 from vqrae.runtimes.preprocess import prepare
 from vqrae.training.config import recipe
-from vqrae.training.data.photographs import HELD_OUT, photographs
 from vqrae.training.evaluation.evaluate import evaluate
 from vqrae.training.model_card import card_text
 

@@ -19,18 +19,18 @@ from vqrae.benchmarks.studies.runner import Figures, Task
 from vqrae.checkpoint import from_pretrained, save_pretrained
 from vqrae.config import SimVQConfig
 from vqrae.images.files import image_files
+from vqrae.images.photographs import write_photographs
 from vqrae.model import VQRAE
 from vqrae.model.encoder import Encoder
 from vqrae.model.layers import uint8_from_pixels
 from vqrae.model.reference import ReferenceTokenizer
 from vqrae.runtimes.preprocess import open_image
-from vqrae.training.codebook import place_codes
-from vqrae.training.data.photographs import write_photographs
 from vqrae.training.evaluation.evaluate import evaluate, exp_entropy
 from vqrae.training.evaluation.image_stream import ImageStream
 from vqrae.training.evaluation.probe import probe_accuracy
 from vqrae.training.model_card import FIRST_BATCH
 from vqrae.training.run import TrainingRun
+from vqrae.training.stages import place_codes
 
 CROP_SEED = 0
 """Names the held-out crops: all runs of all seeds are judged on the same ones."""

@@ -50,6 +50,7 @@ from vqrae.export.build import BundleBuilder, check_target
 from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
 from vqrae.export.tokenizers.vqrae import VqraeTokenizer
+from vqrae.images.photographs import write_photographs
 from vqrae.model import VQRAE
 from vqrae.model.encoder import Encoder
 from vqrae.model.reference import ArrayTokenizer, ReferenceTokenizer
@@ -58,7 +59,6 @@ from vqrae.runtimes.precision import PRECISIONS
 from vqrae.runtimes.staging import staged_file, staged_folder
 from vqrae.runtimes.tokenizer import load
 from vqrae.training.config import PhaseName
-from vqrae.training.data.photographs import write_photographs
 from vqrae.training.evaluation.evaluate import evaluate
 from vqrae.training.evaluation.feature_space import open_teacher
 from vqrae.training.evaluation.probe import LinearProbe, pooled_features

@@ -17,13 +17,13 @@ import torch
 from vqrae.benchmarks.measure.footprint import peak_rss_bytes
 from vqrae.benchmarks.studies.study import StudyParser
 from vqrae.config import StrictConfig
+from vqrae.images.photographs import write_photographs
 from vqrae.model import VQRAE
 from vqrae.runtimes.errors import run_as_program
 from vqrae.runtimes.machine import this_machine
 from vqrae.training.config import StageConfig, recipe
-from vqrae.training.cost.dry_run import plan
+from vqrae.training.cost import plan
 from vqrae.training.data.batches import TrainingImages
-from vqrae.training.data.photographs import write_photographs
 from vqrae.training.data.scenes import Scenes
 from vqrae.training.data.sources import open_images, textures
 from vqrae.training.learner import Learner

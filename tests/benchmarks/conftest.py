@@ -13,10 +13,10 @@ from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
 from vqrae.export.tokenizers.vqrae import VqraeTokenizer
+from vqrae.images.photographs import TRAIN, crops
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.machine import Machine
 from vqrae.runtimes.manifest import Manifest
-from vqrae.training.data.photographs import TRAIN, crops
 
 
 @pytest.fixture(scope="session")

@@ -286,8 +286,8 @@ def test_doctor_says_how_to_add_a_runtime(vqrae: Command, monkeypatch: pytest.Mo
 
 
 def test_photographs(vqrae: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vqrae.training.data.photographs.TRAIN", {"coins": data.coins})
-    monkeypatch.setattr("vqrae.training.data.photographs.HELD_OUT", {"cat": data.cat})
+    monkeypatch.setattr("vqrae.images.photographs.TRAIN", {"coins": data.coins})
+    monkeypatch.setattr("vqrae.images.photographs.HELD_OUT", {"cat": data.cat})
     folder = tmp_path / "photographs"
     assert "1 photographs to train on, 1 held out" in " ".join(vqrae.done("photographs", folder).out.split())
     assert (folder / "held-out" / "cat.png").is_file()
@@ -298,8 +298,8 @@ def test_photographs(vqrae: Command, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_photographs_with_crops_to_calibrate_on(
     vqrae: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vqrae.training.data.photographs.TRAIN", {"coins": data.coins, "camera": data.camera})
-    monkeypatch.setattr("vqrae.training.data.photographs.HELD_OUT", {"cat": data.cat})
+    monkeypatch.setattr("vqrae.images.photographs.TRAIN", {"coins": data.coins, "camera": data.camera})
+    monkeypatch.setattr("vqrae.images.photographs.HELD_OUT", {"cat": data.cat})
     one, other, none = (tmp_path / name for name in ("one", "other", "none"))
     shown = " ".join(vqrae.done("photographs", one, "--crops", "3").out.split())
     assert shown.endswith("2 photographs to train on, 1 held out, 3 crops to calibrate on")
@@ -987,8 +987,8 @@ def test_eval_draws_a_picture_and_limits_the_images(
 def test_eval_probes_the_features(
     vqrae: Command, exported: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vqrae.training.data.photographs.TRAIN", {"coins": data.coins})
-    monkeypatch.setattr("vqrae.training.data.photographs.HELD_OUT", {"cat": data.cat})
+    monkeypatch.setattr("vqrae.images.photographs.TRAIN", {"coins": data.coins})
+    monkeypatch.setattr("vqrae.images.photographs.HELD_OUT", {"cat": data.cat})
     outcome = vqrae.done("eval", exported, "--data", photographs, "--probe", "--json")
     probe = outcome.json()["probe"]
     assert list(probe) == ["shape", "color", "position", "count", "mean"]

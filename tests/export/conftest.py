@@ -13,7 +13,7 @@ from vqrae.checkpoint import open_checkpoint, save_pretrained
 from vqrae.export.build import BundleBuilder
 from vqrae.export.parity_images import parity_images
 from vqrae.export.tokenizers.vqrae import VqraeTokenizer
-from vqrae.training.data.photographs import TRAIN, crops
+from vqrae.images.photographs import TRAIN, crops
 
 COUNT = 8
 

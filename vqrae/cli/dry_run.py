@@ -9,9 +9,7 @@ from rich.console import RenderableType
 
 if TYPE_CHECKING:
     from vqrae.training.config import Recipe
-    from vqrae.training.cost.dry_run import DryRun
-    from vqrae.training.cost.memory import DeviceMemory
-    from vqrae.training.cost.phase import PhasePlan
+    from vqrae.training.cost import DeviceMemory, DryRun, PhasePlan
 
 
 def dry_run(chosen: Recipe, devices: int, tflops: float, *, as_json: bool) -> None:
@@ -21,7 +19,7 @@ def dry_run(chosen: Recipe, devices: int, tflops: float, *, as_json: bool) -> No
         UsageError: its batches do not divide among the devices.
     """
     from vqrae.cli.output import console, print_json
-    from vqrae.training.cost.dry_run import plan
+    from vqrae.training.cost import plan
 
     planned = plan(chosen, devices, tflops)
     if as_json:

@@ -22,7 +22,7 @@ def photographs(
     from vqrae.runtimes.errors import needing
 
     with needing("train"):
-        from vqrae.training.data.photographs import HELD_OUT, TRAIN, write_photographs
+        from vqrae.images.photographs import HELD_OUT, TRAIN, write_photographs
 
     write_photographs(folder, cropped=crops, overwrite=overwrite)
     cropped = f", {crops} crops to calibrate on" if crops else ""

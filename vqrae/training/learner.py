@@ -12,12 +12,9 @@ from torch.optim import AdamW, Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from vqrae.runtimes.errors import VqraeError
-from vqrae.training.average import MovingAverage
-from vqrae.training.blocks import transformer_blocks
 from vqrae.training.config import PhaseConfig, StageConfig
-from vqrae.training.data.share import Share
-from vqrae.training.phase import Outcome, Phase, trainable
-from vqrae.training.processes import Processes, whole
+from vqrae.training.phase import Outcome, Phase, trainable, transformer_blocks
+from vqrae.training.processes import Processes, Share, whole
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 
@@ -134,6 +131,26 @@ class Learner:
         if self.average is not None:
             state |= {name: whole(tensor) for name, tensor in self.average.tensors.items()}
         return {name: tensor.detach().cpu() for name, tensor in state.items()}
+
+
+class MovingAverage:
+    """average ← decay · average + (1 − decay) · weights, after every step, in the weights' own dtype and sharding.
+
+    It is less noisy than the last step's weights, and what is evaluated (TiTok).
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        """Begin at the weights as they are."""
+        self.decay = decay
+        self._weights = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.tensors: dict[str, Tensor] = {name: p.detach().clone() for name, p in self._weights.items()}
+        """Name of each trained parameter -> its average."""
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights after a step."""
+        for name, average in self.tensors.items():
+            average.lerp_(self._weights[name].detach(), 1 - self.decay)
 
 
 def _prepare(blocks: Sequence[nn.Module], config: PhaseConfig) -> None:

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
+from vqrae.model.layers import Block
 from vqrae.training.config import PhaseConfig, StageConfig
 from vqrae.training.losses.adversarial import Adversary
 
@@ -63,3 +65,11 @@ class Phase(ABC):
 def trainable(module: nn.Module) -> list[nn.Parameter]:
     """The parameters of a module that are not frozen, in definition order."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def transformer_blocks(module: nn.Module) -> list[nn.Module]:
+    """The blocks of all networks below a module, the encoders' library's and our own, in order.
+
+    They are what is compiled, checkpointed and sharded one by one.
+    """
+    return [part for part in module.modules() if isinstance(part, GradientCheckpointingLayer | Block)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -19,9 +20,35 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from vqrae.training.data.share import Share
+from vqrae.runtimes.errors import UsageError
 
 Strategy = Literal["ddp", "fsdp2"]
+
+
+@dataclass(frozen=True)
+class Share:
+    """One of `count` processes that train one model together."""
+
+    rank: int = 0
+    """Number of this process, from 0."""
+    count: int = 1
+    """How many processes there are."""
+
+    def rows(self, batch: range | int) -> range:
+        """This process's rows of a batch: neighbours, as many as every other process has.
+
+        Args:
+            batch: the rows of the batch, or how many there are.
+
+        Raises:
+            UsageError: the processes cannot have the same number of rows.
+        """
+        whole = range(batch) if isinstance(batch, int) else batch
+        each, left_over = divmod(len(whole), self.count)
+        if left_over:
+            expected = f"a multiple of the {self.count} processes"
+            raise UsageError("batch", got=f"{len(whole)} images", expected=expected, remedy="change one of the two")
+        return whole[self.rank * each : (self.rank + 1) * each]
 
 
 class Processes:

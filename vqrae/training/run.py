@@ -20,9 +20,7 @@ from vqrae.model import VQRAE
 from vqrae.model.encoder import Encoder
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.staging import claimed_folder, make_folder
-from vqrae.training.codebook import place_codes
 from vqrae.training.config import PhaseConfig, PhaseName, Recipe, StageConfig
-from vqrae.training.cost.weightless import meta_model
 from vqrae.training.data.batches import TrainingImages
 from vqrae.training.data.scenes import Scenes, SceneSource
 from vqrae.training.data.sources import open_images, textures
@@ -30,7 +28,7 @@ from vqrae.training.description import RUN_FILE, RunDescription, begin_phase, ch
 from vqrae.training.loop import train
 from vqrae.training.pretrain import Pretraining, write_encoder
 from vqrae.training.processes import Processes
-from vqrae.training.stages import Stage1, Stage2
+from vqrae.training.stages import Stage1, Stage2, place_codes
 from vqrae.training.state import STATE_FILE
 
 MAX_SCENE_PHOTOGRAPHS = 64
@@ -219,7 +217,8 @@ def _no_pretraining() -> UsageError:
 def _check_model(config: VQRAEConfig) -> None:
     """Refuse, before anything is trained, a network that transformers does not build or the decoder does not fit."""
     try:
-        meta_model(config)
+        with torch.device("meta"):
+            VQRAE(config)
     except (TypeError, ValueError, RuntimeError, StrictDataclassError) as error:
         expected = f"a {config.encoder.family} configuration"
         raise UsageError("setting model.encoder.network", got=str(error), expected=expected) from error

@@ -7,23 +7,29 @@ features are held to the frozen initial encoder's by distillation, and a discrim
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from vqrae.model import VQRAE
 from vqrae.model.encoder import Encoder
 from vqrae.training.config import AUTOCAST, Stage1Config, Stage2Config, StageConfig
 from vqrae.training.data.batches import TrainingImages
-from vqrae.training.losses.adversarial import Adversary
-from vqrae.training.losses.discriminator import PatchDiscriminator
+from vqrae.training.losses.adversarial import Adversary, PatchDiscriminator
 from vqrae.training.losses.lpips_convnext import LpipsConvNext
 from vqrae.training.losses.perceptual import TeacherPerceptual
 from vqrae.training.losses.terms import distillation_loss, pixel_loss
 from vqrae.training.phase import Outcome, Phase, trainable
 from vqrae.training.processes import Processes
+
+INIT_TOKENS_PER_CODE = 16
+"""Features that are gathered for each code that is placed among them."""
+INIT_ITERATIONS = 10
+"""Rounds of k-means, from codes drawn among the features."""
 
 
 class TokenizerObjective(nn.Module):
@@ -36,7 +42,7 @@ class TokenizerObjective(nn.Module):
         self.teacher = teacher
         self.config = config
         self.distillation = distillation
-        self.perceptual = _perceptual(config, teacher)
+        self.perceptual = PERCEPTUAL[config.perceptual](teacher)
 
     def forward(self, pixels: Tensor) -> Outcome:
         """Pixels (B, 3, H, W) in [-1, 1]; networks run in the phase's precision, quantizer and terms in float32."""
@@ -56,10 +62,12 @@ class TokenizerObjective(nn.Module):
         return Outcome(terms, decoded)
 
 
-def _perceptual(config: StageConfig, teacher: Encoder) -> nn.Module | None:
-    if config.perceptual == "teacher":
-        return TeacherPerceptual(teacher)
-    return LpipsConvNext.pretrained() if config.perceptual == "lpips-convnext" else None
+PERCEPTUAL: dict[str, Callable[[Encoder], nn.Module | None]] = {
+    "none": lambda _: None,
+    "teacher": TeacherPerceptual,
+    "lpips-convnext": lambda _: LpipsConvNext.pretrained(),
+}
+"""`StageConfig.perceptual` -> the loss, given the frozen initial encoder."""
 
 
 class Stage(Phase):
@@ -140,3 +148,30 @@ class Stage2(Stage):
                 "end_factor": config.end_factor,
             },
         ]
+
+
+@torch.inference_mode()
+def place_codes(model: VQRAE, images: TrainingImages, first_step: int, processes: Processes, seed: int) -> None:
+    """Make the codes the centroids of the projected features of some batches, and the quantizer's map the identity.
+
+    SimVQ moves all codes together, so how they lie relative to each other is decided here. All processes call it: each
+    projects its share, and all get the first one's centroids.
+
+    Args:
+        model: changed in place, and moved to the processes' device.
+        images: where the batches come from.
+        first_step: names the first batch; past a stage's last step lie images that it does not train on.
+        processes: those that share the work.
+        seed: of the features that k-means starts from.
+    """
+    size = model.config.quantizer.codebook_size
+    model.to(processes.device)
+    rows = processes.share.rows(images.batch_size)
+    batches: list[np.ndarray] = []
+    while sum(len(batch) for batch in batches) < INIT_TOKENS_PER_CODE * size:
+        pixels = images.pixels(first_step + len(batches), rows).to(processes.device)
+        projected = model.in_projection(model.encoder(pixels)).flatten(0, 1).cpu().numpy()
+        batches.append(np.concatenate(processes.gathered(projected)))
+    clusters = KMeans(size, init="random", n_init=1, max_iter=INIT_ITERATIONS, random_state=seed)
+    clusters.fit(np.concatenate(batches))
+    model.quantizer.set_codes(torch.from_numpy(processes.gathered(clusters.cluster_centers_)[0]))

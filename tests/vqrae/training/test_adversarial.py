@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vqrae.training.losses.adversarial import Adversary, LeCam, discriminator_loss, generator_loss
-from vqrae.training.losses.discriminator import PatchDiscriminator
+from vqrae.training.losses.adversarial import Adversary, LeCam, PatchDiscriminator, discriminator_loss, generator_loss
 
 Logits = st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=8).map(torch.tensor)
 

@@ -19,8 +19,8 @@ from vqrae.runtimes.preprocess import open_image
 from vqrae.training.config import Stage1Config
 from vqrae.training.data.batches import TrainingImages
 from vqrae.training.data.scenes import Scenes
-from vqrae.training.data.share import Share
 from vqrae.training.data.sources import open_images, textures
+from vqrae.training.processes import Share
 
 SIZE = 16
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vqrae.training.losses.discriminator import PatchDiscriminator, _BlurPool
+from vqrae.training.losses.adversarial import PatchDiscriminator, _BlurPool
 
 
 def small() -> PatchDiscriminator:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vqrae.images.photographs import HELD_OUT, TRAIN, photographs, write_photographs
 from vqrae.runtimes.errors import UsageError
-from vqrae.training.data.photographs import HELD_OUT, TRAIN, photographs, write_photographs
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,8 @@ def test_they_are_rgb_and_large_enough(splits: tuple[dict[str, Image.Image], dic
 
 def test_written_photographs_are_the_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep = {name: HELD_OUT[name] for name in ("cat",)}
-    monkeypatch.setattr("vqrae.training.data.photographs.TRAIN", {"coins": TRAIN["coins"]})
-    monkeypatch.setattr("vqrae.training.data.photographs.HELD_OUT", keep)
+    monkeypatch.setattr("vqrae.images.photographs.TRAIN", {"coins": TRAIN["coins"]})
+    monkeypatch.setattr("vqrae.images.photographs.HELD_OUT", keep)
     folder = tmp_path / "photographs"
     write_photographs(folder)
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png")) == [

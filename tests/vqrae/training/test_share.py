@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vqrae.runtimes.errors import UsageError
-from vqrae.training.data.share import Share
+from vqrae.training.processes import Share
 
 
 @given(count=st.integers(1, 64), each=st.integers(0, 64), start=st.integers(0, 1000))

@@ -16,10 +16,10 @@ from vqrae.images.files import image_files
 from vqrae.runtimes.errors import DataError, UsageError
 from vqrae.runtimes.preprocess import open_image
 from vqrae.training.data.indexed import FolderImages, IndexedImages
-from vqrae.training.data.share import Share
 from vqrae.training.data.shuffled import ShuffledStream
 from vqrae.training.data.sources import open_images, textures
 from vqrae.training.data.streamed import StreamedImages
+from vqrae.training.processes import Share
 
 SHARDS, EACH = 6, 10
 

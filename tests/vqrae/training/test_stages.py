@@ -18,13 +18,12 @@ from phases import (
 from torch.nn import functional as F
 
 from vqrae.runtimes.errors import RuntimeUnavailable
-from vqrae.training.blocks import transformer_blocks
-from vqrae.training.codebook import place_codes
 from vqrae.training.config import Stage1Weights, Stage2Config, Stage2Weights
 from vqrae.training.loop import train
 from vqrae.training.losses.terms import distillation_loss, pixel_loss
+from vqrae.training.phase import transformer_blocks
 from vqrae.training.processes import Processes
-from vqrae.training.stages import Stage2
+from vqrae.training.stages import Stage2, place_codes
 
 
 def test_losses_are_mean_squares_in_float32() -> None:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from vqrae.images.report import Unreadable
 from vqrae.runtimes.errors import DataError, ImageError, UsageError
 from vqrae.training.data.streamed import EncodedImage, StreamedImages
-from vqrae.training.data.unreadable import Unreadable
 
 BLOCK = 1024
 """Images, encoded, that are held in memory and shuffled together: some 100 MB of ImageNet's in each process."""

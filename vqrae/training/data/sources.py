@@ -10,14 +10,12 @@ from PIL import Image
 
 from vqrae.images.files import data_files
 from vqrae.images.kinds import Kind
-from vqrae.images.report import lines_of
+from vqrae.images.report import Unreadable, lines_of
 from vqrae.runtimes.errors import DataError, ImageError
-from vqrae.training.data.indexed import FolderImages, IndexedImages
-from vqrae.training.data.parquet import ParquetImages
-from vqrae.training.data.share import Share
+from vqrae.training.data.indexed import FolderImages, IndexedImages, ParquetImages
 from vqrae.training.data.shuffled import JUDGED
 from vqrae.training.data.streamed import StreamedImages, open_hub, open_tars
-from vqrae.training.data.unreadable import Unreadable
+from vqrae.training.processes import Share
 
 _KINDS: dict[Kind, str] = {"images": "images", "tar": "tars", "parquet": "Parquet files"}
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")

@@ -15,7 +15,7 @@ from PIL import Image
 from vqrae.runtimes.errors import ImageError, UsageError
 from vqrae.runtimes.preprocess import read_image
 from vqrae.training.data.loading import column_of, data_errors, quiet
-from vqrae.training.data.share import Share
+from vqrae.training.processes import Share
 
 
 class EncodedImage(NamedTuple):

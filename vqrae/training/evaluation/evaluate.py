@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from vqrae.images.photographs import HELD_OUT, TRAIN, photographs
 from vqrae.model import VQRAE
 from vqrae.model.reference import ArrayTokenizer
 from vqrae.runtimes.errors import ImageError, RuntimeUnavailable
 from vqrae.runtimes.parity import mean_ssim, psnr_db
 from vqrae.subject import Subject
-from vqrae.training.data.photographs import HELD_OUT, TRAIN, photographs
 from vqrae.training.evaluation.feature_space import FeatureSpace, open_inception
 from vqrae.training.evaluation.frechet import FrechetMeter
 from vqrae.training.evaluation.image_stream import CHUNK_IMAGES, ImageStream

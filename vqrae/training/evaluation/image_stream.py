@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqrae.images.files import image_files
+from vqrae.images.report import Unreadable
 from vqrae.runtimes.errors import ImageError
 from vqrae.runtimes.preprocess import prepare
 from vqrae.training.data.crops import CroppedPhotographs
-from vqrae.training.data.unreadable import Unreadable
 
 CHUNK_IMAGES = 32
 

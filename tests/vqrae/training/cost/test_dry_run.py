@@ -13,14 +13,18 @@ from vqrae.cli.dry_run import dry_run, render
 from vqrae.model import VQRAE
 from vqrae.runtimes.errors import UsageError
 from vqrae.training.config import Recipe, Stage1Config, Stage2Config, recipe
-from vqrae.training.cost.dry_run import DryRun, plan
-from vqrae.training.cost.memory import UNSHARDED_BLOCKS, DeviceMemory, device_memory
-from vqrae.training.cost.parameters import count_parameters
-from vqrae.training.cost.phase import Machine, PhaseInputs, plan_phase
-from vqrae.training.cost.step import StageName, count_faked_step
-from vqrae.training.cost.step_cost import step_cost
-from vqrae.training.cost.weightless import meta_model
+from vqrae.training.cost import (
+    UNSHARDED_BLOCKS,
+    DeviceMemory,
+    DryRun,
+    ParameterCounts,
+    count_parameters,
+    device_memory,
+    flops_of,
+    plan,
+)
 from vqrae.training.phase import trainable
+from vqrae.training.step_count import StageName, count_faked_step
 
 PAPER = {  # parameters: encoder and decoder in 10⁶ as the model cards have the encoders; batch, steps of the stages
     "siglip2-so400m-256": (413, 1024, (100_000, 70_000)),
@@ -32,6 +36,11 @@ PAPER = {  # parameters: encoder and decoder in 10⁶ as the model cards have th
 def small_recipe(**values: Any) -> Recipe:
     values = {"steps": 10, "batch_size": 8, "learning_rate": 1e-3, "end_factor": 1, **values}
     return Recipe(model=tiny_config(), stage1=Stage1Config(**values), stage2=Stage2Config(**values))
+
+
+def held(parameters: ParameterCounts, stage: StageName, strategy: Any, *, devices: int) -> DeviceMemory:
+    """With an average, and activations that are known."""
+    return device_memory(parameters, stage, strategy, True, activations=12345, devices=devices, ema=True)
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +75,11 @@ def test_the_six_columns_of_the_paper_are_planned_at_full_size(preset: str) -> N
 @pytest.mark.slow
 def test_a_whole_deep_model_takes_what_its_plan_says() -> None:
     config = recipe("siglip2-so400m-256").model
-    counted, cost = count_faked_step(config, "stage2", "bf16", 3), step_cost(config, "stage2", "bf16")
-    assert counted.forward == cost.forward.at(3) + 3 * cost.search
-    assert (counted.teacher, counted.backward) == (cost.teacher.at(3), cost.backward.at(3))
-    assert counted.saved == cost.saved.at(3)
+    one, two, three = (count_faked_step(config, "stage2", "bf16", images) for images in (1, 2, 3))
+    flops = flops_of(one, 1, config)
+    each = flops.forward + flops.search + flops.teacher + flops.backward
+    assert three.forward + three.teacher + three.backward == 3 * each + flops.codes_map_per_pass
+    assert (three.saved, three.checkpointed) == (2 * two.saved - one.saved, 2 * two.checkpointed - one.checkpointed)
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
@@ -83,15 +93,7 @@ def test_gradients_and_moments_are_those_of_a_real_step(stage: StageName) -> Non
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     state = optimizer.state_dict()["state"].values()
-    found = device_memory(
-        count_parameters(meta_model(tiny_config())),
-        stage,
-        "ddp",
-        devices=2,
-        ema=True,
-        activations=0,
-        activation_checkpointing=False,
-    )
+    found = held(count_parameters(small_recipe()), stage, "ddp", devices=2)
     assert found.moments == sum(moments[name].nbytes for moments in state for name in ("exp_avg", "exp_avg_sq"))
     assert found.gradients == found.average == sum(parameter.grad.nbytes for parameter in trainable(model))
     assert found.parameters == sum(parameter.nbytes for parameter in model.parameters())
@@ -100,20 +102,10 @@ def test_gradients_and_moments_are_those_of_a_real_step(stage: StageName) -> Non
 
 
 def test_fsdp2_holds_a_share_and_what_it_puts_together() -> None:
-    parameters = count_parameters(meta_model(tiny_config()), discriminator=1000)
-
-    def held(strategy: Any) -> DeviceMemory:
-        return device_memory(
-            parameters,
-            "stage2",
-            strategy,
-            devices=4,
-            ema=True,
-            activations=12345,
-            activation_checkpointing=True,
-        )
-
-    ddp, fsdp2 = held("ddp"), held("fsdp2")
+    counted = count_parameters(small_recipe())
+    trained = counted.trained_stage2 + 1000
+    parameters = counted.model_copy(update={"discriminator": 1000, "trained_stage2": trained})
+    ddp, fsdp2 = (held(parameters, "stage2", strategy, devices=4) for strategy in ("ddp", "fsdp2"))
     for part in ("parameters", "gradients", "moments", "average", "teacher"):
         assert getattr(fsdp2, part) == -(-getattr(ddp, part) // 4)
     assert (ddp.unsharded, ddp.codebook, ddp.activations) == (0, fsdp2.codebook, fsdp2.activations)
@@ -136,20 +128,19 @@ def test_time_is_arithmetic_over_rate(planned: DryRun) -> None:
 
 
 def test_accumulation_takes_memory_from_a_step_and_adds_maps_of_the_codes(planned: DryRun) -> None:
-    inputs = PhaseInputs(stage="stage1", steps=10, batch_size=8, precision="bf16", accumulation=4)
-    machine = Machine(devices=2, tflops=planned.tflops, fp32_tflops=planned.fp32_tflops)
-    found = plan_phase(tiny_config(), inputs, planned.parameters, machine)
+    found = plan(small_recipe(accumulation=4), 2, planned.tflops).phases[0]
     whole = planned.phases[0]
     assert found.images_per_pass == 1
     assert found.memory[0].activations < whole.memory[0].activations
-    added = 3 * whole.flops.codes_map_per_pass / (machine.fp32_tflops * 1e12)
+    added = 3 * whole.flops.codes_map_per_pass / (planned.fp32_tflops * 1e12)
     assert found.step_seconds == pytest.approx(whole.step_seconds + added)
 
 
 def test_the_recipe_is_read() -> None:
-    phase = Stage2Config(steps=3, batch_size=4, learning_rate=1, end_factor=1, precision="fp32")
-    found = PhaseInputs.of("stage2", phase)
+    found = plan(small_recipe(steps=3, batch_size=4, precision="fp32", ema_decay=0.5), 1, 1.0).phases[1]
     assert (found.stage, found.steps, found.batch_size, found.precision) == ("stage2", 3, 4, "fp32")
+    assert found.ema
+    assert found.memory[0].average == found.memory[0].gradients
 
 
 @pytest.mark.parametrize(
