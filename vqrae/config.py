@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from difflib import get_close_matches
 
-from vqrae.model.config import DecoderConfig, EncoderConfig, StrictConfig, VQRAEConfig
+from vqrae.model.config import DecoderConfig, EncoderConfig, VQRAEConfig
 from vqrae.model.quantizers.config import QuantizerConfig, SimVQConfig
 from vqrae.runtimes.errors import UsageError
 
@@ -15,7 +15,6 @@ __all__ = [
     "EncoderConfig",
     "QuantizerConfig",
     "SimVQConfig",
-    "StrictConfig",
     "VQRAEConfig",
     "base",
     "internvit_300m_448",

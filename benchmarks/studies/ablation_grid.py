@@ -15,7 +15,8 @@ from pydantic import Field
 
 from vqrae.benchmarks.studies.runner import Figures, Result
 from vqrae.benchmarks.studies.study import Spread
-from vqrae.config import DecoderConfig, EncoderConfig, QuantizerConfig, SimVQConfig, StrictConfig, VQRAEConfig
+from vqrae.config import DecoderConfig, EncoderConfig, QuantizerConfig, SimVQConfig, VQRAEConfig
+from vqrae.runtimes.manifest import Record
 from vqrae.training.config import (
     PhaseConfig,
     PhaseName,
@@ -36,7 +37,7 @@ UNDISTILLED, DISTILLED, TWO_STAGE = "end-to-end, no distillation", "end-to-end, 
 STRATEGIES = (UNDISTILLED, DISTILLED, TWO_STAGE)
 
 
-class Measuring(StrictConfig):
+class Measuring(Record):
     """How much each tokenizer is judged on."""
 
     crops: int = Field(96, gt=0)
@@ -49,7 +50,7 @@ class Measuring(StrictConfig):
     """Scenes that it is judged on."""
 
 
-class AblationRun(StrictConfig):
+class AblationRun(Record):
     """One tokenizer, or one encoder, trained from one seed."""
 
     phases: tuple[PhaseName, ...]
@@ -105,7 +106,7 @@ class Cell(NamedTuple):
     run: AblationRun
 
 
-class Scale(StrictConfig):
+class Scale(Record):
     """Sizes, steps and what is compared. `full_scale` is what the documentation shows."""
 
     model: VQRAEConfig

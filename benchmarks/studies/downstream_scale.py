@@ -6,16 +6,16 @@ from pathlib import Path
 
 from pydantic import Field
 
-from vqrae.config import StrictConfig
 from vqrae.downstream.language import LanguageSize
 from vqrae.downstream.painter import Sampling
 from vqrae.downstream.tasks import JUDGED_SAMPLING, Extent
 from vqrae.downstream.teaching import PaintingRecipe, ReadingRecipe, world_painting, world_reading
 from vqrae.downstream.tokenizer import world_recipe
+from vqrae.runtimes.manifest import Record
 from vqrae.training.config import Recipe
 
 
-class UsesScale(StrictConfig):
+class UsesScale(Record):
     """Everything that the figures depend on."""
 
     tokenizer: Recipe

@@ -16,11 +16,11 @@ import torch
 
 from vqrae.benchmarks.measure.footprint import peak_rss_bytes
 from vqrae.benchmarks.studies.study import StudyParser
-from vqrae.config import StrictConfig
 from vqrae.images.photographs import write_photographs
 from vqrae.model import VQRAE
 from vqrae.runtimes.errors import run_as_program
 from vqrae.runtimes.machine import this_machine
+from vqrae.runtimes.manifest import Record
 from vqrae.training.config import StageConfig, recipe
 from vqrae.training.cost import plan
 from vqrae.training.data.batches import TrainingImages
@@ -33,7 +33,7 @@ from vqrae.training.stages import Stage1, Stage2
 STAGES = {"stage1": Stage1, "stage2": Stage2}
 
 
-class StepFigures(StrictConfig):
+class StepFigures(Record):
     """What the steps took."""
 
     preset: str

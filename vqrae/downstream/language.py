@@ -9,20 +9,20 @@ import torch
 from pydantic import Field
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-from vqrae.config import StrictConfig
 from vqrae.downstream.words import world_words
 from vqrae.model.encoders.library import check_loaded
 from vqrae.model.pretrained import foreign_errors, required_file
 from vqrae.runtimes.errors import CheckpointError
 from vqrae.runtimes.json_text import read_object
+from vqrae.runtimes.manifest import Record
 from vqrae.runtimes.staging import staged_folder
 from vqrae.tensor_file import check_finite, check_held, storage_errors
 
 LANGUAGE_FOLDER = "language"
-Fields = TypeVar("Fields", bound=StrictConfig)
+Fields = TypeVar("Fields", bound=Record)
 
 
-class LanguageSize(StrictConfig):
+class LanguageSize(Record):
     """A Qwen3 of any size; everything that is not named here is as in transformers' own configuration."""
 
     width: int = Field(gt=0)

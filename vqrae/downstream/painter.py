@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from vqrae.config import StrictConfig
 from vqrae.downstream.code_embeddings import code_embeddings
 from vqrae.downstream.language import LANGUAGE_FOLDER, Language, open_language, write_language
 from vqrae.downstream.words import padding_id, token_ids
 from vqrae.runtimes.errors import CheckpointError, IndicesError, UsageError
 from vqrae.runtimes.json_text import read_model
+from vqrae.runtimes.manifest import Record
 from vqrae.runtimes.staging import staged_folder
 
 PAINTER_FILE = "painter.json"
 
 
-class PainterFields(StrictConfig):
+class PainterFields(Record):
     """Whose codes the model speaks."""
 
     grid: tuple[int, int]
@@ -42,7 +42,7 @@ class PainterFields(StrictConfig):
     """Of the tokenizer's weights: the codes of another one mean something else."""
 
 
-class Sampling(StrictConfig):
+class Sampling(Record):
     """How the next code is drawn."""
 
     guidance: float = Field(1.0, ge=1)

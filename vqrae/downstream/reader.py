@@ -17,11 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vqrae.config import StrictConfig
 from vqrae.downstream.language import LANGUAGE_FOLDER, Language, open_language, write_language
 from vqrae.downstream.words import ASSISTANT, USER, padding_id, token_ids
 from vqrae.runtimes.errors import CheckpointError, UsageError
 from vqrae.runtimes.json_text import read_model
+from vqrae.runtimes.manifest import Record
 from vqrae.runtimes.staging import staged_folder
 from vqrae.tensor_file import check_finite, save_tensors
 
@@ -35,7 +35,7 @@ Turn = tuple[str, str]
 """What the user says, and what the assistant answers."""
 
 
-class ReaderFields(StrictConfig):
+class ReaderFields(Record):
     """What a reader must know about the features that it reads."""
 
     tokens: int

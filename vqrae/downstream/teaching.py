@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from pydantic import Field
 
-from vqrae.config import StrictConfig
 from vqrae.downstream.checkpoint_codes import CheckpointCodes
 from vqrae.downstream.conversations import Conversations
 from vqrae.downstream.language import Language, LanguageSize, new_language
@@ -19,13 +18,14 @@ from vqrae.downstream.lessons import FrozenFeatures, LessonConfig, PaintedData, 
 from vqrae.downstream.painter import Painter
 from vqrae.downstream.reader import Reader, ReaderFields
 from vqrae.model.encoder import Encoder
+from vqrae.runtimes.manifest import Record
 from vqrae.runtimes.staging import claimed_folder
 from vqrae.training.loop import train
 from vqrae.training.processes import Processes
 from vqrae.training.state import STATE_FILE
 
 
-class ReadingRecipe(StrictConfig):
+class ReadingRecipe(Record):
     """How a reader is trained."""
 
     language: LanguageSize
@@ -37,7 +37,7 @@ class ReadingRecipe(StrictConfig):
     phase: LessonConfig
 
 
-class PaintingRecipe(StrictConfig):
+class PaintingRecipe(Record):
     """How a painter is trained."""
 
     language: LanguageSize

@@ -11,8 +11,6 @@ from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     SerializeAsAny,
     ValidationError,
@@ -25,6 +23,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from vqrae.model.encoders import FAMILIES, encoder_family
 from vqrae.model.quantizers import FIRST_KIND, KINDS, quantizer_config
 from vqrae.model.quantizers.config import QuantizerConfig
+from vqrae.runtimes.manifest import Record
 from vqrae.runtimes.names import file_name
 
 _Mean = Annotated[float, Field(ge=-1e3, le=1e3)]
@@ -33,19 +32,13 @@ _Width = Annotated[int, Field(gt=0, le=2**14)]
 _Side = Annotated[int, Field(gt=0, le=2**14)]
 
 
-class StrictConfig(BaseModel):
-    """Base of all configurations: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
 def _unknown(table: Mapping[str, object]) -> PydanticCustomError:
     *others, last = map(repr, table)
     listed = f"{', '.join(others)} or {last}" if others else last
     return PydanticCustomError("unknown", f"Input should be {listed}")
 
 
-class EncoderConfig(StrictConfig):
+class EncoderConfig(Record):
     """A vision encoder."""
 
     family: str
@@ -72,7 +65,7 @@ class EncoderConfig(StrictConfig):
         return values
 
 
-class DecoderConfig(StrictConfig):
+class DecoderConfig(Record):
     """The ViT decoder, symmetric to the encoder [P] §3.3."""
 
     width: _Width
@@ -95,7 +88,7 @@ class DecoderConfig(StrictConfig):
         return self
 
 
-class VQRAEConfig(StrictConfig):
+class VQRAEConfig(Record):
     """A whole tokenizer."""
 
     name: Annotated[str, AfterValidator(file_name)]

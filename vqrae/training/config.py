@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from vqrae.config import (
-    StrictConfig,
     VQRAEConfig,
     base,
     internvit_300m_448,
@@ -22,12 +21,13 @@ from vqrae.config import (
 )
 from vqrae.runtimes.errors import UsageError, unknown_name
 from vqrae.runtimes.json_text import told
+from vqrae.runtimes.manifest import Record
 
 AUTOCAST = {"fp32": False, "bf16": True}
 """Precision of a phase -> whether PyTorch casts to bfloat16 in the networks."""
 
 
-class PhasePart(StrictConfig):
+class PhasePart(Record):
     """What a phase reads, and nothing else: what only others read is refused, and they are named.
 
     Raises:
@@ -216,7 +216,7 @@ def _unread(subject: str, got: object, readers: Sequence[PhaseName]) -> UsageErr
     return UsageError(subject, got=str(got), expected="one that this phase reads", remedy=remedy)
 
 
-class Recipe(StrictConfig):
+class Recipe(Record):
     """A tokenizer and the phases that train it."""
 
     model: VQRAEConfig
@@ -230,7 +230,7 @@ class Recipe(StrictConfig):
         return changed(self, settings)
 
 
-Settings = TypeVar("Settings", bound=StrictConfig)
+Settings = TypeVar("Settings", bound=Record)
 
 
 def changed(recipe: Settings, settings: Mapping[str, str]) -> Settings:

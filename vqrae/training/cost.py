@@ -15,11 +15,12 @@ from typing import Literal
 import torch
 from torch import nn
 
-from vqrae.config import StrictConfig, VQRAEConfig
+from vqrae.config import VQRAEConfig
 from vqrae.model import VQRAE
 from vqrae.model.quantizers import new_quantizer
 from vqrae.model.search import chunked_nearest_codes
 from vqrae.runtimes.errors import UsageError
+from vqrae.runtimes.manifest import Record
 from vqrae.training.config import AUTOCAST, Recipe, StageConfig
 from vqrae.training.losses.adversarial import PatchDiscriminator
 from vqrae.training.phase import transformer_blocks
@@ -35,7 +36,7 @@ UNSHARDED_BLOCKS = 3
 """FSDP2 holds whole: a block's parameters, those of the block fetched ahead, and in the backward pass its gradients."""
 
 
-class ParameterCounts(StrictConfig):
+class ParameterCounts(Record):
     """Numbers of values."""
 
     encoder: int
@@ -62,7 +63,7 @@ class ParameterCounts(StrictConfig):
         return self.encoder + self.projections + self.codes_map + self.decoder
 
 
-class Flops(StrictConfig):
+class Flops(Record):
     """Floating-point operations, for an image unless it says otherwise; a multiplication and an addition are two."""
 
     forward: int
@@ -78,7 +79,7 @@ class Flops(StrictConfig):
     """Mapping all codes, forward and backward, in float32: once for each pass of each device, whatever the images."""
 
 
-class DeviceMemory(StrictConfig):
+class DeviceMemory(Record):
     """Bytes on one device, float32 but for the activations."""
 
     strategy: Strategy
@@ -104,7 +105,7 @@ class DeviceMemory(StrictConfig):
     """All of it."""
 
 
-class PhasePlan(StrictConfig):
+class PhasePlan(Record):
     """One stage."""
 
     stage: StageName
@@ -129,7 +130,7 @@ class PhasePlan(StrictConfig):
     """Over all devices, without activation checkpointing."""
 
 
-class DryRun(StrictConfig):
+class DryRun(Record):
     """The plan of a run."""
 
     model: str

@@ -9,10 +9,11 @@ from typing import Any, Self
 
 from pydantic import Field
 
-from vqrae.config import StrictConfig, VQRAEConfig
+from vqrae.config import VQRAEConfig
 from vqrae.images.report import some
 from vqrae.runtimes.errors import CheckpointError, UsageError
 from vqrae.runtimes.json_text import read_model, read_object, validated
+from vqrae.runtimes.manifest import Record
 from vqrae.runtimes.staging import write_output
 from vqrae.training.config import PhaseConfig, as_read
 
@@ -22,7 +23,7 @@ WITHOUT_EFFECT = {"save_every", "activation_checkpointing", "compile"}
 _REMEDY = "give what the run began with, or another output folder"
 
 
-class RunDescription(StrictConfig):
+class RunDescription(Record):
     """`run.json`."""
 
     model: VQRAEConfig
