@@ -18,7 +18,7 @@ from vqrae.benchmarks.options import BenchOptions
 from vqrae.benchmarks.rows import BenchResult, BenchRow, count_of
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import RuntimeUnavailable, UsageError
-from vqrae.runtimes.manifest import Record
+from vqrae.runtimes.json_text import Record
 from vqrae.runtimes.parity import Check
 from vqrae.runtimes.precision import PRECISIONS
 

@@ -27,7 +27,8 @@ from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.export.verify import VerifyRow
 from vqrae.images.photographs import TRAIN, crops
 from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable
-from vqrae.runtimes.manifest import MANIFEST_FILE, GateVerdict, Manifest, read_manifest
+from vqrae.runtimes.evidence import GateVerdict
+from vqrae.runtimes.manifest import MANIFEST_FILE, Manifest, read_manifest
 from vqrae.runtimes.precision import PRECISIONS
 from vqrae.runtimes.preprocess import prepare
 from vqrae.runtimes.staging import staged_folder

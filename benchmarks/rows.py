@@ -11,9 +11,10 @@ from vqrae.benchmarks.measure.conditions import BUSY, Clock
 from vqrae.benchmarks.measure.limit import Limit
 from vqrae.benchmarks.measure.throughput import Handling, Throughput
 from vqrae.runtimes.errors import DataError
+from vqrae.runtimes.evidence import GateVerdict
+from vqrae.runtimes.json_text import Record
 from vqrae.runtimes.machine import Machine
-from vqrae.runtimes.manifest import GateVerdict, Precision, Record
-from vqrae.runtimes.precision import PrecisionName
+from vqrae.runtimes.precision import Precision, PrecisionName
 
 
 class BenchRow(Record):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import AfterValidator, Field
 
 from vqrae.runtimes.errors import DataError, UsageError, unknown_name
-from vqrae.runtimes.json_text import read_model
-from vqrae.runtimes.manifest import KeptFloat, Record
+from vqrae.runtimes.json_text import Record, read_model
+from vqrae.runtimes.precision import KeptFloat
 from vqrae.runtimes.staging import write_output
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from onnx import ModelProto, numpy_helper
 
 from vqrae.calibration.layers import Product
 from vqrae.calibration.plan import PLAN_FILE, PrecisionPlan
-from vqrae.runtimes.manifest import Record
+from vqrae.runtimes.json_text import Record
 
 if TYPE_CHECKING:
     from vqrae.calibration.ranges import Range  # brings ONNX Runtime

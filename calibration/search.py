@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from vqrae.calibration.sensitivity import Progress, Sensitivity
 from vqrae.calibration.trials import Trial, Try
 from vqrae.runtimes.errors import GateFailure
-from vqrae.runtimes.manifest import Budget
 from vqrae.runtimes.parity import Check
-from vqrae.runtimes.precision import Limits
+from vqrae.runtimes.precision import Budget, Limits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from vqrae.calibration.layers import Product
 from vqrae.calibration.trials import Trial, Try
-from vqrae.runtimes.manifest import Record
+from vqrae.runtimes.json_text import Record
 
 TRUST = 4
 """How far a layer's measured time is believed: within this factor of what its share of the arithmetic lets expect."""

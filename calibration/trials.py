@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from vqrae.runtimes.errors import DataError
-from vqrae.runtimes.manifest import Record
+from vqrae.runtimes.json_text import Record
 from vqrae.runtimes.staging import write_output
 
 GraphName = Literal["encode", "decode"]

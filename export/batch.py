@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from vqrae.runtimes.errors import UsageError
-from vqrae.runtimes.manifest import BatchLimits, Record
+from vqrae.runtimes.json_text import Record
+from vqrae.runtimes.manifest import BatchLimits
 
 BatchKind = Literal["dynamic", "fixed", "range", "enumerated"]
 MOST_BATCH = 2**16

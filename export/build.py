@@ -26,8 +26,9 @@ from vqrae.export.verify import VerifyRow, gather_evidence, source_evidence, ver
 from vqrae.runtimes.bundle import Bundle, listed_files, write_manifest
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.errors import BundleError, DeviceMissing, EngineMismatch, GateFailure
+from vqrae.runtimes.evidence import Evidence
 from vqrae.runtimes.load_options import LoadOptions
-from vqrae.runtimes.manifest import Evidence, Manifest
+from vqrae.runtimes.manifest import Manifest
 from vqrae.runtimes.parity import Reference, judge, misses
 from vqrae.runtimes.precision import PRECISIONS, PrecisionName
 from vqrae.runtimes.registry import session_class

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vqrae.calibration.images import CalibrationImages
     from vqrae.export.parity_images import ParityImages
     from vqrae.export.verify import VerifyRow
-    from vqrae.runtimes.manifest import Budget
+    from vqrae.runtimes.precision import Budget
 
 Told = Callable[[str], None]
 

@@ -15,8 +15,8 @@ from vqrae.export.verify import VerifyRow, evidence_of, source_evidence, verify_
 from vqrae.images.report import note_aside
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import RuntimeUnavailable
+from vqrae.runtimes.evidence import Evidence
 from vqrae.runtimes.load_options import LoadOptions
-from vqrae.runtimes.manifest import Evidence
 from vqrae.runtimes.parity import Check, Reference, mean_psnr_db, misses
 from vqrae.runtimes.tokenizer import Tokenizer
 from vqrae.subject import reference_checkpoint

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vqrae.runtimes.manifest import KeptFloat
-from vqrae.runtimes.precision import PrecisionName
+from vqrae.runtimes.precision import KeptFloat, PrecisionName
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,8 @@ from vqrae.calibration.weights import ADDED_BITS, LOOKUP_BITS, store_constants, 
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.load_options import LoadOptions
-from vqrae.runtimes.manifest import Calibration, GraphSpec, Precision, RuntimeInfo
-from vqrae.runtimes.precision import PrecisionName
+from vqrae.runtimes.manifest import Calibration, GraphSpec, RuntimeInfo
+from vqrae.runtimes.precision import Precision, PrecisionName
 from vqrae.runtimes.registry import session_class
 from vqrae.runtimes.sealed import Sealed
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from vqrae.export.batch import DYNAMIC, Batch
-from vqrae.runtimes.manifest import GraphSpec, Precision, Preprocessing, Record, RuntimeInfo, Tokens
+from vqrae.runtimes.json_text import Record
+from vqrae.runtimes.manifest import GraphSpec, Preprocessing, RuntimeInfo, Tokens
+from vqrae.runtimes.precision import Precision
 
 SOURCE_RUNTIME = "onnxruntime"
 """What runs the ONNX graphs that an engine was built from, where the engine itself cannot run."""

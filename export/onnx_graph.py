@@ -22,8 +22,8 @@ from vqrae.export.deployable import Deployable, GraphPlan
 from vqrae.export.form import FORMS, FP32, Form
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, VqraeError
-from vqrae.runtimes.manifest import GraphSpec, Precision
-from vqrae.runtimes.precision import PrecisionName
+from vqrae.runtimes.manifest import GraphSpec
+from vqrae.runtimes.precision import Precision, PrecisionName
 
 OPSET = 20
 SINGLE_FILE_LIMIT = 1_500_000_000

@@ -19,9 +19,8 @@ from vqrae.export.formats import Target
 from vqrae.export.reference import reference_from_model
 from vqrae.export.trials import GraphTrials
 from vqrae.runtimes.machine import this_machine
-from vqrae.runtimes.manifest import Budget
 from vqrae.runtimes.parity import Reference
-from vqrae.runtimes.precision import PRECISIONS, Limits
+from vqrae.runtimes.precision import PRECISIONS, Budget, Limits
 from vqrae.runtimes.registry import runtime_version
 
 TRIALS_FILE = "trials.jsonl"

@@ -20,8 +20,8 @@ from vqrae.export.job import ExportJob
 from vqrae.export.onnx_graph import TracedOnnx, traced_precision, tracer_versions
 from vqrae.export.pt2 import program_from_plan, write_program
 from vqrae.runtimes.closing import Closing
-from vqrae.runtimes.manifest import Calibration, GraphSpec, Precision
-from vqrae.runtimes.precision import PRECISIONS
+from vqrae.runtimes.manifest import Calibration, GraphSpec
+from vqrae.runtimes.precision import PRECISIONS, Precision
 
 
 class Graphs(NamedTuple):

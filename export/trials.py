@@ -14,9 +14,10 @@ from vqrae.calibration.plan import PrecisionPlan
 from vqrae.calibration.trials import GraphName, Trial
 from vqrae.export.int8_onnx import Int8Onnx
 from vqrae.runtimes.closing import Closing
+from vqrae.runtimes.evidence import ParityFigures
 from vqrae.runtimes.latency import interleave, latency, speedup
 from vqrae.runtimes.load_options import LoadOptions
-from vqrae.runtimes.manifest import GraphSpec, ParityFigures, RuntimeInfo
+from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo
 from vqrae.runtimes.parity import Reference, Sample, measure
 from vqrae.runtimes.registry import session_class
 from vqrae.runtimes.sealed import Sealed

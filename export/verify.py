@@ -11,17 +11,10 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 from vqrae.export.job import SOURCE_RUNTIME
 from vqrae.export.reference import sample_from_tokenizer
 from vqrae.runtimes.bundle import Bundle
+from vqrae.runtimes.evidence import Evidence, GateVerdict, ParityFigures, SourceEvidence
 from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.machine import this_machine
-from vqrae.runtimes.manifest import (
-    Evidence,
-    GateVerdict,
-    GraphSpec,
-    Manifest,
-    ParityFigures,
-    RuntimeInfo,
-    SourceEvidence,
-)
+from vqrae.runtimes.manifest import GraphSpec, Manifest, RuntimeInfo
 from vqrae.runtimes.parity import Reference, Sample, judge_parity, measure, misses
 from vqrae.runtimes.precision import PrecisionName
 from vqrae.runtimes.registry import session_class

@@ -21,13 +21,7 @@ from typing import IO
 
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import BundleError, UsageError, storage_error
-from vqrae.runtimes.manifest import (
-    MANIFEST_FILE,
-    MAX_MANIFEST_BYTES,
-    FileEntry,
-    Manifest,
-    parse_manifest,
-)
+from vqrae.runtimes.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, FileEntry, Manifest, parse_manifest
 from vqrae.runtimes.outputs import TARS, check_apart, check_suffix
 from vqrae.runtimes.signature import check_signature
 from vqrae.runtimes.staging import check_new_file, check_new_folder, check_room, staged_file, staged_folder

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from vqrae.runtimes.errors import InvalidInput
@@ -20,6 +20,12 @@ from vqrae.runtimes.errors import InvalidInput
 MOST_BYTES = 2**26
 """Of a file of ours, but for a bundle's manifest, which has a lower limit."""
 Model = TypeVar("Model", bound=BaseModel)
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, no unknown fields, no infinite or missing numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def parse_json(text: bytes | str) -> Any:

@@ -17,14 +17,11 @@ import json
 import re
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     PositiveInt,
     StringConstraints,
@@ -33,8 +30,9 @@ from pydantic import (
 )
 
 from vqrae.runtimes.errors import BundleError
-from vqrae.runtimes.json_text import first_problem, limited, parse_json
-from vqrae.runtimes.precision import PRECISIONS, Limits, PrecisionKind, PrecisionName
+from vqrae.runtimes.evidence import Evidence
+from vqrae.runtimes.json_text import Record, first_problem, limited, parse_json
+from vqrae.runtimes.precision import Precision
 
 FORMAT_NAME: Literal["vqrae-bundle"] = "vqrae-bundle"
 FORMAT_VERSION = "1.2"
@@ -44,11 +42,6 @@ MAX_MANIFEST_BYTES = 4 * 2**20
 
 MAX_PATH, MAX_DEPTH = 255, 16
 """Characters of a path in a bundle, and names in it."""
-
-MIXED_BELOW = 0.5
-"""Share of the multiplications below which INT8 is called mixed."""
-
-GateVerdict = Literal["pass", "fail", "not-executed"]
 
 
 def _inside_the_bundle(value: str) -> str:
@@ -69,12 +62,6 @@ BundlePath = Annotated[str, Field(max_length=MAX_PATH), AfterValidator(_inside_t
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 Versions = Annotated[dict[str, str], AfterValidator(_by_key)]
 Side = Annotated[int, Field(gt=0, le=2**14)]
-
-
-class Record(BaseModel):
-    """Base of all records: immutable, no unknown fields, no infinite or missing numbers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TensorSpec(Record):
@@ -125,7 +112,7 @@ class GraphSpec(Record):
     extra_files: tuple[BundlePath, ...] = ()
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    carriers: Annotated[dict[str, Literal["float32", "int32", "image"]], AfterValidator(_by_key)] = {}
+    carriers: Annotated[dict[str, Literal["float32", "int32", "image"]], AfterValidator(_by_key)] = {}  # noqa: RUF012 - pydantic copies it
     """Tensor -> what carries it in the artifact, where the runtime has no such dtype at a graph's edge: Core ML takes
     bytes as whole float32 numbers, or as an image. A session converts; a client without vqrae has to."""
     batch_limits: BatchLimits | None = None
@@ -188,51 +175,6 @@ class Tokens(Record):
     feature_width: PositiveInt
 
 
-class KeptFloat(Record):
-    """A layer that was kept in float, and why."""
-
-    layer: str
-    reason: str
-
-
-class Budget(Record):
-    """What a user allows INT8 to cost, where that is not what its gate allows; None leaves the gate's limit."""
-
-    max_excess_distortion: float | None = None
-    """Fraction: 0.0005 is 0.05 %."""
-    min_token_agreement: float | None = None
-    """Fraction."""
-    max_source_psnr_drop_db: float | None = None
-
-
-class Precision(Record):
-    """The precision that was really built."""
-
-    name: PrecisionName
-    kept_float: tuple[KeptFloat, ...] = ()
-    int8_share: float | None = None
-    """Of an INT8 bundle: the share of its graphs' multiplications that INT8 does, read back from the artifacts."""
-    budget: Budget | None = None
-
-    @property
-    def kind(self) -> PrecisionKind:
-        """Its row in the table."""
-        return PRECISIONS[self.name]
-
-    @property
-    def limits(self) -> Limits:
-        """What a bundle must keep: its precision's limits, or of those what the user's budget says instead."""
-        limits = self.kind.limits
-        return limits if self.budget is None else replace(limits, **self.budget.model_dump(exclude_none=True))
-
-    @property
-    def title(self) -> str:
-        """`FP32`, `FP16`, `INT8`, `INT8 weights`; `mixed 41%` where INT8 multiplies only that share."""
-        mixed = self.int8_share is not None and self.int8_share < MIXED_BELOW
-        kind, _, stored = self.name.partition("-")
-        return f"mixed {self.int8_share:.0%}" if mixed else f"{kind.upper()} {stored}".strip()
-
-
 class EngineTies(Record):
     """What a compiled engine is tied to: it loads elsewhere only as far as these say."""
 
@@ -253,7 +195,7 @@ class RuntimeInfo(Record):
 
     name: str
     built_with: Versions
-    options: Annotated[dict[str, str | int | bool], AfterValidator(_by_key)] = {}
+    options: Annotated[dict[str, str | int | bool], AfterValidator(_by_key)] = {}  # noqa: RUF012 - pydantic copies it
     hardware: str | None = None
     engine: EngineTies | None = None
     """For engines: what is compared on load."""
@@ -269,98 +211,6 @@ class Calibration(Record):
     codebook_coverage: float
     plan: BundlePath
     """The precision of every layer, and how INT8 was made; `vqrae export --plan` takes it."""
-
-
-class MarginHistogram(Record):
-    """How many tokens, and how many mismatches, have a reference top-2 score margin between two edges."""
-
-    edges: tuple[float, ...]
-    tokens: tuple[int, ...]
-    mismatches: tuple[int, ...]
-
-    @model_validator(mode="after")
-    def _same_bins(self) -> Self:
-        if len(self.tokens) != len(self.mismatches):
-            raise ValueError("as many bins of tokens as of mismatches")
-        return self
-
-
-class ParityFigures(Record):
-    """Bundle against reference, measured on the same images.
-
-    A broken runtime may give NaN, which misses every gate; such figures can be judged but not written.
-    """
-
-    model_config = ConfigDict(allow_inf_nan=True)
-
-    images: int
-    """Number of images compared."""
-    tokens: int
-    """Number of tokens compared."""
-    excess_distortion: float
-    """Σ‖z - chosen code‖² / Σ‖z - best code‖² - 1, a fraction: 0.0001 is 0.01%."""
-    token_agreement: float
-    """Fraction of tokens with the reference's index."""
-    mismatches: int
-    """Number of tokens with another index."""
-    unexplained_mismatches: int
-    """Those that cost more, in the reference's terms, than the token's own feature error and rounding explain."""
-    noise: float
-    """The most that feature error and rounding moved a top-2 score margin; `selftest` compares margins with it."""
-    feature_cosine: float
-    """Mean cosine of the continuous features."""
-    feature_max_error: float
-    """Largest absolute difference of the continuous features."""
-    decode_psnr_db: float
-    """PSNR in dB between both decoders' images from the same indices."""
-    source_psnr_drop_db: float
-    """The reference's PSNR to the source images minus the bundle's, in dB."""
-    source_ssim_drop: float | None = None
-    """The reference's SSIM to the source images minus the bundle's; None where it was not measured."""
-    margin_histogram: MarginHistogram | None = None
-
-
-class SourceEvidence(Record):
-    """The graphs that an artifact was built from, executed by another runtime: less than evidence of the artifact."""
-
-    runtime: str
-    runtime_version: str
-    gate: Literal["pass", "fail"]
-    figures: ParityFigures
-
-
-class Evidence(Record):
-    """Whether and where the bundle was executed, what was measured, and the gate's verdict."""
-
-    executed: bool
-    means: Literal["runtime", "evaluator"] = "runtime"
-    """Who executed it: the runtime itself, or an evaluator that repeats the artifact's operations one by one, by their
-    reference semantics, on a machine that the runtime does not exist for."""
-    reason: str | None = None
-    """Why it was not executed; required then."""
-    gate: GateVerdict
-    gate_failure_allowed: bool = False
-    """Written although the gate was missed, because the user asked for it."""
-    runtime_version: str | None = None
-    device: str | None = None
-    precision: str | None = None
-    """The precision that ran, as the runtime tells it."""
-    machine: str | None = None
-    date: str | None = None
-    """ISO 8601, UTC; None where it was gathered when the bundle was created."""
-    figures: ParityFigures | None = None
-    source: SourceEvidence | None = None
-    """Of a bundle that was not executed: what its source graphs did elsewhere."""
-
-    @model_validator(mode="after")
-    def _says_where_it_comes_from(self) -> Self:
-        if not self.executed and not self.reason:
-            raise ValueError("a reason, because the bundle was not executed")
-        if self.executed and (self.figures is None or self.gate == "not-executed"):
-            raise ValueError("figures and a verdict, because the bundle was executed")
-        if not self.executed and (self.figures is not None or self.gate != "not-executed"):
-            raise ValueError("no figures and no verdict, because the bundle was not executed")
-        return self
 
 
 class FileEntry(Record):

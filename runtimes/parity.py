@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vqrae.runtimes.manifest import MarginHistogram, ParityFigures
+from vqrae.runtimes.evidence import MarginHistogram, ParityFigures
 from vqrae.runtimes.precision import Limits
 
 IDENTICAL_PSNR_DB = 100.0

@@ -1,4 +1,4 @@
-"""The one table of precisions: what each is made of, and every limit that a bundle of it must keep.
+"""The one table of precisions: what each is made of, and every limit that a bundle of it must keep; and what was built.
 
 Nobody asks for a precision by its name: who needs to know something of one reads its row. A new precision is a row
 here, and the form that its graphs are traced in (`export/form.py`).
@@ -6,11 +6,16 @@ here, and the form that its graphs are traced in (`export/form.py`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
+
+from vqrae.runtimes.json_text import Record
+
+MIXED_BELOW = 0.5
+"""Share of the multiplications below which INT8 is called mixed."""
 
 NumberType = Literal["fp32", "fp16", "bf16", "int16", "int8", "int6", "int4"]
 
@@ -120,3 +125,48 @@ PrecisionName = Annotated[str, PlainValidator(_known), WithJsonSchema({"enum": l
 def quantized_names() -> tuple[str, ...]:
     """The precisions that a plan decides, layer by layer."""
     return tuple(name for name, kind in PRECISIONS.items() if kind.quantized)
+
+
+class KeptFloat(Record):
+    """A layer that was kept in float, and why."""
+
+    layer: str
+    reason: str
+
+
+class Budget(Record):
+    """What a user allows INT8 to cost, where that is not what its gate allows; None leaves the gate's limit."""
+
+    max_excess_distortion: float | None = None
+    """Fraction: 0.0005 is 0.05 %."""
+    min_token_agreement: float | None = None
+    """Fraction."""
+    max_source_psnr_drop_db: float | None = None
+
+
+class Precision(Record):
+    """The precision that was really built."""
+
+    name: PrecisionName
+    kept_float: tuple[KeptFloat, ...] = ()
+    int8_share: float | None = None
+    """Of an INT8 bundle: the share of its graphs' multiplications that INT8 does, read back from the artifacts."""
+    budget: Budget | None = None
+
+    @property
+    def kind(self) -> PrecisionKind:
+        """Its row in the table."""
+        return PRECISIONS[self.name]
+
+    @property
+    def limits(self) -> Limits:
+        """What a bundle must keep: its precision's limits, or of those what the user's budget says instead."""
+        limits = self.kind.limits
+        return limits if self.budget is None else replace(limits, **self.budget.model_dump(exclude_none=True))
+
+    @property
+    def title(self) -> str:
+        """`FP32`, `FP16`, `INT8`, `INT8 weights`; `mixed 41%` where INT8 multiplies only that share."""
+        mixed = self.int8_share is not None and self.int8_share < MIXED_BELOW
+        kind, _, stored = self.name.partition("-")
+        return f"mixed {self.int8_share:.0%}" if mixed else f"{kind.upper()} {stored}".strip()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from vqrae.runtimes.bundle import Bundle, listed_files, write_manifest
 from vqrae.runtimes.errors import BundleError, UsageError
-from vqrae.runtimes.manifest import Evidence, GraphSpec, Manifest
+from vqrae.runtimes.evidence import Evidence
+from vqrae.runtimes.manifest import GraphSpec, Manifest
 from vqrae.runtimes.registry import session_class
 from vqrae.runtimes.sealed import Sealed
 from vqrae.runtimes.staging import staged_folder

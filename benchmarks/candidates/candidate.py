@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from vqrae.benchmarks.candidates.work import COUNTERS, Work, counted_work
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.closing import Closing
+from vqrae.runtimes.evidence import GateVerdict, ParityFigures
 from vqrae.runtimes.load_options import LoadOptions
-from vqrae.runtimes.manifest import GateVerdict, Manifest, ParityFigures
+from vqrae.runtimes.manifest import Manifest
 from vqrae.runtimes.precision import PrecisionName
 from vqrae.runtimes.registry import RUNTIMES
 from vqrae.runtimes.session import Execution

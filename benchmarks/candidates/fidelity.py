@@ -12,7 +12,7 @@ from vqrae.export.parity_images import DEFAULT_COUNT, parity_images
 from vqrae.export.reference import reference_from_model
 from vqrae.export.tokenizers.vqrae import VqraeReference
 from vqrae.model import VQRAE
-from vqrae.runtimes.manifest import ParityFigures
+from vqrae.runtimes.evidence import ParityFigures
 from vqrae.runtimes.parity import Sample, measure
 
 Arrays = tuple[NDArray[Any], ...]

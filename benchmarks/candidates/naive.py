@@ -29,8 +29,9 @@ from vqrae.export.tokenizers.vqrae import graph_plans
 from vqrae.model import VQRAE
 from vqrae.model.vqrae import resized
 from vqrae.runtimes.backends.onnxruntime import OnnxRuntimeSession
+from vqrae.runtimes.evidence import ParityFigures
 from vqrae.runtimes.load_options import LoadOptions
-from vqrae.runtimes.manifest import GraphSpec, ParityFigures, RuntimeInfo
+from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo
 from vqrae.runtimes.sealed import Sealed
 
 

@@ -24,7 +24,7 @@ from vqrae.checkpoint import from_pretrained, open_checkpoint, save_pretrained
 from vqrae.model import VQRAE
 from vqrae.model.vqrae import resized
 from vqrae.runtimes.errors import RuntimeUnavailable
-from vqrae.runtimes.manifest import ParityFigures
+from vqrae.runtimes.evidence import ParityFigures
 
 COMPILERS = ("g++", "clang++", "c++")
 FloatName = Literal["fp32", "fp16"]

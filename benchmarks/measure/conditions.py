@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from vqrae.runtimes.manifest import Record
+from vqrae.runtimes.json_text import Record
 
 PACKAGES = (
     "vqrae",

@@ -17,8 +17,8 @@ import numpy as np
 from vqrae.benchmarks.candidates.candidate import SEED, Graph
 from vqrae.benchmarks.candidates.work import Work
 from vqrae.runtimes.errors import RuntimeUnavailable
+from vqrae.runtimes.json_text import Record
 from vqrae.runtimes.load_options import LoadOptions
-from vqrae.runtimes.manifest import Record
 from vqrae.runtimes.signal_stack import kept_signal_stack
 
 SIDE = 1024

@@ -17,8 +17,8 @@ from PIL import Image
 
 from vqrae.benchmarks.candidates.candidate import runtime_title
 from vqrae.runtimes.errors import UsageError
+from vqrae.runtimes.json_text import Record
 from vqrae.runtimes.latency import interleave, latency, speedup
-from vqrae.runtimes.manifest import Record
 from vqrae.runtimes.preprocess import open_image, prepare
 from vqrae.runtimes.tokenizer import Tokenizer
 

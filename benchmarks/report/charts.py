@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from vqrae.benchmarks.measure.limit import Limit
 from vqrae.benchmarks.report.figures import percent, significant, times, times_interval
 from vqrae.benchmarks.rows import BenchResult, BenchRow
-from vqrae.runtimes.manifest import MarginHistogram, ParityFigures
+from vqrae.runtimes.evidence import MarginHistogram, ParityFigures
 
 WHISKER_ROOM = 1.02
 """Length of the axis, in times of the largest value on it."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from vqrae.benchmarks.candidates.candidate import runtime_title
 from vqrae.benchmarks.report.figures import decibels, percent, significant, tiny_percent
-from vqrae.runtimes.manifest import Evidence, GateVerdict, Manifest, ParityFigures
+from vqrae.runtimes.evidence import Evidence, GateVerdict, ParityFigures
+from vqrae.runtimes.manifest import Manifest
 from vqrae.runtimes.parity import judge_parity
 from vqrae.runtimes.precision import Limits
 

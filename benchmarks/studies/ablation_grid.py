@@ -16,7 +16,7 @@ from pydantic import Field
 from vqrae.benchmarks.studies.runner import Figures, Result
 from vqrae.benchmarks.studies.study import Spread
 from vqrae.config import DecoderConfig, EncoderConfig, QuantizerConfig, SimVQConfig, VQRAEConfig
-from vqrae.runtimes.manifest import Record
+from vqrae.runtimes.json_text import Record
 from vqrae.training.config import (
     PhaseConfig,
     PhaseName,

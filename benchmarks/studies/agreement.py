@@ -33,9 +33,9 @@ from vqrae.benchmarks.studies.runner import Figures, Task, opened_log, run
 from vqrae.benchmarks.studies.study import StudyParser, check_least, table
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable, UsageError, run_as_program
+from vqrae.runtimes.json_text import Record
 from vqrae.runtimes.latency import MIN_ROUNDS, interleave, latency, speedup
 from vqrae.runtimes.load_options import LoadOptions
-from vqrae.runtimes.manifest import Record
 
 TOLERANCE = 0.05
 TOOLS = {"onnxruntime": "a plain loop", "openvino": "`benchmark_app`"}

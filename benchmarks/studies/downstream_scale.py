@@ -11,7 +11,7 @@ from vqrae.downstream.painter import Sampling
 from vqrae.downstream.tasks import JUDGED_SAMPLING, Extent
 from vqrae.downstream.teaching import PaintingRecipe, ReadingRecipe, world_painting, world_reading
 from vqrae.downstream.tokenizer import world_recipe
-from vqrae.runtimes.manifest import Record
+from vqrae.runtimes.json_text import Record
 from vqrae.training.config import Recipe
 
 

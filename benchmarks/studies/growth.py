@@ -35,9 +35,9 @@ from vqrae.export.parity_images import parity_images
 from vqrae.export.tokenizers.vqrae import VqraeTokenizer, tokenizer_name
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import UsageError, run_as_program
+from vqrae.runtimes.json_text import Record
 from vqrae.runtimes.latency import MIN_ROUNDS, Latency, interleave, latency
 from vqrae.runtimes.load_options import LoadOptions
-from vqrae.runtimes.manifest import Record
 
 FORMATS = ("onnx", "openvino")
 BATCHES = (1, 2, 4, 8, 16, 32)

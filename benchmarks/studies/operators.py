@@ -34,9 +34,9 @@ from vqrae.runtimes.backends.onnxruntime import ERRORS, session_options
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.errors import UsageError, run_as_program
+from vqrae.runtimes.json_text import Record
 from vqrae.runtimes.latency import interleave, latency
 from vqrae.runtimes.load_options import LoadOptions
-from vqrae.runtimes.manifest import Record
 from vqrae.runtimes.session import refused_graph
 
 PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv")

@@ -19,8 +19,8 @@ from vqrae.benchmarks.studies.study import StudyParser
 from vqrae.images.photographs import write_photographs
 from vqrae.model import VQRAE
 from vqrae.runtimes.errors import run_as_program
+from vqrae.runtimes.json_text import Record
 from vqrae.runtimes.machine import this_machine
-from vqrae.runtimes.manifest import Record
 from vqrae.training.config import StageConfig, recipe
 from vqrae.training.cost import plan
 from vqrae.training.data.batches import TrainingImages

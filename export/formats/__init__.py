@@ -15,8 +15,7 @@ from vqrae.calibration.plan import PrecisionPlan
 from vqrae.export.batch import DYNAMIC, Batch
 from vqrae.export.formats.format import Format, FormatOptions
 from vqrae.runtimes.errors import UsageError, unknown_name
-from vqrae.runtimes.manifest import Budget
-from vqrae.runtimes.precision import PRECISIONS, PrecisionName, quantized_names
+from vqrae.runtimes.precision import PRECISIONS, Budget, PrecisionName, quantized_names
 
 if TYPE_CHECKING:
     from vqrae.calibration.layers import Product

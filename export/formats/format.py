@@ -13,7 +13,7 @@ from vqrae.calibration.plan import Scheme
 from vqrae.export.batch import Batch, BatchKind
 from vqrae.export.job import ExportJob, Written
 from vqrae.runtimes.errors import UsageError
-from vqrae.runtimes.manifest import Record
+from vqrae.runtimes.json_text import Record
 from vqrae.runtimes.precision import PRECISIONS, NumberType, PrecisionName
 
 ImageEdge = Literal["uint8 BHWC", "float32 BHWC", "float32 BCHW"]

@@ -10,8 +10,8 @@ from pydantic import AfterValidator, PositiveInt
 
 from vqrae.export.formats.format import Format, FormatOptions
 from vqrae.export.job import SOURCE_RUNTIME, ExportJob, Written
-from vqrae.runtimes.manifest import BatchLimits, GraphSpec, Precision
-from vqrae.runtimes.precision import PrecisionName
+from vqrae.runtimes.manifest import BatchLimits, GraphSpec
+from vqrae.runtimes.precision import Precision, PrecisionName
 from vqrae.runtimes.registry import session_class
 
 if TYPE_CHECKING:

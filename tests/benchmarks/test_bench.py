@@ -22,8 +22,9 @@ from vqrae.export.parity_images import parity_images
 from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.runtimes.bundle import Bundle, write_manifest
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
+from vqrae.runtimes.evidence import Evidence, SourceEvidence
 from vqrae.runtimes.load_options import LoadOptions
-from vqrae.runtimes.manifest import BatchLimits, EngineTies, Evidence, RuntimeInfo, SourceEvidence, read_manifest
+from vqrae.runtimes.manifest import BatchLimits, EngineTies, RuntimeInfo, read_manifest
 from vqrae.runtimes.session import Execution
 from vqrae.runtimes.tokenizer import Tokenizer
 

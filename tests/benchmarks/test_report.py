@@ -11,7 +11,8 @@ from vqrae.benchmarks.report.html import render_report, speed_summary, write_rep
 from vqrae.benchmarks.report.reconstructions import Reconstructions
 from vqrae.benchmarks.report.verdicts import headline, overall_gate, verdict
 from vqrae.runtimes.errors import ImageError, StorageError
-from vqrae.runtimes.manifest import Evidence, Manifest, SourceEvidence
+from vqrae.runtimes.evidence import Evidence, SourceEvidence
+from vqrae.runtimes.manifest import Manifest
 
 VOID = {"meta", "link", "img", "line", "rect", "circle"}
 

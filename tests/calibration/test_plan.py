@@ -9,7 +9,7 @@ import pytest
 from vqrae.calibration.layers import Product
 from vqrae.calibration.plan import FLOAT_BY_DEFAULT, PrecisionPlan
 from vqrae.runtimes.errors import DataError, UsageError
-from vqrae.runtimes.manifest import KeptFloat
+from vqrae.runtimes.precision import KeptFloat
 
 LAYERS = (
     "encoder.patch_embedding",

@@ -9,8 +9,7 @@ from vqrae.calibration.search import Found, frontier, kept, search
 from vqrae.calibration.sensitivity import layer_sensitivities
 from vqrae.calibration.trials import Trial, Try
 from vqrae.runtimes.errors import GateFailure
-from vqrae.runtimes.manifest import Budget
-from vqrae.runtimes.precision import PRECISIONS
+from vqrae.runtimes.precision import PRECISIONS, Budget
 
 LIMITS = PRECISIONS["int8"].limits
 

@@ -28,8 +28,9 @@ from vqrae.runtimes import registry
 from vqrae.runtimes.backends.onnxruntime import OnnxRuntimeSession
 from vqrae.runtimes.bundle import Bundle, write_manifest
 from vqrae.runtimes.errors import RuntimeUnavailable
-from vqrae.runtimes.manifest import Budget, Evidence, GraphSpec, SourceEvidence
-from vqrae.runtimes.precision import PRECISIONS
+from vqrae.runtimes.evidence import Evidence, SourceEvidence
+from vqrae.runtimes.manifest import GraphSpec
+from vqrae.runtimes.precision import PRECISIONS, Budget
 from vqrae.training.config import PretrainConfig, Recipe, Stage1Config, Stage2Config
 
 ROW = {"bundle", "runtime", "runtime_version", "precision", "device", "executed"}

@@ -21,9 +21,9 @@ from vqrae.export.tokenizers.vqrae import EncodeGraph
 from vqrae.runtimes.backends.coreml_spec import batch_limits, operations, read_spec
 from vqrae.runtimes.backends.coreml_tools import ct
 from vqrae.runtimes.errors import RuntimeUnavailable, UsageError
-from vqrae.runtimes.manifest import BatchLimits, Precision, read_manifest
+from vqrae.runtimes.manifest import BatchLimits, read_manifest
 from vqrae.runtimes.parity import judge_parity, misses
-from vqrae.runtimes.precision import PRECISIONS
+from vqrae.runtimes.precision import PRECISIONS, Precision
 
 
 def test_a_bundle_is_built_and_says_that_an_evaluator_executed_it(builder: BundleBuilder) -> None:

@@ -23,8 +23,7 @@ from vqrae.export.speed import GraphSpeed
 from vqrae.export.verify import VerifyRow, gather_evidence
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import DataError, GateFailure, UsageError
-from vqrae.runtimes.manifest import Budget
-from vqrae.runtimes.precision import PRECISIONS
+from vqrae.runtimes.precision import PRECISIONS, Budget
 from vqrae.runtimes.selftest import selftest
 from vqrae.runtimes.tokenizer import load
 

@@ -26,7 +26,7 @@ from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.export.trials import GraphTrials
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import DataError, GateFailure
-from vqrae.runtimes.manifest import Budget
+from vqrae.runtimes.precision import Budget
 
 MEASURED = random_images(9).numpy()[6:]
 

@@ -19,8 +19,8 @@ from vqrae.runtimes.backends.tensorrt import cuda
 from vqrae.runtimes.backends.tensorrt.layers import LayerTable, product_counts
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable
-from vqrae.runtimes.manifest import BatchLimits, Budget
-from vqrae.runtimes.precision import PRECISIONS, PrecisionName
+from vqrae.runtimes.manifest import BatchLimits
+from vqrae.runtimes.precision import PRECISIONS, Budget, PrecisionName
 from vqrae.runtimes.rebuild import rebuild
 
 pytestmark = pytest.mark.skipif(bool(cuda.all_gpus()), reason="with an NVIDIA GPU, speed is judged too")

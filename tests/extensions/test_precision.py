@@ -18,8 +18,8 @@ from vqrae.export.formats import target
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import GateFailure, UsageError
 from vqrae.runtimes.load_options import LoadOptions
-from vqrae.runtimes.manifest import Manifest, Precision, manifest_schema, read_manifest
-from vqrae.runtimes.precision import PRECISIONS
+from vqrae.runtimes.manifest import Manifest, manifest_schema, read_manifest
+from vqrae.runtimes.precision import PRECISIONS, Precision
 from vqrae.runtimes.selftest import selftest
 
 

@@ -19,21 +19,20 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from vqrae.runtimes.evidence import Evidence, ParityFigures
 from vqrae.runtimes.golden import GoldenSamples, save_golden
 from vqrae.runtimes.manifest import (
     CheckpointIdentity,
-    Evidence,
     FileEntry,
     GraphSpec,
     Manifest,
-    ParityFigures,
-    Precision,
     Preprocessing,
     RuntimeInfo,
     TensorSpec,
     Tokens,
     signature,
 )
+from vqrae.runtimes.precision import Precision
 from vqrae.runtimes.preprocess import prepare
 
 HEIGHT, WIDTH, PATCH, CODES = 8, 12, 4, 16

@@ -36,8 +36,8 @@ from vqrae.runtimes.backends.tensorrt.tensorrt_rtx import API
 from vqrae.runtimes.backends.tensorrt.ties import this_platform
 from vqrae.runtimes.backends.tensorrt.timings import TimingCache
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
-from vqrae.runtimes.manifest import BatchLimits, GraphSpec, Precision, RuntimeInfo, TensorSpec
-from vqrae.runtimes.precision import PrecisionName
+from vqrae.runtimes.manifest import BatchLimits, GraphSpec, RuntimeInfo, TensorSpec
+from vqrae.runtimes.precision import Precision, PrecisionName
 
 RECIPE = EngineRecipe(workspace_mb=256, compute_capabilities=("8.0", "8.6", "8.9", "12.0"))
 LIMITS = BatchLimits(least=1, best=2, most=4)

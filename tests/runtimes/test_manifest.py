@@ -15,20 +15,17 @@ from pydantic import ValidationError
 
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import BundleError
+from vqrae.runtimes.evidence import Evidence, MarginHistogram
 from vqrae.runtimes.manifest import (
     MAX_MANIFEST_BYTES,
-    Budget,
     Calibration,
-    Evidence,
     FileEntry,
     Manifest,
-    MarginHistogram,
-    Precision,
     manifest_schema,
     parse_manifest,
     read_manifest,
 )
-from vqrae.runtimes.precision import PrecisionName
+from vqrae.runtimes.precision import Budget, Precision, PrecisionName
 
 GOLDEN_JSON = Path(__file__).with_name("golden_manifest.json")
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
-from vqrae.runtimes.manifest import Budget, ParityFigures, Precision
+from vqrae.runtimes.evidence import ParityFigures
 from vqrae.runtimes.parity import (
     IDENTICAL_PSNR_DB,
     CodeSpace,
@@ -23,7 +23,7 @@ from vqrae.runtimes.parity import (
     misses,
     psnr_db,
 )
-from vqrae.runtimes.precision import PRECISIONS, PrecisionName
+from vqrae.runtimes.precision import PRECISIONS, Budget, Precision, PrecisionName
 
 K, C, E, GRID, BATCH = 50, 12, 20, (4, 5), 3
 

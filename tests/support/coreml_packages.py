@@ -29,9 +29,11 @@ from vqrae.export.tokenizers.vqrae import VqraeReference
 from vqrae.model import VQRAE
 from vqrae.runtimes.backends.coreml import CoreMLSession
 from vqrae.runtimes.backends.coreml_tools import ct, quiet_coremltools
+from vqrae.runtimes.evidence import ParityFigures
 from vqrae.runtimes.load_options import LoadOptions
-from vqrae.runtimes.manifest import GraphSpec, ParityFigures, Precision, RuntimeInfo
+from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo
 from vqrae.runtimes.parity import Reference, Sample, measure
+from vqrae.runtimes.precision import Precision
 from vqrae.runtimes.sealed import Sealed
 
 FOLDER = Path(tempfile.mkdtemp(prefix="vqrae-coreml-tests-"))

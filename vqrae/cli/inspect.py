@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from vqrae.cli.options import AsJson, BundlePath, PublicKey
 
 if TYPE_CHECKING:
-    from vqrae.runtimes.manifest import Evidence, ParityFigures
+    from vqrae.runtimes.evidence import Evidence, ParityFigures
 
 
 def inspect(bundle: BundlePath, public_key: PublicKey = None, as_json: AsJson = False) -> None:

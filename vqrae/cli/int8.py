@@ -12,7 +12,7 @@ from vqrae.cli.options import Group, fraction
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vqrae.runtimes.manifest import Budget
+    from vqrae.runtimes.precision import Budget
 
 PANEL = "INT8"
 _WEIGHTS_ONLY = {"int8": "int8-weights"}
@@ -71,7 +71,7 @@ def int8_options(
     Raises:
         UsageError: a limit that is no share, or not a possible one.
     """
-    from vqrae.runtimes.manifest import Budget
+    from vqrae.runtimes.precision import Budget
 
     budget = Budget(
         max_excess_distortion=_fraction("--max-excess-distortion", max_excess_distortion),

@@ -13,8 +13,7 @@ from vqrae.downstream.words import world_words
 from vqrae.model.encoders.library import check_loaded
 from vqrae.model.pretrained import foreign_errors, required_file
 from vqrae.runtimes.errors import CheckpointError
-from vqrae.runtimes.json_text import read_object
-from vqrae.runtimes.manifest import Record
+from vqrae.runtimes.json_text import Record, read_object
 from vqrae.runtimes.staging import staged_folder
 from vqrae.tensor_file import check_finite, check_held, storage_errors
 

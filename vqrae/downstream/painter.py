@@ -22,8 +22,7 @@ from vqrae.downstream.code_embeddings import code_embeddings
 from vqrae.downstream.language import LANGUAGE_FOLDER, Language, open_language, write_language
 from vqrae.downstream.words import padding_id, token_ids
 from vqrae.runtimes.errors import CheckpointError, IndicesError, UsageError
-from vqrae.runtimes.json_text import read_model
-from vqrae.runtimes.manifest import Record
+from vqrae.runtimes.json_text import Record, read_model
 from vqrae.runtimes.staging import staged_folder
 
 PAINTER_FILE = "painter.json"

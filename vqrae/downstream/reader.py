@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from vqrae.downstream.language import LANGUAGE_FOLDER, Language, open_language, write_language
 from vqrae.downstream.words import ASSISTANT, USER, padding_id, token_ids
 from vqrae.runtimes.errors import CheckpointError, UsageError
-from vqrae.runtimes.json_text import read_model
-from vqrae.runtimes.manifest import Record
+from vqrae.runtimes.json_text import Record, read_model
 from vqrae.runtimes.staging import staged_folder
 from vqrae.tensor_file import check_finite, save_tensors
 

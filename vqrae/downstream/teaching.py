@@ -18,7 +18,7 @@ from vqrae.downstream.lessons import FrozenFeatures, LessonConfig, PaintedData, 
 from vqrae.downstream.painter import Painter
 from vqrae.downstream.reader import Reader, ReaderFields
 from vqrae.model.encoder import Encoder
-from vqrae.runtimes.manifest import Record
+from vqrae.runtimes.json_text import Record
 from vqrae.runtimes.staging import claimed_folder
 from vqrae.training.loop import train
 from vqrae.training.processes import Processes

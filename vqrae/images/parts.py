@@ -17,7 +17,7 @@ from vqrae.images.parquet import NoImageColumn, count_rows
 from vqrae.images.report import Damaged, LeftOut, lines_of
 from vqrae.images.tar import Member, contents_of
 from vqrae.runtimes.errors import DataError
-from vqrae.runtimes.manifest import Record
+from vqrae.runtimes.json_text import Record
 
 
 class Part(Record):

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from vqrae.images.kinds import WORDS, Why, key_of
 from vqrae.runtimes.errors import DataError, ImageError
-from vqrae.runtimes.manifest import Record
+from vqrae.runtimes.json_text import Record
 
 _NAMED = 3
 """Names of each kind in a line for people."""

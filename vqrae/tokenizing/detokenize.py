@@ -15,8 +15,8 @@ from PIL import Image
 
 from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.errors import DataError, UsageError, controls
+from vqrae.runtimes.json_text import Record
 from vqrae.runtimes.load_options import LoadOptions
-from vqrae.runtimes.manifest import Record
 from vqrae.runtimes.staging import claimed_folder, staged_file, staged_folder
 from vqrae.runtimes.tokenizer import Tokenizer
 from vqrae.tokenizing.job import (

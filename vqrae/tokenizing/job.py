@@ -22,8 +22,8 @@ from vqrae.images.kinds import key_of
 from vqrae.images.report import Damaged, LeftOut, counted, some
 from vqrae.runtimes.bundle import sha256_file
 from vqrae.runtimes.errors import DataError, UsageError, storage_error
-from vqrae.runtimes.json_text import read_model
-from vqrae.runtimes.manifest import Record, Sha256
+from vqrae.runtimes.json_text import Record, read_model
+from vqrae.runtimes.manifest import Sha256
 from vqrae.runtimes.staging import RUN_LOCK, write_output
 from vqrae.tokenizing.token_files import Layout
 

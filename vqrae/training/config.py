@@ -20,8 +20,7 @@ from vqrae.config import (
     tiny,
 )
 from vqrae.runtimes.errors import UsageError, unknown_name
-from vqrae.runtimes.json_text import told
-from vqrae.runtimes.manifest import Record
+from vqrae.runtimes.json_text import Record, told
 
 AUTOCAST = {"fp32": False, "bf16": True}
 """Precision of a phase -> whether PyTorch casts to bfloat16 in the networks."""

@@ -20,7 +20,7 @@ from vqrae.model import VQRAE
 from vqrae.model.quantizers import new_quantizer
 from vqrae.model.search import chunked_nearest_codes
 from vqrae.runtimes.errors import UsageError
-from vqrae.runtimes.manifest import Record
+from vqrae.runtimes.json_text import Record
 from vqrae.training.config import AUTOCAST, Recipe, StageConfig
 from vqrae.training.losses.adversarial import PatchDiscriminator
 from vqrae.training.phase import transformer_blocks

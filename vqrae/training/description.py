@@ -12,8 +12,7 @@ from pydantic import Field
 from vqrae.config import VQRAEConfig
 from vqrae.images.report import some
 from vqrae.runtimes.errors import CheckpointError, UsageError
-from vqrae.runtimes.json_text import read_model, read_object, validated
-from vqrae.runtimes.manifest import Record
+from vqrae.runtimes.json_text import Record, read_model, read_object, validated
 from vqrae.runtimes.staging import write_output
 from vqrae.training.config import PhaseConfig, as_read
 

@@ -10,8 +10,7 @@ from vqrae.calibration.layers import check_int8, int8_share
 from vqrae.calibration.recipe import Int8Recipe
 from vqrae.runtimes.backends.coreml_spec import PRODUCTS, dtype_name, matrix_products, operands, operations
 from vqrae.runtimes.errors import RuntimeUnavailable
-from vqrae.runtimes.manifest import Precision
-from vqrae.runtimes.precision import PRECISIONS, PrecisionName
+from vqrae.runtimes.precision import PRECISIONS, Precision, PrecisionName
 
 LAYERS = {"layer_norm": "LayerNorm", "reduce_mean": "LayerNorm", "softmax": "softmax", "add": "residual stream"}
 """Operation type -> the layer of `KEPT_IN_FP16` that it belongs to; an RMS norm comes apart into a mean and more."""

@@ -21,7 +21,8 @@ from vqrae.runtimes.backends.tensorrt.recipe import EngineRecipe
 from vqrae.runtimes.backends.tensorrt.ties import this_platform
 from vqrae.runtimes.backends.tensorrt.timings import TimingCache
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, unknown_name
-from vqrae.runtimes.manifest import BatchLimits, GraphSpec, Precision, RuntimeInfo, Versions
+from vqrae.runtimes.manifest import BatchLimits, GraphSpec, RuntimeInfo, Versions
+from vqrae.runtimes.precision import Precision
 from vqrae.runtimes.session import check_signature, refused_graph
 
 

@@ -16,8 +16,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable
-from vqrae.runtimes.manifest import Precision, Record
-from vqrae.runtimes.precision import NumberType
+from vqrae.runtimes.json_text import Record
+from vqrae.runtimes.precision import NumberType, Precision
 
 TYPES: dict[NumberType, str] = {"fp32": "FLOAT", "fp16": "HALF", "int8": "INT8"}
 """What products multiply in -> the framework's name for it."""

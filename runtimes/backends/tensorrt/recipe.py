@@ -10,7 +10,8 @@ from vqrae.runtimes.backends.tensorrt.api import EngineApi
 from vqrae.runtimes.backends.tensorrt.cuda import Gpu
 from vqrae.runtimes.backends.tensorrt.ties import PORTABLE, this_platform
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable
-from vqrae.runtimes.manifest import EngineTies, Record, RuntimeInfo
+from vqrae.runtimes.json_text import Record
+from vqrae.runtimes.manifest import EngineTies, RuntimeInfo
 
 _LEAST_OF_AMPERE = "8.0"
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from vqrae.model.quantizers import FIRST_KIND
-from vqrae.runtimes.manifest import Record
+from vqrae.runtimes.json_text import Record
 
 
 class QuantizerConfig(Record):
