@@ -1,9 +1,11 @@
-"""What serves one call at a time: requests, lanes. A call waits while all of them are busy."""
+"""Work of several threads: what serves one call at a time (requests, lanes), and what is done ahead of its taker."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Generic, TypeVar
@@ -11,6 +13,7 @@ from typing import Generic, TypeVar
 from vqrae.runtimes.session import closed_session
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Pool(Generic[Item]):
@@ -49,3 +52,30 @@ class Pool(Generic[Item]):
             if count:
                 self._idle.put(None)  # what later calls get, and hand on to each other
         return items
+
+
+def done_ahead(
+    work: Callable[[Item], Result], items: Iterable[Item], *, threads: int, most: int
+) -> Generator[Result, None, None]:
+    """Results in the order of the items. Close it if it is not read to its end: no thread outlives it.
+
+    An item's error is raised where its result would be; what was not begun by then is never begun.
+
+    Args:
+        work: what is to be done with each item; it runs in several threads.
+        items: read by the taker's thread, each when there is room for it.
+        threads: items that are worked on at once.
+        most: items that are worked on, or whose results wait to be taken.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) >= most:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

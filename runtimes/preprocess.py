@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -36,7 +37,6 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.TiffTags import TAGS_V2_GROUPS
 
 from vqrae.runtimes.errors import ImageError, VqraeError, storage_error
-from vqrae.runtimes.metadata import pixels_only
 
 RULE = "bicubic-center-crop/1"
 MAX_PIXELS = 2**27
@@ -61,6 +61,12 @@ _TURNS: dict[object, Image.Transpose] = {
 """By EXIF's orientation."""
 _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 """Tags of TIFF, and a value."""
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+_PNG_KEPT = (b"tRNS", b"eXIf")
+"""Chunks that a decoder may ignore, and that the rule does not; those whose names begin with a capital it may not."""
+_SOS, _APP0, _APP1, _APP14, _APP15, _COMMENT = 0xDA, 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
+_ALONE = (0x01, *range(0xD0, 0xDA))
+"""Markers of JPEG that no length follows."""
 _WARNING_FILTERS = threading.Lock()  # the interpreter's filters belong to all threads
 
 
@@ -240,3 +246,53 @@ def _reading(subject: str) -> Iterator[None]:
     except Exception as error:
         got = f"damaged data ({str(error) or type(error).__name__})"
         raise ImageError(subject, got=got, expected="a whole image") from error
+
+
+def pixels_only(content: bytes) -> bytes:
+    """An encoded PNG or JPEG without what is no pixels; other formats, and what is damaged otherwise, as they are.
+
+    Their decoders read metadata on their way to the pixels; a viewer ignores damage there, and so do we. EXIF stays: it
+    says which way is up.
+    """
+    if content.startswith(_PNG):
+        return _png(content)
+    return _jpeg(content) if content.startswith(_JPEG) else content
+
+
+def _png(content: bytes) -> bytes:
+    kept, at = [_PNG], len(_PNG)
+    while at + 12 <= len(content):
+        end = at + 12 + int.from_bytes(content[at : at + 4], "big")
+        name = content[at + 4 : at + 8]
+        whole = name != b"eXIf" or zlib.crc32(content[at + 4 : end - 4]) == int.from_bytes(
+            content[end - 4 : end], "big"
+        )
+        if name[:1].isupper() or (name in _PNG_KEPT and whole):
+            kept.append(content[at:end])
+        at = end
+    return b"".join([*kept, content[at:]])
+
+
+def _jpeg(content: bytes) -> bytes:
+    """Segments up to the first scan; a decoder takes the colors' meaning from APP0 (JFIF) and APP14 (Adobe)."""
+    kept, at = [_JPEG], len(_JPEG)
+    while at + 4 <= len(content) and content[at] == 0xFF:
+        marker = content[at + 1]
+        if marker == 0xFF:  # what may fill the space before a marker
+            at += 1
+            continue
+        if marker == _SOS:
+            break
+        end = at + 2 if marker in _ALONE else at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+        segment = content[at:end]
+        metadata = _APP0 <= marker <= _APP15 or marker == _COMMENT
+        if not metadata or _matters(marker, segment):
+            kept.append(segment)
+        at = max(end, at + 2)
+    return b"".join([*kept, content[at:]])
+
+
+def _matters(marker: int, segment: bytes) -> bool:
+    if marker == _APP0:
+        return segment[4:9] == b"JFIF\0" and len(segment) >= 18
+    return marker == _APP14 or (marker == _APP1 and segment[4:10] == b"Exif\0\0")

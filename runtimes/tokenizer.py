@@ -19,9 +19,9 @@ from vqrae.runtimes.bundle import Bundle
 from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.errors import BundleError, EngineMismatch, ImageError, IndicesError, UsageError, VqraeError
 from vqrae.runtimes.load_options import LoadOptions, Sealing
-from vqrae.runtimes.lookahead import done_ahead
 from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.manifest import GraphSpec, Manifest
+from vqrae.runtimes.pool import done_ahead
 from vqrae.runtimes.preprocess import RULE, ImageLike, prepare
 from vqrae.runtimes.rebuild import rebuild as rebuilt
 from vqrae.runtimes.registry import session_class

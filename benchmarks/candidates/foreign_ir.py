@@ -11,9 +11,9 @@ from vqrae.benchmarks.candidates.foreign import Axes, ForeignCandidate
 from vqrae.runtimes.backends.openvino import VERSION, native_properties
 from vqrae.runtimes.backends.openvino_library import openvino
 from vqrae.runtimes.errors import UsageError
+from vqrae.runtimes.interrupts import kept_signal_stack
 from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.session import failed_run, refused_graph
-from vqrae.runtimes.signal_stack import kept_signal_stack
 
 DTYPES = {"f32": "float32", "f16": "float16", "u8": "uint8"}
 

@@ -17,9 +17,9 @@ import numpy as np
 from vqrae.benchmarks.candidates.candidate import SEED, Graph
 from vqrae.benchmarks.candidates.work import Work
 from vqrae.runtimes.errors import RuntimeUnavailable
+from vqrae.runtimes.interrupts import kept_signal_stack
 from vqrae.runtimes.json_text import Record
 from vqrae.runtimes.load_options import LoadOptions
-from vqrae.runtimes.signal_stack import kept_signal_stack
 
 SIDE = 1024
 """Of the square matrices: large enough for every library's best, and 2 GFLOP small."""

@@ -103,9 +103,8 @@ class EngineFormat(Format):
         return session.api()
 
     def _builder(self, options: EngineOptions, precision: Precision) -> EngineBuilder:
-        from vqrae.runtimes.backends.tensorrt.builder import EngineBuilder, building_gpu
+        from vqrae.runtimes.backends.tensorrt.builder import EngineBuilder, TimingCache, building_gpu
         from vqrae.runtimes.backends.tensorrt.recipe import EngineRecipe
-        from vqrae.runtimes.backends.tensorrt.timings import TimingCache
 
         api = self._api()
         recipe = EngineRecipe.model_validate(options.model_dump(include=set(EngineRecipe.model_fields)))

@@ -17,7 +17,7 @@ from vqrae.runtimes.backends.openvino_library import openvino
 from vqrae.runtimes.backends.openvino_library import opset13 as ops
 from vqrae.runtimes.compile_cache import CompileCache
 from vqrae.runtimes.errors import DeviceMissing, RuntimeUnavailable, unknown_name
-from vqrae.runtimes.interrupts import interruptible
+from vqrae.runtimes.interrupts import interruptible, kept_signal_stack
 from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo
@@ -25,7 +25,6 @@ from vqrae.runtimes.pool import Pool
 from vqrae.runtimes.private_folder import PrivateFolder
 from vqrae.runtimes.sealed import Sealed
 from vqrae.runtimes.session import Execution, Session, check_doubled, check_signature, failed_run, refused_graph
-from vqrae.runtimes.signal_stack import kept_signal_stack
 
 VERSION = version("openvino")
 DEFAULT_DEVICE = "cpu"

@@ -22,7 +22,7 @@ from vqrae.export.onnx_graph import graph_from_plan, traced_precision
 from vqrae.export.tokenizers.vqrae import graph_plans
 from vqrae.runtimes.backends.tensorrt import cuda
 from vqrae.runtimes.backends.tensorrt.api import EngineApi
-from vqrae.runtimes.backends.tensorrt.builder import EngineBuilder, building_gpu
+from vqrae.runtimes.backends.tensorrt.builder import EngineBuilder, TimingCache, building_gpu
 from vqrae.runtimes.backends.tensorrt.layers import (
     EngineLayer,
     LayerTable,
@@ -34,7 +34,6 @@ from vqrae.runtimes.backends.tensorrt.layers import (
 from vqrae.runtimes.backends.tensorrt.recipe import EngineRecipe
 from vqrae.runtimes.backends.tensorrt.tensorrt_rtx import API
 from vqrae.runtimes.backends.tensorrt.ties import this_platform
-from vqrae.runtimes.backends.tensorrt.timings import TimingCache
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
 from vqrae.runtimes.manifest import BatchLimits, GraphSpec, RuntimeInfo, TensorSpec
 from vqrae.runtimes.precision import Precision, PrecisionName

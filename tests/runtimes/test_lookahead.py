@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from vqrae.runtimes.lookahead import done_ahead
+from vqrae.runtimes.pool import done_ahead
 
 
 def counted(limit: int, taken: list[int]) -> Iterator[int]:

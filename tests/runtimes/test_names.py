@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from vqrae.runtimes.names import MOST_BYTES, file_name
+from vqrae.runtimes.outputs import MOST_BYTES, file_name
 
 
 @pytest.mark.parametrize("name", ["vqrae-tiny", "a", "größe 2.1", "v1.0+cu12", "トークン", "n" * MOST_BYTES])

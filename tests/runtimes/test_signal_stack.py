@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vqrae.runtimes.signal_stack import SignalStack, kept_signal_stack
+from vqrae.runtimes.interrupts import SignalStack, kept_signal_stack
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="a stack for signals is set as Linux has it")
 CLOSED_AS_OPENED = """

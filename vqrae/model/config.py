@@ -24,7 +24,7 @@ from vqrae.model.encoders import FAMILIES, encoder_family
 from vqrae.model.quantizers import FIRST_KIND, KINDS, quantizer_config
 from vqrae.model.quantizers.config import QuantizerConfig
 from vqrae.runtimes.json_text import Record
-from vqrae.runtimes.names import file_name
+from vqrae.runtimes.outputs import file_name
 
 _Mean = Annotated[float, Field(ge=-1e3, le=1e3)]
 _Deviation = Annotated[float, Field(ge=1e-6, le=1e3)]
