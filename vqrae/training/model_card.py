@@ -97,17 +97,8 @@ def write_model_card(run: Path, photographs: Path, preset: str, output: Path) ->
 
 def card_text(chosen: Recipe, figures: Mapping[str, Any]) -> str:
     """The card in Markdown."""
-    model, first, second = chosen.model, figures["stage1"], figures["stage2"]
+    model = chosen.model
     h, w = model.grid
-    phases = {"pretrain": chosen.pretrain, "stage1": chosen.stage1, "stage2": chosen.stage2}
-    steps = "\n".join(
-        f"| {name} | {phase.steps} | {phase.batch_size} | {figures['minutes'][name]:.0f} |"
-        for name, phase in phases.items()
-        if phase is not None
-    )
-    rows = "\n".join(f"| {name} | {a} | {b} |" for name, a, b in _compared(first, second))
-    chances = ", ".join(f"{1 / classes:.1%} for {name}" for name, classes in ATTRIBUTES.items())
-    each = ", ".join(f"{name} {psnr:.2f} dB" for name, psnr in second["psnr_db_each"].items())
     return f"""# {model.name}
 
 A VQRAE image tokenizer small enough to train on two cores: {model.image_size}×{model.image_size} RGB, {h}×{w} tokens of
@@ -115,30 +106,9 @@ A VQRAE image tokenizer small enough to train on two cores: {model.image_size}×
 to show and test the toolkit on real photographs; it was trained on {figures["photographs"]} of them, and is no
 general-purpose tokenizer.
 
-## Figures
+{_figures_text(figures)}
 
-| | stage 1 | stage 2 |
-|-|-:|-:|
-{rows}
-
-Held-out photographs after stage 2: {each}; whole, after the toolkit's resize rule, never trained on.
-Usage and perplexity are counted on {second["tokens_counted"]} tokens of stage 2's training data. The probe is a linear
-classifier on the mean of the continuous features, trained on {TRAIN_COUNT} scenes over the training photographs and
-tested on {TEST_COUNT} over the held-out ones; chance is {chances}. Stage 1 freezes the encoder, so its column is also
-the pretrained encoder's.
-
-## Data
-
-Photographs inside scikit-image and scikit-learn, split by photograph (`vqrae photographs`), and procedural scenes over
-them. The encoder was first trained on the scenes' labels (shape, color, position, count, and the shape of each patch),
-with a linear reconstruction of the pixels beside; then came stage 1 and stage 2, and last the codes were placed by
-k-means once more.
-
-| phase | steps | batch | minutes |
-|-|-:|-:|-:|
-{steps}
-
-Seed {figures["seed"]}; trained and measured on {figures["machine"]}.
+{_data_text(chosen, figures)}
 
 ## Commands
 
@@ -151,6 +121,45 @@ python -m vqrae.training.model_card runs/{figures["preset"]} --photographs photo
 Apache-2.0, like the project. Limits: faces, text and fine texture; anything unlike the photographs it was trained on.
 Of the semantics, colors and positions are read well, shapes hardly.
 """
+
+
+def _figures_text(figures: Mapping[str, Any]) -> str:
+    first, second = figures["stage1"], figures["stage2"]
+    rows = "\n".join(f"| {name} | {a} | {b} |" for name, a, b in _compared(first, second))
+    chances = ", ".join(f"{1 / classes:.1%} for {name}" for name, classes in ATTRIBUTES.items())
+    each = ", ".join(f"{name} {psnr:.2f} dB" for name, psnr in second["psnr_db_each"].items())
+    return f"""## Figures
+
+| | stage 1 | stage 2 |
+|-|-:|-:|
+{rows}
+
+Held-out photographs after stage 2: {each}; whole, after the toolkit's resize rule, never trained on.
+Usage and perplexity are counted on {second["tokens_counted"]} tokens of stage 2's training data. The probe is a linear
+classifier on the mean of the continuous features, trained on {TRAIN_COUNT} scenes over the training photographs and
+tested on {TEST_COUNT} over the held-out ones; chance is {chances}. Stage 1 freezes the encoder, so its column is also
+the pretrained encoder's."""
+
+
+def _data_text(chosen: Recipe, figures: Mapping[str, Any]) -> str:
+    phases = {"pretrain": chosen.pretrain, "stage1": chosen.stage1, "stage2": chosen.stage2}
+    steps = "\n".join(
+        f"| {name} | {phase.steps} | {phase.batch_size} | {figures['minutes'][name]:.0f} |"
+        for name, phase in phases.items()
+        if phase is not None
+    )
+    return f"""## Data
+
+Photographs inside scikit-image and scikit-learn, split by photograph (`vqrae photographs`), and procedural scenes over
+them. The encoder was first trained on the scenes' labels (shape, color, position, count, and the shape of each patch),
+with a linear reconstruction of the pixels beside; then came stage 1 and stage 2, and last the codes were placed by
+k-means once more.
+
+| phase | steps | batch | minutes |
+|-|-:|-:|-:|
+{steps}
+
+Seed {figures["seed"]}; trained and measured on {figures["machine"]}."""
 
 
 def _compared(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -28,6 +28,10 @@ from vqrae.training.evaluation.image_stream import CHUNK_IMAGES, ImageStream
 from vqrae.training.evaluation.probe import probe_accuracy
 
 PERCENTILES = (5, 50, 95)
+_NO_CODES = (
+    "effective_rank, feature_norm, code_norm: a bundle's graphs, its parts too, hold no code as it is, only scores and "
+    "ready features made of it; pass --checkpoint, the one that it was made of"
+)
 
 
 class EvalReport(BaseModel):
@@ -96,45 +100,67 @@ def evaluate(
         ImageError: there is no image.
         InvalidInput: features are NaN or infinite.
     """
-    psnrs: list[float] = []
-    ssims: list[float] = []
-    counts = np.zeros(codebook_size, np.int64)
-    codebook = None if model is None else CodebookMeter(model)
-    frechet, fidelity = FrechetMeter(), FrechetMeter()
+    figures = _Figures(tokenizer, codebook_size, model, space, inception)
     for originals in _chunks(images):
-        indices, features = tokenizer.encode(originals)
-        reconstructed = tokenizer.decode(indices)
-        psnrs += [psnr_db(a, b) for a, b in zip(originals, reconstructed, strict=True)]
-        ssims += [mean_ssim(a[None], b[None]) for a, b in zip(originals, reconstructed, strict=True)]
-        counts += np.bincount(indices.ravel(), minlength=codebook_size)
-        if codebook is not None:
-            codebook.add(features)
-        if space is None:
-            frechet.add(_pooled(features), _pooled(tokenizer.encode(reconstructed)[1]))
+        figures.add(originals)
+    return figures.report(source)
+
+
+class _Figures:
+    """What is kept of the images, chunk by chunk; see `evaluate`."""
+
+    def __init__(
+        self,
+        tokenizer: ArrayTokenizer,
+        codebook_size: int,
+        model: VQRAE | None,
+        space: FeatureSpace | None,
+        inception: FeatureSpace | None,
+    ) -> None:
+        self.tokenizer, self.space, self.inception = tokenizer, space, inception
+        self.psnrs: list[float] = []
+        self.ssims: list[float] = []
+        self.counts = np.zeros(codebook_size, np.int64)
+        self.codebook = None if model is None else CodebookMeter(model)
+        self.frechet, self.fidelity = FrechetMeter(), None if inception is None else FrechetMeter()
+
+    def add(self, originals: NDArray[np.uint8]) -> None:
+        """Reconstruct uint8 (B, H, W, 3), and take in what comes of it."""
+        indices, features = self.tokenizer.encode(originals)
+        reconstructed = self.tokenizer.decode(indices)
+        self.psnrs += [psnr_db(a, b) for a, b in zip(originals, reconstructed, strict=True)]
+        self.ssims += [mean_ssim(a[None], b[None]) for a, b in zip(originals, reconstructed, strict=True)]
+        self.counts += np.bincount(indices.ravel(), minlength=len(self.counts))
+        if self.codebook is not None:
+            self.codebook.add(features)
+        if self.space is None:
+            self.frechet.add(_pooled(features), _pooled(self.tokenizer.encode(reconstructed)[1]))
         else:
-            frechet.add(space.pooled(originals), space.pooled(reconstructed))
-        if inception is not None:
-            fidelity.add(inception.pooled(originals), inception.pooled(reconstructed))
-    if not psnrs:
-        raise ImageError("images", got="none", expected="at least one")
-    return EvalReport(
-        source=source,
-        images=len(psnrs),
-        psnr_db=float(np.mean(psnrs)),
-        psnr_db_percentiles=_percentiles(psnrs),
-        ssim=float(np.mean(ssims)),
-        ssim_percentiles=_percentiles(ssims),
-        tokens=int(counts.sum()),
-        codebook_usage=float((counts > 0).mean()),
-        perplexity=exp_entropy(counts),
-        **({} if codebook is None else codebook.figures()),
-        frechet_distance=frechet.distance(),
-        frechet_space=f"its own features, {frechet.originals.width} wide, mean over tokens"
-        if space is None
-        else space.name,
-        rfid=None if inception is None else fidelity.distance(),
-        notes=_warnings(frechet, None if inception is None else fidelity),
-    )
+            self.frechet.add(self.space.pooled(originals), self.space.pooled(reconstructed))
+        if self.inception is not None and self.fidelity is not None:
+            self.fidelity.add(self.inception.pooled(originals), self.inception.pooled(reconstructed))
+
+    def report(self, source: str) -> EvalReport:
+        """The figures; raises ImageError where there was no image."""
+        if not self.psnrs:
+            raise ImageError("images", got="none", expected="at least one")
+        own = f"its own features, {self.frechet.originals.width} wide, mean over tokens"
+        return EvalReport(
+            source=source,
+            images=len(self.psnrs),
+            psnr_db=float(np.mean(self.psnrs)),
+            psnr_db_percentiles=_percentiles(self.psnrs),
+            ssim=float(np.mean(self.ssims)),
+            ssim_percentiles=_percentiles(self.ssims),
+            tokens=int(self.counts.sum()),
+            codebook_usage=float((self.counts > 0).mean()),
+            perplexity=exp_entropy(self.counts),
+            **({} if self.codebook is None else self.codebook.figures()),
+            frechet_distance=self.frechet.distance(),
+            frechet_space=own if self.space is None else self.space.name,
+            rfid=None if self.fidelity is None else self.fidelity.distance(),
+            notes=_warnings(self.frechet, self.fidelity),
+        )
 
 
 def evaluate_subject(
@@ -158,16 +184,10 @@ def evaluate_subject(
         ImageError, InvalidInput: see `evaluate`.
         DataError: too many of the images cannot be read.
     """
-    inception, notes = None, list[str]()
-    try:
-        inception = open_inception()
-    except RuntimeUnavailable as error:
-        notes.append(f"rfid: {error}")
+    inception, missing = _inception()
+    notes = [f"rfid: {missing}"] if missing else []
     if subject.model is None:
-        notes.append(
-            "effective_rank, feature_norm, code_norm: a bundle's graphs, its parts too, hold no code as it is, only "
-            "scores and ready features made of it; pass --checkpoint, the one that it was made of"
-        )
+        notes.append(_NO_CODES)
     report = evaluate(
         subject.tokenizer,
         subject.codebook_size,
@@ -183,6 +203,14 @@ def evaluate_subject(
         accuracy = probe_accuracy(subject.tokenizer, train, held_out, subject.size[0])
     found = {"probe": accuracy, "skipped": tuple(stream.skipped.values()), "notes": (*report.notes, *notes)}
     return report.model_copy(update=found)
+
+
+def _inception() -> tuple[FeatureSpace | None, RuntimeUnavailable | None]:
+    """RFID's feature space, or why it is not there."""
+    try:
+        return open_inception(), None
+    except RuntimeUnavailable as error:
+        return None, error
 
 
 def _counted(stream: ImageStream, progress: Callable[[int, int], None]) -> Iterator[NDArray[np.uint8]]:
