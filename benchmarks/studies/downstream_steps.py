@@ -21,9 +21,8 @@ from vqrae.benchmarks.studies.runner import Figures, Log, Task
 from vqrae.calibration.images import calibration_images
 from vqrae.checkpoint import from_pretrained, open_checkpoint
 from vqrae.config import SimVQConfig
-from vqrae.downstream.checkpoint_codes import CheckpointCodes
 from vqrae.downstream.conversations import WorldConversations
-from vqrae.downstream.lessons import painting_loss
+from vqrae.downstream.lessons import CheckpointCodes, painting_loss
 from vqrae.downstream.painter import Painter
 from vqrae.downstream.reader import Reader
 from vqrae.downstream.recognition import Recognizer, neighbors_accuracy, pooled_quantized

@@ -1,23 +1,34 @@
-"""Language models of transformers' Qwen3: small ones with random weights, or pretrained ones by name or folder."""
+"""Language models of transformers' Qwen3: small ones with random weights, or pretrained ones by name or folder.
+
+The world's language is a tokenizer of whole words, so that a word outside the world is seen at once; a language model
+of any other checkpoint brings its own, and both are used alike.
+"""
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from pydantic import Field
-from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from vqrae.downstream.words import world_words
+from vqrae.downstream.world import vocabulary
 from vqrae.model.encoders.library import check_loaded
 from vqrae.model.pretrained import foreign_errors, required_file
-from vqrae.runtimes.errors import CheckpointError
+from vqrae.runtimes.errors import CheckpointError, UsageError
 from vqrae.runtimes.json_text import Record, read_object
 from vqrae.runtimes.staging import staged_folder
 from vqrae.tensor_file import check_finite, check_held, storage_errors
 
 LANGUAGE_FOLDER = "language"
+PAD, END, UNKNOWN = "<pad>", "<end>", "<unknown>"
+USER, ASSISTANT = "USER:", "ASSISTANT:"
+"""LLaVA-1.5's names of the two who talk."""
 Fields = TypeVar("Fields", bound=Record)
 
 
@@ -94,3 +105,41 @@ def write_language(language: Language, folder: Path) -> None:
     with staged_folder(folder) as staging, storage_errors(staging):
         language.model.save_pretrained(staging)
         language.words.save_pretrained(staging)
+
+
+def world_words() -> PreTrainedTokenizerFast:
+    """A token for each word of the world; an image's own tokens come after them."""
+    words = (PAD, END, UNKNOWN, USER, ASSISTANT, *vocabulary())
+    model = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token=UNKNOWN))
+    model.pre_tokenizer = WhitespaceSplit()
+    names = {"pad_token": PAD, "eos_token": END, "unk_token": UNKNOWN}
+    return PreTrainedTokenizerFast(tokenizer_object=model, **names)  # type: ignore[no-untyped-call]
+
+
+def token_ids(words: Any, text: str) -> list[int]:
+    """The tokens of a text, without any that the tokenizer would add.
+
+    Raises:
+        UsageError: a word that the language model has no token for.
+    """
+    ids: list[int] = words(text, add_special_tokens=False)["input_ids"]
+    unknown = words.unk_token_id
+    if unknown is not None and unknown in ids:
+        known = list(words.get_vocab())
+        strange = [word for word in text.split() if words.convert_tokens_to_ids(word) == unknown]
+        near = get_close_matches(strange[0], known, n=1) if strange else []
+        got = ", ".join(repr(word) for word in strange) or repr(text)
+        remedy = f"did you mean {near[0]}?" if near else None
+        raise UsageError(
+            "text", got=f"words outside the model's vocabulary: {got}", expected=_expected(known), remedy=remedy
+        )
+    return ids
+
+
+def padding_id(words: Any) -> int:
+    """What fills up the shorter texts of a batch; it is never attended to."""
+    return int(words.pad_token_id if words.pad_token_id is not None else words.eos_token_id)
+
+
+def _expected(known: list[str]) -> str:
+    return f"words of its {len(known)}, such as {', '.join(sorted(word for word in known if word.isalpha())[:8])}, …"

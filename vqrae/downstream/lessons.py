@@ -6,6 +6,7 @@ The tokenizer learns nothing here: its features and its codes are computed once 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vqrae.checkpoint import WEIGHTS_FILE, from_pretrained
 from vqrae.downstream.conversations import Conversations
 from vqrae.downstream.painter import Painter
 from vqrae.downstream.reader import Reader
 from vqrae.model.encoder import Encoder
 from vqrae.model.layers import pixels_from_uint8
+from vqrae.model.reference import ReferenceTokenizer
+from vqrae.runtimes.bundle import sha256_file
+from vqrae.runtimes.staging import staged_file
 from vqrae.training.config import AUTOCAST, PhaseConfig
 from vqrae.training.phase import Outcome, Phase, trainable
+
+CODES_FILE = "codes.npy"
+CHUNK_IMAGES = 64
 
 
 class LessonConfig(PhaseConfig):
@@ -98,6 +106,35 @@ class PaintedData:
 
     def __len__(self) -> int:
         return len(self.captions)
+
+
+class CheckpointCodes:
+    """A checkpoint's codes, as a painter learns them: their vectors, and the codes of images."""
+
+    def __init__(self, folder: Path) -> None:
+        """Errors as for `from_pretrained`."""
+        model = from_pretrained(folder)
+        self.size, self.grid = model.size, model.grid
+        self.weights_sha256 = sha256_file(folder / WEIGHTS_FILE)
+        with torch.inference_mode():
+            self.codes_KE = model.quantizer.codes()
+        self._tokenizer = ReferenceTokenizer(model)
+
+    def painted(self, data: Conversations, path: Path) -> PaintedData:
+        """The codes of all images, kept in a file so that they are computed once, and the captions."""
+        if not path.exists():
+            codes = self._codes(data)
+            with staged_file(path, size=codes.nbytes) as staging, staging.open("wb") as file:
+                np.save(file, codes, allow_pickle=False)
+        return PaintedData(np.load(path, allow_pickle=False), [data.caption(number) for number in range(len(data))])
+
+    def _codes(self, data: Conversations) -> NDArray[np.int32]:
+        chunks = []
+        for start in range(0, len(data), CHUNK_IMAGES):
+            images = [data.image(number) for number in range(start, min(start + CHUNK_IMAGES, len(data)))]
+            indices, _ = self._tokenizer.encode(np.stack(images))
+            chunks.append(indices.reshape(len(images), -1))
+        return np.concatenate(chunks)
 
 
 class PaintingLesson(Phase):

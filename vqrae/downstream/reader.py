@@ -17,8 +17,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vqrae.downstream.language import LANGUAGE_FOLDER, Language, open_language, write_language
-from vqrae.downstream.words import ASSISTANT, USER, padding_id, token_ids
+from vqrae.downstream.language import (
+    ASSISTANT,
+    LANGUAGE_FOLDER,
+    USER,
+    Language,
+    open_language,
+    padding_id,
+    token_ids,
+    write_language,
+)
 from vqrae.runtimes.errors import CheckpointError, UsageError
 from vqrae.runtimes.json_text import Record, read_model
 from vqrae.runtimes.staging import staged_folder

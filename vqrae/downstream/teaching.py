@@ -6,23 +6,38 @@ phase's log and the state that it resumes from.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from pydantic import Field
 
-from vqrae.downstream.checkpoint_codes import CheckpointCodes
-from vqrae.downstream.conversations import Conversations
-from vqrae.downstream.language import Language, LanguageSize, new_language
-from vqrae.downstream.lessons import FrozenFeatures, LessonConfig, PaintedData, PaintingLesson, ReadingLesson
+from vqrae.downstream.conversations import Conversations, LlavaConversations, WorldConversations
+from vqrae.downstream.language import Language, LanguageSize, new_language, open_language
+from vqrae.downstream.lessons import (
+    CODES_FILE,
+    CheckpointCodes,
+    FrozenFeatures,
+    LessonConfig,
+    PaintedData,
+    PaintingLesson,
+    ReadingLesson,
+)
 from vqrae.downstream.painter import Painter
 from vqrae.downstream.reader import Reader, ReaderFields
+from vqrae.downstream.world import World
 from vqrae.model.encoder import Encoder
+from vqrae.runtimes.errors import UsageError, unknown_name
 from vqrae.runtimes.json_text import Record
 from vqrae.runtimes.staging import claimed_folder
+from vqrae.training.config import changed
+from vqrae.training.evaluation.feature_space import open_encoder
 from vqrae.training.loop import train
 from vqrae.training.processes import Processes
 from vqrae.training.state import STATE_FILE
+
+Recipe = TypeVar("Recipe", bound=Record)
 
 
 class ReadingRecipe(Record):
@@ -106,6 +121,75 @@ _QWEN3 = LanguageSize(width=1024, depth=28, heads=16)
 
 READING = {"world": world_reading, "llava-align": llava_alignment, "llava-instruct": llava_instruction}
 PAINTING = {"world": world_painting, "paper": paper_painting}
+
+
+class LessonRequest(NamedTuple):
+    """What is asked of `teach`."""
+
+    recipe: str | None
+    """A key of `READING` or `PAINTING`; None is `world`."""
+    settings: Mapping[str, str]
+    """Other values in it, as typed."""
+    language: str | None
+    """A pretrained language model's Hugging Face name or folder; None is a new one."""
+    data: Path | None
+    """Conversations, a JSON file in LLaVA's format; None is the labelled world."""
+    images: Path | None
+    """Folder that the data's image paths start from."""
+    start: Path | None
+    """The reader to go on from, for answers."""
+    seed: int
+    """Names new weights and every batch."""
+
+
+def teach(lesson: Literal["answers", "images"], source: str, folder: Path, asked: LessonRequest) -> Path:
+    """Train a reader that answers, or a painter of images, or go on; returns its folder.
+
+    Args:
+        lesson: which of the two.
+        source: a checkpoint's folder; for answers also a pretrained encoder's name or folder.
+        folder: the run's.
+        asked: how.
+
+    Raises:
+        UsageError: no such recipe or setting, data without images or images without data, or a start of a painter.
+        CheckpointError, DataError: what was read is damaged.
+    """
+    if (asked.data is None) != (asked.images is None):
+        raise UsageError("--data and --images", got="one without the other", expected="both, or none")
+    if lesson == "images" and asked.start is not None:
+        raise UsageError("--start", got=lesson, expected="answers")
+    if lesson == "answers":
+        reading = changed(_recipe(lesson, READING, asked.recipe), asked.settings)
+        with claimed_folder(folder, "state"):
+            encoder = open_encoder(source)
+            said = _conversations(asked, image_size(encoder), reading.images)
+            spoken = _language(asked)
+            return teach_reader(folder, reading, encoder, said, language=spoken, start=asked.start, seed=asked.seed)
+    painting = changed(_recipe(lesson, PAINTING, asked.recipe), asked.settings)
+    with claimed_folder(folder, "state"):
+        codes = CheckpointCodes(Path(source))
+        painted = codes.painted(_conversations(asked, codes.size, painting.images), folder / CODES_FILE)
+        return teach_painter(folder, painting, painted, codes, language=_language(asked), seed=asked.seed)
+
+
+def _recipe(lesson: str, recipes: Mapping[str, Callable[[], Recipe]], name: str | None) -> Recipe:
+    if name is not None and name not in recipes:
+        raise unknown_name(f"recipe of {lesson}", name, recipes)
+    return recipes[name or "world"]()
+
+
+def _language(asked: LessonRequest) -> Language | None:
+    return None if asked.language is None else open_language(asked.language)
+
+
+def _conversations(asked: LessonRequest, size: tuple[int, int], count: int) -> Conversations:
+    """The user's, or the world's."""
+    if asked.data is not None and asked.images is not None:
+        return LlavaConversations(asked.data, asked.images, size)
+    if size[0] != size[1]:
+        raise UsageError("the world", got="a tokenizer of {}x{} images".format(*size), expected="square ones")
+    return WorldConversations(World(size=size[0], split="train"), count, asked.seed)
 
 
 def teach_reader(

@@ -9,9 +9,9 @@ import pytest
 from tiny_models import tiny_config
 
 from vqrae.checkpoint import from_pretrained
-from vqrae.downstream.checkpoint_codes import CheckpointCodes
 from vqrae.downstream.conversations import WorldConversations
 from vqrae.downstream.language import LanguageSize, new_language, write_language
+from vqrae.downstream.lessons import CheckpointCodes
 from vqrae.downstream.painter import Painter
 from vqrae.downstream.reader import Reader
 from vqrae.downstream.teaching import (

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from vqrae.downstream.code_embeddings import code_embeddings
 from vqrae.downstream.language import open_language
 from vqrae.downstream.lessons import PaintedData, painting_loss
-from vqrae.downstream.painter import Painter, Sampling
+from vqrae.downstream.painter import Painter, Sampling, code_embeddings
 from vqrae.runtimes.errors import IndicesError, UsageError
 
 PROMPTS = ["two red crosses at the top left on brick", "", "one blue ring at the top right on grass"]

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from vqrae.checkpoint import from_pretrained
 from vqrae.cli.app import main
-from vqrae.downstream.checkpoint_codes import CheckpointCodes
 from vqrae.downstream.conversations import LlavaConversations, WorldConversations
-from vqrae.downstream.lessons import FrozenFeatures
+from vqrae.downstream.lessons import CheckpointCodes, FrozenFeatures
 from vqrae.downstream.painter import Painter, Sampling
 from vqrae.downstream.reader import Reader
 from vqrae.downstream.teaching import (
