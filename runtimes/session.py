@@ -112,7 +112,7 @@ def refused_graph(path: Path, title: str, error: Exception) -> BundleError:
     return BundleError(str(path), got=f"{title} refuses it ({error})", expected="a graph that it can load")
 
 
-def check_signature(path: Path, kind: str, found: Iterable[str], wanted: Iterable[TensorSpec]) -> None:
+def check_edges(path: Path, kind: str, found: Iterable[str], wanted: Iterable[TensorSpec]) -> None:
     """Compare what the loaded graph takes or gives, in the words of `TensorSpec`, with the manifest.
 
     Raises:

@@ -13,8 +13,8 @@ from vqrae.benchmarks.candidates.foreign import Axes, ForeignCandidate
 from vqrae.benchmarks.candidates.work import Work
 from vqrae.runtimes.backends.tensorrt.api import EngineApi
 from vqrae.runtimes.backends.tensorrt.cuda import DEFAULT_DEVICE, gpu_named
+from vqrae.runtimes.backends.tensorrt.engine import load_engine
 from vqrae.runtimes.backends.tensorrt.lane import EngineLane
-from vqrae.runtimes.backends.tensorrt.loaded import load_engine
 from vqrae.runtimes.errors import UsageError
 
 DTYPES = {"UINT8": "uint8", "INT32": "int32", "INT64": "int64", "HALF": "float16", "FLOAT": "float32", "BOOL": "bool"}

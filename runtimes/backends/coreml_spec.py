@@ -13,7 +13,7 @@ from vqrae.runtimes.backends.coreml_tools import TITLE, ct
 from vqrae.runtimes.errors import BundleError
 from vqrae.runtimes.json_text import read_object
 from vqrae.runtimes.manifest import BatchLimits, GraphSpec
-from vqrae.runtimes.session import check_signature, refused_graph
+from vqrae.runtimes.session import check_edges, refused_graph
 
 SPEC_FILE = "Data/com.apple.CoreML/model.mlmodel"
 WEIGHTS_FOLDER = "Data/com.apple.CoreML/weights"
@@ -71,8 +71,8 @@ def check_spec(path: Path, spec: Any, graph: GraphSpec) -> None:
         found, wanted = batch_limits(spec), graph.batch_limits
     except (IndexError, KeyError, ValueError) as error:
         raise refused_graph(path, TITLE, error) from error
-    check_signature(path, "inputs", inputs, graph.inputs)
-    check_signature(path, "outputs", outputs, graph.outputs)
+    check_edges(path, "inputs", inputs, graph.inputs)
+    check_edges(path, "outputs", outputs, graph.outputs)
     if wanted is not None and (found is None or str(found) != str(wanted)):
         expected = f"{wanted}, as the manifest says"
         raise BundleError(f"{path} batch", got=str(found), expected=expected, remedy="export it again")

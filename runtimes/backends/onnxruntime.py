@@ -21,7 +21,7 @@ from vqrae.runtimes.session import (
     Execution,
     Session,
     check_doubled,
-    check_signature,
+    check_edges,
     closed_session,
     failed_run,
     refused_graph,
@@ -88,8 +88,8 @@ class OnnxRuntimeSession(Session):
         except (RuntimeError, ValueError) as error:  # what a provider raises that cannot start
             raise _not_running(device, str(error)) from error
         _check_provider(device, session.get_providers())
-        check_signature(path, "inputs", _described(session.get_inputs()), graph.inputs)
-        check_signature(path, "outputs", _described(session.get_outputs()), graph.outputs)
+        check_edges(path, "inputs", _described(session.get_inputs()), graph.inputs)
+        check_edges(path, "outputs", _described(session.get_outputs()), graph.outputs)
         return cls(session, device)
 
     @classmethod

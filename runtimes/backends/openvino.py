@@ -24,7 +24,7 @@ from vqrae.runtimes.manifest import GraphSpec, RuntimeInfo
 from vqrae.runtimes.pool import Pool
 from vqrae.runtimes.private_folder import PrivateFolder
 from vqrae.runtimes.sealed import Sealed
-from vqrae.runtimes.session import Execution, Session, check_doubled, check_signature, failed_run, refused_graph
+from vqrae.runtimes.session import Execution, Session, check_doubled, check_edges, failed_run, refused_graph
 
 VERSION = version("openvino")
 DEFAULT_DEVICE = "cpu"
@@ -64,8 +64,8 @@ class OpenVinoSession(Session):
                 compiled = _compiled_or_kept(core, model, native, properties, options.cache, sealed.sha256)
         except RuntimeError as error:
             raise refused_graph(path, f"OpenVINO {VERSION}", error) from error
-        check_signature(path, "inputs", _described(compiled.inputs), graph.inputs)
-        check_signature(path, "outputs", _described(compiled.outputs), graph.outputs)
+        check_edges(path, "inputs", _described(compiled.inputs), graph.inputs)
+        check_edges(path, "outputs", _described(compiled.outputs), graph.outputs)
         return cls(compiled, device, weights)
 
     @classmethod

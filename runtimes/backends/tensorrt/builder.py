@@ -22,7 +22,7 @@ from vqrae.runtimes.backends.tensorrt.ties import this_platform
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, unknown_name
 from vqrae.runtimes.manifest import BatchLimits, GraphSpec, RuntimeInfo, Versions
 from vqrae.runtimes.precision import Precision
-from vqrae.runtimes.session import check_signature, refused_graph
+from vqrae.runtimes.session import check_edges, refused_graph
 from vqrae.runtimes.staging import write_output
 
 
@@ -125,7 +125,7 @@ class EngineBuilder:
         parser = trt.OnnxParser(network, log.native)  # owns the weights until the engine is built
         if not parser.parse_from_file(str(source)):
             raise self._refusal(source, parser, origins)
-        _check_edges(source, network, graph)
+        _check_network(source, network, graph)
         layers = network_layers(network, origins)
         check_products(source.name, self._precision, layers)
         config = self._config(builder, network, graph.batch_limits)
@@ -218,10 +218,10 @@ def _profile(builder: Any, tensor: Any, limits: BatchLimits) -> Any:
     return profile
 
 
-def _check_edges(source: Path, network: Any, graph: GraphSpec) -> None:
+def _check_network(source: Path, network: Any, graph: GraphSpec) -> None:
     """An empty file is an empty network, and a manifest may name the wrong graph."""
     inputs = map(network.get_input, range(network.num_inputs))
     outputs = map(network.get_output, range(network.num_outputs))
     for kind, tensors, wanted in (("inputs", inputs, graph.inputs), ("outputs", outputs, graph.outputs)):
         found = [described_tensor(tensor.name, tensor.dtype.name, tensor.shape) for tensor in tensors]
-        check_signature(source, kind, found or ["none"], wanted)
+        check_edges(source, kind, found or ["none"], wanted)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from vqrae.runtimes.backends.tensorrt.api import EngineApi
 from vqrae.runtimes.backends.tensorrt.cuda import DEFAULT_DEVICE, Gpu, all_gpus, gpu_named, why_no_gpu
+from vqrae.runtimes.backends.tensorrt.engine import LoadedEngine, load_engine
 from vqrae.runtimes.backends.tensorrt.lane import EngineLane
-from vqrae.runtimes.backends.tensorrt.loaded import LoadedEngine, load_engine
 from vqrae.runtimes.backends.tensorrt.ties import check_hardware, check_library, this_platform
 from vqrae.runtimes.errors import BundleError, RuntimeUnavailable, UsageError
 from vqrae.runtimes.load_options import LoadOptions

@@ -13,7 +13,7 @@ from vqrae.runtimes.backends.tensorrt.layers import inspected_layers, product_co
 from vqrae.runtimes.compile_cache import CompileCache
 from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.runtimes.manifest import GraphSpec
-from vqrae.runtimes.session import check_signature, refused_graph
+from vqrae.runtimes.session import check_edges, refused_graph
 
 
 class KernelCache:
@@ -118,7 +118,7 @@ class LoadedEngine:
         inputs, outputs = self.edges()
         for kind, edges, wanted in (("inputs", inputs, graph.inputs), ("outputs", outputs, graph.outputs)):
             found = [described_tensor(edge.name, edge.dtype, edge.shape) for edge in edges]
-            check_signature(path, kind, found, sorted(wanted, key=lambda spec: spec.name))
+            check_edges(path, kind, found, sorted(wanted, key=lambda spec: spec.name))
 
     def precision(self) -> str:
         """What its matrix products are computed in, such as `FLOAT ×1, HALF ×19`, as far as its inspector tells."""
