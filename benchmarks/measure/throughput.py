@@ -77,7 +77,6 @@ def measured_throughputs(
         seconds = interleave(calls, rounds=rounds, warmup=1, progress=progress)
     for number, tokenizer in enumerate(tokenizers):
         whole, inference = seconds[f"whole {number}"], seconds[f"inference {number}"]
-        share = speedup(inference, whole)
         yield Throughput(
             bundle=tokenizer.manifest.name,
             label=f"{runtime_title(tokenizer.manifest.runtime.name)} {tokenizer.manifest.precision.title}",
@@ -85,12 +84,19 @@ def measured_throughputs(
             threads=threads,
             streams=streams,
             images=len(files),
-            images_per_s=len(files) / latency(whole).p50_ms * 1000,
-            inference_images_per_s=len(files) / latency(inference).p50_ms * 1000,
-            share=share.speedup,
-            share_low=share.speedup_low,
-            share_high=share.speedup_high,
+            **_rates(len(files), whole, inference),
         )
+
+
+def _rates(images: int, whole: Sequence[float], inference: Sequence[float]) -> dict[str, float]:
+    share = speedup(inference, whole)
+    return {
+        "images_per_s": images / latency(whole).p50_ms * 1000,
+        "inference_images_per_s": images / latency(inference).p50_ms * 1000,
+        "share": share.speedup,
+        "share_low": share.speedup_low,
+        "share_high": share.speedup_high,
+    }
 
 
 def _whole(tokenizer: Tokenizer, files: Sequence[Path], batch: int, output: Path) -> Callable[[], object]:

@@ -85,18 +85,14 @@ def source_of(data: str | Path, *, size: int) -> Source:
     left_out, damaged = files.left_out, files.damaged
     cut = list(_of_files(files.names["images"], size))
     for name in files.names["parquet"]:
-        try:
-            rows = count_rows(files.root / name)
-        except NoImageColumn as error:
-            left_out.append(LeftOut.of(name, "no image column"))
-            if files.kinds == ["parquet"] and len(files.names["parquet"]) == 1:
-                expected = "one column of encoded images: bytes, or structs with a field `bytes`"
-                raise DataError(str(files.root / name), got=str(error), expected=expected) from error
-            continue
-        if isinstance(rows, str):
-            damaged.append(Damaged.of(name, rows))
-            continue
-        cut += _of_rows(name, rows, size)
+        alone = files.kinds == ["parquet"] and len(files.names["parquet"]) == 1
+        match _rows_of(files.root, name, alone=alone):
+            case LeftOut() as other:
+                left_out.append(other)
+            case Damaged() as unread:
+                damaged.append(unread)
+            case int() as rows:
+                cut += _of_rows(name, rows, size)
     for name in files.names["tar"]:
         contents = contents_of(files.root / name, name)
         left_out += contents.left_out
@@ -107,6 +103,18 @@ def source_of(data: str | Path, *, size: int) -> Source:
         raise DataError(str(data), got=got, expected="at least one")
     parts = tuple(part.model_copy(update={"number": number}) for number, part in enumerate(cut))
     return Source(root=files.root.resolve(), parts=parts, left_out=tuple(left_out), damaged=tuple(damaged))
+
+
+def _rows_of(root: Path, name: str, *, alone: bool) -> int | LeftOut | Damaged:
+    """Images in a Parquet file; raises DataError where it has no column of them and is all that was given."""
+    try:
+        rows = count_rows(root / name)
+    except NoImageColumn as error:
+        if alone:
+            expected = "one column of encoded images: bytes, or structs with a field `bytes`"
+            raise DataError(str(root / name), got=str(error), expected=expected) from error
+        return LeftOut.of(name, "no image column")
+    return Damaged.of(name, rows) if isinstance(rows, str) else rows
 
 
 def _of_files(names: list[str], size: int) -> Iterator[Part]:
