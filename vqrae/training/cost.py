@@ -18,7 +18,6 @@ from torch import nn
 from vqrae.config import VQRAEConfig
 from vqrae.model import VQRAE
 from vqrae.model.quantizers import new_quantizer
-from vqrae.model.search import chunked_nearest_codes
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.json_text import Record
 from vqrae.training.config import AUTOCAST, Recipe, StageConfig
@@ -304,9 +303,9 @@ def _codes_map_flops(config: VQRAEConfig) -> tuple[int, int]:
 
 def _search_flops(config: VQRAEConfig) -> int:
     """Of one image: the search itself, on the meta device."""
-    quantizer = config.quantizer
-    tokens = config.grid[0] * config.grid[1]
-    with flop_counter() as counter, torch.device("meta"):
-        codes = torch.empty(quantizer.codebook_size, quantizer.code_width)
-        chunked_nearest_codes(torch.empty(tokens, quantizer.code_width), codes)
+    with torch.device("meta"):
+        quantizer = new_quantizer(config.quantizer)
+        codes, projected = quantizer.codes(), torch.empty(config.grid[0] * config.grid[1], quantizer.width)
+    with flop_counter() as counter:
+        quantizer.indices(projected, codes)
     return counter.get_total_flops()
