@@ -1005,7 +1005,7 @@ def test_eval_on_crops_is_named_by_its_seed(vqrae: Command, exported: Path, phot
 
 
 def test_eval_without_photographs(vqrae: Command, exported: Path, tmp_path: Path) -> None:
-    assert "got no image files" in vqrae.refused(5, "eval", exported, "--data", tmp_path)
+    assert "got no images; expected" in vqrae.refused(5, "eval", exported, "--data", tmp_path)
 
 
 def test_eval_of_nothing(vqrae: Command, photographs: Path, tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 SHOWN = 12
 """Images in the picture, at most."""
-Data = Annotated[Path | None, typer.Option(help="Folder of photographs; without --task.")]
+Data = Annotated[
+    Path | None, typer.Option(help="Photographs: a folder, tars, Parquet files, a .npy array; without --task.")
+]
 Teacher = Annotated[
     str | None,
     typer.Option(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from vqrae.images.files import image_files
 from vqrae.runtimes.errors import DataError, ImageError
+from vqrae.runtimes.preprocess import open_image
 from vqrae.training.data.crops import ColorShift, Crop, CroppedPhotographs, _hue_rotation, shift_colors
 
 
@@ -22,6 +24,10 @@ def folder(tmp_path: Path) -> Path:
         Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(path)
     (tmp_path / "photographs" / "notes.txt").write_text("not an image")
     return tmp_path / "photographs"
+
+
+def cropped(paths: list[Path], size: int, **options: Any) -> CroppedPhotographs:
+    return CroppedPhotographs(len(paths), lambda number: open_image(paths[number]), size, **options)
 
 
 def random_image(seed: int = 0) -> np.ndarray:
@@ -56,9 +62,9 @@ def test_a_folder_with_an_images_name_is_no_image(folder: Path) -> None:
 
 def test_crops_are_a_function_of_the_seed(folder: Path) -> None:
     paths = image_files(folder)
-    first = CroppedPhotographs(paths, 16, color_jitter=0.5).batch(6, [1, 2])
+    first = cropped(paths, 16, color_jitter=0.5).batch(6, [1, 2])
     assert (first.shape, first.dtype) == ((6, 16, 16, 3), np.uint8)
-    fresh = CroppedPhotographs(paths, 16, color_jitter=0.5, cached=1)
+    fresh = cropped(paths, 16, color_jitter=0.5, cached=1)
     fresh.batch(3, [9, 9])  # what was drawn before does not matter
     np.testing.assert_array_equal(fresh.batch(6, [1, 2]), first)
     assert not np.array_equal(fresh.batch(6, [1, 3]), first)
@@ -66,14 +72,14 @@ def test_crops_are_a_function_of_the_seed(folder: Path) -> None:
 
 
 def test_an_empty_batch(folder: Path) -> None:
-    assert CroppedPhotographs(image_files(folder), 16).batch(0, [0]).shape == (0, 16, 16, 3)
+    assert cropped(image_files(folder), 16).batch(0, [0]).shape == (0, 16, 16, 3)
 
 
 def test_crops_lie_inside_and_are_flipped_half_of_the_time(tmp_path: Path) -> None:
     """On a ramp that rises to the right, a crop rises too unless it was flipped; outside there would be edges."""
     ramp = np.repeat(np.arange(100, 200, dtype=np.uint8)[None, :, None], 60, 0).repeat(3, 2)
     Image.fromarray(ramp).save(tmp_path / "ramp.png")
-    crops = CroppedPhotographs([tmp_path / "ramp.png"], 8).batch(200, [0]).astype(int)
+    crops = cropped([tmp_path / "ramp.png"], 8).batch(200, [0]).astype(int)
     assert crops.min() >= 100
     assert crops.max() <= 199
     slopes = crops[:, 0, -1, 0] - crops[:, 0, 0, 0]
@@ -94,7 +100,7 @@ def test_a_drawn_crop_fits_every_photograph(seed: int, colors: bool, size: tuple
 def test_an_unreadable_photograph_is_named(folder: Path) -> None:
     (folder / "b.png").write_text("text with an image's name")
     with pytest.raises(ImageError, match=r"b\.png"):
-        CroppedPhotographs([folder / "b.png"], 16).batch(1, [0])
+        cropped([folder / "b.png"], 16).batch(1, [0])
 
 
 @given(st.integers(0, 2**31))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -95,5 +96,18 @@ def test_one_unreadable_photograph_of_few_stops(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no image files"):
+    with pytest.raises(DataError, match="got no images; expected images"):
         ImageStream(tmp_path, SIZE)
+
+
+def test_whatever_holds_images_is_read_and_what_is_left_out_is_told(folder: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "grays.tar", "w") as tar:
+        for number in range(3):
+            tar.add(folder / "0" / f"{number:03d}.png", f"deep/{number:03d}.png")
+    (tmp_path / "notes.txt").write_text("read by nobody")
+    stream = ImageStream(tmp_path, SIZE)
+    (chunk,) = stream
+    assert (chunk.names, grays(stream)) == (("000", "001", "002"), [0, 1, 2])
+    assert stream.notes == ["left out 1: 1 of other kinds (notes.txt)"]
+    np.save(tmp_path / "grays.npy", chunk.images)
+    assert grays(ImageStream(tmp_path / "grays.npy", SIZE)) == [0, 1, 2]

@@ -7,16 +7,13 @@ and open only the photographs that it needs.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-
-from vqrae.runtimes.preprocess import open_image
 
 CROP_AREA = (0.1, 1.0)
 """Share of the largest centered square that a random crop covers."""
@@ -69,23 +66,30 @@ class Crop(NamedTuple):
 
 
 class CroppedPhotographs:
-    """Random crops of photographs that are all there to be drawn from; what cannot be read is an error."""
+    """Random crops of numbered photographs; what cannot be read is an error."""
 
-    def __init__(self, paths: Sequence[Path], size: int, color_jitter: float = 0.0, cached: int = 256) -> None:
-        """`cached` photographs are kept decoded in memory."""
-        self.paths = list(paths)
+    def __init__(
+        self,
+        count: int,
+        read: Callable[[int], Image.Image],
+        size: int,
+        color_jitter: float = 0.0,
+        cached: int = 256,
+    ) -> None:
+        """`read` opens one of `count` photographs; `cached` of them are kept decoded in memory."""
+        self.count = count
         self.size = size
         self.color_jitter = color_jitter
-        self._open = lru_cache(maxsize=cached)(open_image)
+        self._read = lru_cache(maxsize=cached)(read)
 
     def batch(self, count: int, seed: Sequence[int]) -> NDArray[np.uint8]:
         """uint8 (count, S, S, 3); the same seed gives the same bytes."""
         rng = np.random.default_rng(seed)
         images = np.empty((count, self.size, self.size, 3), np.uint8)
         for row in range(count):
-            path = self.paths[rng.integers(len(self.paths))]
+            number = int(rng.integers(self.count))
             crop = Crop.draw(rng, colors=self.color_jitter > 0)
-            images[row] = crop.cut(self._open(path), self.size, self.color_jitter)
+            images[row] = crop.cut(self._read(number), self.size, self.color_jitter)
         return images
 
 

@@ -201,7 +201,11 @@ def evaluate_subject(
     if probe:
         train, held_out = (list(photographs(split).values()) for split in (TRAIN, HELD_OUT))
         accuracy = probe_accuracy(subject.tokenizer, train, held_out, subject.size[0])
-    found = {"probe": accuracy, "skipped": tuple(stream.skipped.values()), "notes": (*report.notes, *notes)}
+    found = {
+        "probe": accuracy,
+        "skipped": tuple(stream.skipped.values()),
+        "notes": (*report.notes, *notes, *stream.notes),
+    }
     return report.model_copy(update=found)
 
 

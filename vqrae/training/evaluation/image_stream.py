@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from vqrae.images.files import image_files
-from vqrae.images.report import Unreadable
+from vqrae.images.numbered import source_images
+from vqrae.images.report import Unreadable, lines_of
 from vqrae.runtimes.errors import ImageError
 from vqrae.runtimes.preprocess import prepare
 from vqrae.training.data.crops import CroppedPhotographs
@@ -28,11 +29,11 @@ class Chunk(NamedTuple):
 
 
 class ImageStream:
-    """A folder's photographs after the preprocessing rule, or random crops of them; each iteration gives the same."""
+    """A source's images after the preprocessing rule, or random crops of them; each iteration gives the same."""
 
     def __init__(
         self,
-        folder: Path,
+        source: Path,
         size: tuple[int, int],
         *,
         images: int | None = None,
@@ -40,31 +41,35 @@ class ImageStream:
         color_jitter: float = 0.0,
         seed: int = 0,
     ) -> None:
-        """Find the photographs; none is read yet.
+        """Find the images; none is read yet.
 
         Args:
-            folder: searched with its subfolders.
+            source: as `numbered.source_images` takes it.
             size: (H, W) in pixels of the images to give.
-            images: how many photographs at most, spread evenly over the folder's order, since folders are often sorted.
+            images: how many at most, spread evenly over the source's order, since sources are often sorted.
             crops: how many square crops to give instead, each a function of `seed` and its number alone.
             color_jitter: strength of color jitter on the crops.
             seed: names the crops.
 
         Raises:
-            DataError: not a folder, or no image in it.
+            DataError: there is no image.
+            RuntimeUnavailable: a Parquet file, and pyarrow is not installed.
         """
-        found = image_files(folder)
-        count = min(images or len(found), len(found))
-        self.folder, self.size, self.crops, self.seed = folder, size, crops, seed
-        self.paths = [found[number * len(found) // count] for number in range(count)]
-        self._unreadable = Unreadable(str(folder))
+        self._images = source_images(source)
+        found = len(self._images)
+        count = min(images or found, found)
+        self._numbers = [number * found // count for number in range(count)]
+        self.size, self.crops, self.seed = size, crops, seed
+        self.notes = lines_of(self._images.left_out, self._images.damaged)
+        """What of the source is not read."""
+        self._unreadable = Unreadable(str(source))
         self.skipped = self._unreadable.reasons
         """Path -> why it could not be read, of those met so far."""
-        self._cropped = CroppedPhotographs(self.paths, size[0], color_jitter)
+        self._cropped = CroppedPhotographs(count, self._read, size[0], color_jitter)
 
     def __len__(self) -> int:
         """Images to come, the unreadable ones included."""
-        return self.crops or len(self.paths)
+        return self.crops or len(self._numbers)
 
     def __iter__(self) -> Iterator[Chunk]:
         """Give the images.
@@ -78,7 +83,7 @@ class ImageStream:
             try:
                 images.append(read())
             except ImageError as error:
-                self._unreadable.skip(error, len(self.paths))
+                self._unreadable.skip(error, len(self._numbers))
                 continue
             names.append(name)
             if len(images) == CHUNK_IMAGES:
@@ -90,7 +95,17 @@ class ImageStream:
     def _sources(self) -> Iterator[tuple[str, Callable[[], NDArray[np.uint8]]]]:
         if self.crops:
             return ((f"crop {number}", partial(self._crop, number)) for number in range(self.crops))
-        return ((path.stem, partial(prepare, path, *self.size)) for path in self.paths)
+        numbers = range(len(self._numbers))
+        return ((self._name(number), partial(self._prepared, number)) for number in numbers)
+
+    def _name(self, number: int) -> str:
+        return PurePosixPath(self._images.name(self._numbers[number])).stem
+
+    def _read(self, number: int) -> Image.Image:
+        return self._images.read(self._numbers[number])
+
+    def _prepared(self, number: int) -> NDArray[np.uint8]:
+        return prepare(self._read(number), *self.size)
 
     def _crop(self, number: int) -> NDArray[np.uint8]:
         return self._cropped.batch(1, [self.seed, number])[0]
