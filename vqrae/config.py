@@ -5,24 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from difflib import get_close_matches
 
-from vqrae.model.config import DecoderConfig, EncoderConfig, VQRAEConfig
-from vqrae.model.quantizers.config import QuantizerConfig, SimVQConfig
+from vqrae.model.config import DecoderConfig, EncoderConfig
+from vqrae.model.config import VQRAEConfig as VQRAEConfig  # what api.md names is here
+from vqrae.model.quantizers.config import SimVQConfig
 from vqrae.runtimes.errors import UsageError
-
-__all__ = [
-    "PRESETS",
-    "DecoderConfig",
-    "EncoderConfig",
-    "QuantizerConfig",
-    "SimVQConfig",
-    "VQRAEConfig",
-    "base",
-    "internvit_300m_448",
-    "preset",
-    "siglip2_so400m_256",
-    "siglip2_so400m_512",
-    "tiny",
-]
 
 
 def _siglip(image_size: int, patch: int, width: int, depth: int, heads: int, mlp_width: int) -> EncoderConfig:

@@ -15,7 +15,8 @@ from pydantic import Field
 
 from vqrae.benchmarks.studies.runner import Figures, Result
 from vqrae.benchmarks.studies.study import Spread
-from vqrae.config import DecoderConfig, EncoderConfig, QuantizerConfig, SimVQConfig, VQRAEConfig
+from vqrae.model.config import DecoderConfig, EncoderConfig, VQRAEConfig
+from vqrae.model.quantizers.config import QuantizerConfig, SimVQConfig
 from vqrae.runtimes.json_text import Record
 from vqrae.training.config import (
     PhaseConfig,

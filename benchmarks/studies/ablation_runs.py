@@ -17,12 +17,12 @@ from PIL import Image
 from vqrae.benchmarks.studies.ablation_grid import AblationRun
 from vqrae.benchmarks.studies.runner import Figures, Task
 from vqrae.checkpoint import from_pretrained, save_pretrained
-from vqrae.config import SimVQConfig
 from vqrae.images.files import image_files
 from vqrae.images.photographs import write_photographs
 from vqrae.model import VQRAE
 from vqrae.model.encoder import Encoder
 from vqrae.model.layers import uint8_from_pixels
+from vqrae.model.quantizers.config import SimVQConfig
 from vqrae.model.reference import ReferenceTokenizer
 from vqrae.runtimes.preprocess import open_image
 from vqrae.training.evaluation.evaluate import evaluate, exp_entropy

@@ -20,7 +20,6 @@ from vqrae.benchmarks.studies.downstream_scale import UsesScale, Workplace
 from vqrae.benchmarks.studies.runner import Figures, Log, Task
 from vqrae.calibration.images import calibration_images
 from vqrae.checkpoint import from_pretrained, open_checkpoint
-from vqrae.config import SimVQConfig
 from vqrae.downstream.conversations import WorldConversations
 from vqrae.downstream.lessons import CheckpointCodes, painting_loss
 from vqrae.downstream.painter import Painter
@@ -52,6 +51,7 @@ from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.images.photographs import write_photographs
 from vqrae.model import VQRAE
 from vqrae.model.encoder import Encoder
+from vqrae.model.quantizers.config import SimVQConfig
 from vqrae.model.reference import ArrayTokenizer, ReferenceTokenizer
 from vqrae.runtimes.errors import GateFailure, RuntimeUnavailable
 from vqrae.runtimes.precision import PRECISIONS

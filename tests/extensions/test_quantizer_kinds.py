@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqrae.checkpoint import CONFIG_FILE, from_pretrained, open_checkpoint, save_pretrained
-from vqrae.config import QuantizerConfig
 from vqrae.export.build import BundleBuilder
 from vqrae.export.formats import target
 from vqrae.export.parity_images import parity_images
 from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.model.parts import Affine
 from vqrae.model.quantizers import KINDS, Kind
+from vqrae.model.quantizers.config import QuantizerConfig
 from vqrae.model.quantizers.quantizer import Quantized, Quantizer
 from vqrae.runtimes.errors import CheckpointError, UsageError
 from vqrae.runtimes.tokenizer import Tokenizer

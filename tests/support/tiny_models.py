@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from vqrae.checkpoint import Checkpoint
-from vqrae.config import DecoderConfig, EncoderConfig, SimVQConfig, VQRAEConfig
 from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.model import VQRAE
+from vqrae.model.config import DecoderConfig, EncoderConfig, VQRAEConfig
+from vqrae.model.quantizers.config import SimVQConfig
 from vqrae.runtimes.manifest import CheckpointIdentity
 
 SIZE, PATCH, WIDTH = 32, 8, 32

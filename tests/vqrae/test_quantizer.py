@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqrae.config import SimVQConfig
+from vqrae.model.quantizers.config import SimVQConfig
 from vqrae.model.quantizers.simvq import SimVQ
 
 K, E = 32, 12

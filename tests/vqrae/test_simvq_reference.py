@@ -7,7 +7,7 @@ import torch
 import vector_quantize_pytorch
 from torch import Tensor, nn
 
-from vqrae.config import SimVQConfig
+from vqrae.model.quantizers.config import SimVQConfig
 from vqrae.model.quantizers.simvq import SimVQ
 
 K, E = 96, 24

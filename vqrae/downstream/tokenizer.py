@@ -6,7 +6,8 @@ reads shapes. This one has 64, and an encoder that was pretrained on the world's
 
 from __future__ import annotations
 
-from vqrae.config import DecoderConfig, EncoderConfig, SimVQConfig, VQRAEConfig
+from vqrae.model.config import DecoderConfig, EncoderConfig, VQRAEConfig
+from vqrae.model.quantizers.config import SimVQConfig
 from vqrae.training.config import PretrainConfig, PretrainWeights, Recipe, Stage1Config, Stage2Config, Stage2Weights
 
 IMAGE_SIZE, PATCH, WIDTH, DEPTH, HEADS = 32, 4, 192, 6, 3
