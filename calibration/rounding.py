@@ -127,7 +127,8 @@ class Rounding:
         key = product.inputs[1], grid
         if key not in self._kept:
             covariance_CC = ranges[product.inputs[0]].covariance_CC
-            assert covariance_CC is not None, "what a product with a weight takes in has an axis of tokens"  # noqa: S101
+            if covariance_CC is None:
+                raise ValueError(f"{product.layer} takes in what has no axis of tokens")
             self._kept[key] = self._shelf.put(compensated(weight_CO, covariance_CC, nearest))
         return self._kept[key]
 

@@ -112,10 +112,10 @@ def target(
         raise unknown_name(f"precision of {name}", precision, entry.precisions)
     if batch.kind not in entry.batches:
         raise UsageError(f"batch of {name}", got=f"a batch that is {batch.kind}", expected=" or ".join(entry.batches))
-    checked = entry.options_from_text(name, options)
-    entry.check_request(checked, batch)
+    chosen = entry.options_from_text(name, options)
+    entry.check_request(chosen, batch)
     wanted = Target(
-        format_name=name, precision=precision, batch=batch, options=checked, split=split, plan=plan, budget=budget
+        format_name=name, precision=precision, batch=batch, options=chosen, split=split, plan=plan, budget=budget
     )
     if PRECISIONS[precision].quantized:
         _check_quantized(wanted)
