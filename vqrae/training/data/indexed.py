@@ -24,8 +24,9 @@ CACHED_BYTES = 2**28
 class IndexedImages(ABC):
     """Images 0 to `len() - 1`."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, paths: Sequence[Path]) -> None:
+        """Of these files; `name` is what errors call the source."""
+        self.name, self.paths = name, list(paths)
         self.unreadable = Unreadable(name)
         self._damaged: set[int] = set()
         self._decoded: OrderedDict[int, Image.Image] = OrderedDict()
@@ -36,9 +37,9 @@ class IndexedImages(ABC):
         """How many images there are, the unreadable ones included."""
 
     @property
-    @abstractmethod
     def contents(self) -> dict[str, int]:
-        """What a run writes down to know its data again: name of each file -> bytes."""
+        """What a run writes down to know its data again: name of each file, without its folder -> bytes."""
+        return {path.name: path.stat().st_size for path in self.paths}
 
     @abstractmethod
     def _read(self, index: int) -> Image.Image:
@@ -77,17 +78,8 @@ class IndexedImages(ABC):
 class FolderImages(IndexedImages):
     """Image files."""
 
-    def __init__(self, name: str, paths: Sequence[Path]) -> None:
-        super().__init__(name)
-        self.paths = list(paths)
-
     def __len__(self) -> int:
         return len(self.paths)
-
-    @property
-    def contents(self) -> dict[str, int]:
-        """Name of each file, without its folder -> bytes."""
-        return {path.name: path.stat().st_size for path in self.paths}
 
     def _read(self, index: int) -> Image.Image:
         return open_image(self.paths[index])
@@ -109,8 +101,7 @@ class ParquetImages(IndexedImages):
             DataError: damaged files, or no column of images in them.
             StorageError: the cache's disk is full.
         """
-        super().__init__(name)
-        self.paths = list(paths)
+        super().__init__(name, paths)
         files = [str(path) for path in paths]
         with quiet(), data_errors(name, "whole Parquet files of the same columns"):
             features = load_dataset("parquet", data_files=files, split="train", streaming=True).features
@@ -120,11 +111,6 @@ class ParquetImages(IndexedImages):
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    @property
-    def contents(self) -> dict[str, int]:
-        """Name of each file, without its folder -> bytes."""
-        return {path.name: path.stat().st_size for path in self.paths}
 
     def _read(self, index: int) -> Image.Image:
         row, name = self._rows[index][self.column], f"{self.name} row {index}"

@@ -185,27 +185,16 @@ def evaluate_subject(
         DataError: too many of the images cannot be read.
     """
     inception, missing = _inception()
-    notes = [f"rfid: {missing}"] if missing else []
-    if subject.model is None:
-        notes.append(_NO_CODES)
+    images, codes = _counted(stream, progress), subject.codebook_size
     report = evaluate(
-        subject.tokenizer,
-        subject.codebook_size,
-        _counted(stream, progress),
-        str(subject.source),
-        model=subject.model,
-        space=space,
-        inception=inception,
+        subject.tokenizer, codes, images, str(subject.source), model=subject.model, space=space, inception=inception
     )
+    notes = [*report.notes, *([f"rfid: {missing}"] if missing else ()), *(() if subject.model else (_NO_CODES,))]
     accuracy = None
     if probe:
         train, held_out = (list(photographs(split).values()) for split in (TRAIN, HELD_OUT))
         accuracy = probe_accuracy(subject.tokenizer, train, held_out, subject.size[0])
-    found = {
-        "probe": accuracy,
-        "skipped": tuple(stream.skipped.values()),
-        "notes": (*report.notes, *notes, *stream.notes),
-    }
+    found = {"probe": accuracy, "skipped": tuple(stream.skipped.values()), "notes": (*notes, *stream.notes)}
     return report.model_copy(update=found)
 
 
