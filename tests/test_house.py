@@ -41,6 +41,7 @@ def test_no_precision_is_asked_for_by_name_but_beside_the_table() -> None:
         (r"\bquantizer\.(?:codebook|transform)\b", "vqrae/model/quantizers"),
         (r"\bkind *(?:==|!=) *[\"'](?:simvq)", "vqrae/model/quantizers"),
     ],
+    ids=["families", "codebooks", "kinds"],
 )
 def test_families_and_kinds_are_asked_through_their_row(pattern: str, home: str) -> None:
     """A study of one family may say which."""

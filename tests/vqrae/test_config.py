@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -54,6 +56,15 @@ def test_the_papers_codebook(name: str) -> None:
     quantizer = preset(name).quantizer
     assert (quantizer.codebook_size, quantizer.code_width, quantizer.beta) == (16384, 1536, 0.25)
     assert quantizer.init == "normal"
+
+
+def test_configurations_are_read_without_torch() -> None:
+    """An encoder's family and a quantizer's kind are files with networks in them, whose fields are checked here."""
+    blocked = "import sys; sys.modules.update(torch=None, transformers=None, safetensors=None)"
+    read = "from vqrae.config import PRESETS, preset; print(*(preset(name).encoder.family for name in PRESETS))"
+    command = [sys.executable, "-c", f"{blocked}; {read}"]
+    finished = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert len(finished.stdout.split()) == len(PRESETS)
 
 
 def test_tiny_draws_its_codes_from_features() -> None:
