@@ -1090,3 +1090,18 @@ def test_a_bundle_becomes_a_model_repository(vqrae: Command, bundle: Path, tmp_p
     assert "export it with --format openvino" in vqrae.refused(2, "package", bundle, "--for", "ovms", "-o", models)
     assert "torchserve" in vqrae.refused(2, "package", bundle, "--for", "torchserve", "-o", models)
     assert "--max-batch" in vqrae.refused(2, "package", bundle, "--for", "ovms", "-o", models, "--max-batch", "2")
+
+
+def test_folders_are_encoded_and_what_is_left_out_is_told(
+    vqrae: Command, exported: Path, photographs: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(photographs, tmp_path / "folder"))
+    (folder / "notes.txt").write_text("no image")
+    outcome = vqrae.done("encode", exported, folder, photographs / "cat.png", "-o", tmp_path / "tokens.npy")
+    assert f"{folder}: left out 1: 1 of other kinds (notes.txt)" in " ".join(outcome.err.split())
+    tokens = np.load(tmp_path / "tokens.npy")
+    assert len(tokens) == 3
+    np.testing.assert_array_equal(tokens[2], tokens[0])
+    vqrae.done("reconstruct", exported, folder, "-o", tmp_path / "picture.png")
+    shown = vqrae.done("eval", exported, "--data", folder, "--json")
+    assert "left out 1: 1 of other kinds (notes.txt)" in shown.json()["notes"]

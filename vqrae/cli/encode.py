@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vqrae.cli.options import BundlePath, ImagePaths, Loading, Rebuild
+
+TOGETHER = 256
+"""Images that are held at once."""
 
 
 def encode(
@@ -25,7 +29,8 @@ def encode(
     """Tokenize images with a BUNDLE."""
     import numpy as np
 
-    from vqrae.cli.output import console
+    from vqrae.cli.output import console, print_note
+    from vqrae.images.numbered import each_image
     from vqrae.runtimes.outputs import ARRAYS, check_apart, check_suffix
     from vqrae.runtimes.staging import check_room, staged_file
     from vqrae.runtimes.tokenizer import Tokenizer
@@ -36,8 +41,10 @@ def encode(
     check_apart({"--output": output, "--features": features}, (bundle, *images))
     with ExitStack() as stack:  # both or none, and nobody else's meanwhile
         staged = [stack.enter_context(staged_file(path)) for path in outputs]
+        named = each_image(images, print_note)
         with Tokenizer.open(bundle, options, rebuild=rebuild) as tokenizer:
-            arrays = tokenizer.encode(images)
+            made = [tokenizer.encode(chunk) for chunk in iter(lambda: [it for _, it in islice(named, TOGETHER)], [])]
+        arrays = [np.concatenate(parts) for parts in zip(*made, strict=True)]
         for path, staging, array in zip(outputs, staged, arrays, strict=False):
             check_room(path, array.nbytes)
             with staging.open("wb") as file:

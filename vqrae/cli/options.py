@@ -44,7 +44,9 @@ SealedIn = Annotated[
     ),
 ]
 BundlePath = Annotated[Path, typer.Argument(help="A bundle's folder.", metavar="BUNDLE")]
-ImagePaths = Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...")]
+ImagePaths = Annotated[
+    list[Path], typer.Argument(help="Image files; or folders, tars or Parquet files of images.", metavar="IMAGE...")
+]
 WorkerThreads = Annotated[
     int | None, typer.Option(help="CPU threads of each worker or replica; the cores shared out if not given.", min=1)
 ]

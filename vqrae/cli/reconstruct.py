@@ -22,7 +22,8 @@ def reconstruct(
     import numpy as np
 
     from vqrae.benchmarks.report.picture import check_picture_name, reconstruction_picture
-    from vqrae.cli.output import console
+    from vqrae.cli.output import console, print_note
+    from vqrae.images.numbered import each_image
     from vqrae.runtimes.outputs import check_apart
     from vqrae.runtimes.preprocess import prepare
     from vqrae.runtimes.staging import staged_file
@@ -32,8 +33,10 @@ def reconstruct(
     check_apart({"--output": output}, (bundle, *images))
     with staged_file(output) as staging:
         with Tokenizer.open(bundle, options, rebuild=rebuild) as tokenizer:
-            originals = np.stack([prepare(path, *tokenizer.image_size) for path in images])
+            size = tokenizer.image_size
+            prepared = [(name, prepare(image, *size)) for name, image in each_image(images, print_note)]
+            names, originals = [name for name, _ in prepared], np.stack([image for _, image in prepared])
             results = tokenizer.reconstruct(originals)
-        picture = reconstruction_picture(originals, results, [path.stem for path in images])
+        picture = reconstruction_picture(originals, results, names)
         picture.save(staging)
-    console.print(f"{output}: {len(images)} reconstructions")
+    console.print(f"{output}: {len(names)} reconstructions")

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
 from itertools import accumulate
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vqrae.images.kinds import kind_of
 from vqrae.images.parts import Part, Source, source_of
 from vqrae.images.reading import encoded_image, name_of
-from vqrae.images.report import Damaged, LeftOut
+from vqrae.images.report import Damaged, LeftOut, note_aside
 from vqrae.runtimes.errors import DataError, ImageError
 from vqrae.runtimes.preprocess import read_image
 
@@ -53,6 +55,28 @@ def source_images(source: Path) -> Images:
     if source.suffix.lower() == ".npy" and source.is_file():
         return _ArrayImages(source)
     return _EncodedImages(source_of(source, size=_PART_IMAGES))
+
+
+def each_image(paths: Iterable[Path], note: Callable[[str], None]) -> Iterator[tuple[str, Path | Image.Image]]:
+    """Images and what they are called: files as they are, and all that folders, tars and Parquet files hold.
+
+    Args:
+        paths: of any of these.
+        note: told what of a folder or a container is left out, counted and named.
+
+    Raises:
+        DataError: a folder or a container holds no image.
+        ImageError: an image in a container, or below a folder, cannot be read.
+        RuntimeUnavailable, StorageError: see `source_images`.
+    """
+    for path in paths:
+        if not path.is_dir() and kind_of(path.name) not in ("tar", "parquet"):
+            yield path.stem, path
+            continue
+        held = source_images(path)
+        note_aside(str(path), held, note)
+        for number in range(len(held)):
+            yield PurePosixPath(held.name(number)).stem, held.read(number)
 
 
 class _EncodedImages:
