@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -103,19 +104,12 @@ class Tokenizer(Closing):
                 found when it is loaded.
             SignatureError: it is not signed by that key.
             RuntimeUnavailable: its runtime is not installed, or cannot rebuild it.
-            UsageError: its runtime is unknown to this version, or cannot load from memory; `threads` or `streams` is
-                not positive, `cache` is a file, or a bundle whose signature is asked for is to be rebuilt, which makes
-                another one of it.
+            UsageError: its runtime is unknown to this version, or cannot load from memory; an option is impossible, or
+                a bundle whose signature is asked for is to be rebuilt, which makes another one of it.
         """
-        options = LoadOptions(
-            device=device,
-            threads=threads,
-            streams=streams,
-            cache=None if cache is None else Path(cache),
-            sealing=sealing,
-            trusted=trusted,
-            public_key=None if public_key is None else Path(public_key),
-        )
+        folder, key = (None if place is None else Path(place) for place in (cache, public_key))
+        where = LoadOptions(device=device, threads=threads, streams=streams, cache=folder, sealing=sealing)
+        options = replace(where, trusted=trusted, public_key=key)
         return cls.open(path, options, rebuild=rebuild)
 
     @classmethod
