@@ -18,7 +18,7 @@ from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, Te
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from vqrae.calibration.bias import correct_biases
-from vqrae.calibration.layers import Product, matrix_products
+from vqrae.calibration.layers import Product, Role, matrix_products
 from vqrae.calibration.plan import PrecisionPlan, RangeMethod, Scheme
 from vqrae.calibration.ranges import Range, activation_ranges
 from vqrae.calibration.recipe import GraphRecipe, graph_recipe
@@ -31,14 +31,18 @@ from vqrae.runtimes.closing import Closing
 class Int8Graph(Closing):
     """Makes INT8 graphs of one traced graph. What one plan needs to be observed is kept for the next."""
 
-    def __init__(self, path: Path, inputs: NDArray[Any]) -> None:
+    def __init__(self, path: Path, inputs: NDArray[Any], roles: Mapping[str, Role]) -> None:
         """Read a graph.
 
         Args:
             path: a traced FP32 graph.
             inputs: calibration images uint8 (B, H, W, 3), or indices int32 (B, h, w).
+            roles: module of the model -> what it is.
+
+        Raises:
+            UsageError: a module that multiplies has no role.
         """
-        self.products = matrix_products(path)
+        self.products = matrix_products(path, roles)
         self._path = path
         constants = onnx.load(path, load_external_data=False).graph.initializer
         self._sizes = {tensor.name: prod(tensor.dims) for tensor in constants}
@@ -105,7 +109,7 @@ class Int8Graph(Closing):
             if plan.storage == "compact"
             and plan.layers[product.layer] == "float"
             and product.has_weight
-            and product.group != "patch embedding"
+            and product.role != "patch"
             and self._sizes[product.inputs[1]] >= LARGE
         ]
 

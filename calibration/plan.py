@@ -29,8 +29,6 @@ Scheme = Literal["asymmetric", "symmetric"]
 """What a runtime takes: `asymmetric`, activations in uint8 with a zero point, which covers one-sided ones better, and
 constants in int16; `symmetric`, activations in int8 around zero, and of 16 bits FP16 alone."""
 
-SCORES = "search"
-"""The group of the product that scores all codes, which is never multiplied in INT8."""
 PLAN_FILE = "plan.json"
 """A bundle's own plan."""
 
@@ -38,15 +36,15 @@ FLOAT_BY_DEFAULT: Mapping[str, str] = {
     "scores": "neighboring codes differ by less than INT8 resolves",
     "weights_values": "most attention weights are smaller than one step of INT8 from 0 to 1",
     "queries_keys": "quantizing both sides costs about what the product gains",
-    "patch_embedding": "too little arithmetic to gain from it",
+    "patch": "too little arithmetic to gain from it",
     "head": "its rounding is seen in every pixel",
 }
-"""Last part of a layer's name -> why it stays in float unless a plan says otherwise."""
+"""Kind of a product (`layers.Product.kind`) -> why it stays in float unless a plan says otherwise."""
 STORED_FLOAT_BY_DEFAULT: Mapping[str, str] = {
     "scores": FLOAT_BY_DEFAULT["scores"],
     "weights_values": "it has no weights to store",
     "queries_keys": "it has no weights to store",
-    "patch_embedding": "too few weights to gain from it",
+    "patch": "too few weights to gain from it",
     "head": FLOAT_BY_DEFAULT["head"],
 }
 """The same where activations stay float."""
@@ -79,7 +77,7 @@ class PrecisionPlan(Record):
     ) -> Self:
         """INT8 where there are weights, but for `FLOAT_BY_DEFAULT`; of that, kinds in `also` are INT8 too."""
         kept = FLOAT_BY_DEFAULT.keys() - {*also}
-        layers: dict[str, LayerPrecision] = {p.layer: "float" if _kind(p.layer) in kept else "int8" for p in products}
+        layers: dict[str, LayerPrecision] = {p.layer: "float" if p.kind in kept else "int8" for p in products}
         smoothing = 0.5 if activations == "int8" else None
         return cls(activations=activations, smoothing=smoothing, layers=layers)
 
@@ -116,7 +114,7 @@ class PrecisionPlan(Record):
         if absent:
             got = f"nothing about {absent[0]}" + (f" and {len(absent) - 1} others" if len(absent) > 1 else "")
             raise DataError("layers of the plan", got=got, expected="int8 or float for each layer of the tokenizer")
-        scores = [product.layer for product in self.int8(products) if product.group == SCORES]
+        scores = [product.layer for product in self.int8(products) if product.role == "scores"]
         if self.activations == "int8" and scores:
             expected = "float: scores in INT8, ranked again, gained nothing and were taken out"
             raise UsageError(
@@ -135,20 +133,22 @@ class PrecisionPlan(Record):
         """The same plan, with other precisions for some layers."""
         return self.model_copy(update={"layers": _in_order({**self.layers, **changes})})
 
-    def kept_float(self) -> tuple[KeptFloat, ...]:
-        """What stays in float and why, for the manifest: one entry for each kind of layer."""
+    def kept_float(self, products: Sequence[Product]) -> tuple[KeptFloat, ...]:
+        """What stays in float and why, for the manifest: one entry for all layers whose names end alike."""
         reasons = FLOAT_BY_DEFAULT if self.activations == "int8" else STORED_FLOAT_BY_DEFAULT
-        kinds: dict[str, list[str]] = {}
+        kinds = {product.layer: product.kind for product in products}
+        alike: dict[tuple[str, str], list[str]] = {}
         for layer, precision in self.layers.items():
             if precision == "float":
-                kinds.setdefault(_kind(layer), []).append(layer)
-        entries = []
-        for kind, layers in kinds.items():
-            whole = len(layers) == sum(_kind(layer) == kind for layer in self.layers)
-            name = kind if whole else ", ".join(layers)
-            entries.append(KeptFloat(layer=name, reason=reasons.get(kind, "the plan keeps it")))
-        return tuple(entries)
+                alike.setdefault((_last(layer), reasons.get(kinds[layer], "the plan keeps it")), []).append(layer)
+        return tuple(
+            KeptFloat(
+                layer=last if len(layers) == sum(_last(layer) == last for layer in self.layers) else ", ".join(layers),
+                reason=reason,
+            )
+            for (last, reason), layers in alike.items()
+        )
 
 
-def _kind(layer: str) -> str:
+def _last(layer: str) -> str:
     return layer.rpartition(".")[2]

@@ -59,7 +59,7 @@ class GraphRecipe:
 
         What was observed are bytes as they are.
         """
-        first = [product.layer for product in self.products if product.group == "patch embedding"]
+        first = [product.layer for product in self.products if product.role == "patch"]
         chosen = [layer for layer in first if layer in self.reaches]
         reaches = {layer: tuple(reach * scale for reach in self.reaches[layer]) for layer in chosen}
         weights = {

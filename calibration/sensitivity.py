@@ -50,7 +50,7 @@ def group_sensitivities(products: Sequence[Product], make: Try, progress: Progre
     """Every group of a graph's layers, attention's own two products apart from those with weights, and every block."""
     groups: dict[str, list[str]] = {}
     for product in products:
-        kind = product.layer.rpartition(".")[2] if not product.has_weight else product.group
+        kind = product.group if product.has_weight else product.kind
         groups.setdefault(kind, []).append(product.layer)
         parts = product.layer.split(".")
         if "blocks" in parts:

@@ -7,11 +7,14 @@ layers that they follow.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from vqrae.calibration.layers import Role
+from vqrae.export.deployable import inside
 from vqrae.export.folding import joined
 from vqrae.export.form import Form
 from vqrae.model.parts import BlockParts, scaled
@@ -32,6 +35,15 @@ class DeployedNorm(nn.Module):
 
 class DeployedBlock(nn.Module):
     """One transformer block in its deployed form."""
+
+    ROLES: ClassVar[Mapping[str, Role]] = {
+        "": "attention",  # multiplies queries and keys, weights and values
+        "query_key_value": "attention",
+        "out": "attention",
+        "gate": "mlp",
+        "up": "mlp",
+        "down": "mlp",
+    }
 
     def __init__(self, parts: BlockParts, dtypes: Form) -> None:
         super().__init__()
@@ -72,6 +84,12 @@ class DeployedBlock(nn.Module):
         q_BHND, k_BHND, v_BHND = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
         weights_BHNN = (q_BHND @ k_BHND.transpose(-1, -2)).to(self.dtypes.kept).softmax(-1).to(compute)
         return (weights_BHNN @ v_BHND).transpose(1, 2).flatten(2)
+
+
+def block_roles(depth: int) -> dict[str, Role]:
+    """What the modules of a stack are, below `blocks`."""
+    stack = [inside(f"blocks.{number}", DeployedBlock.ROLES) for number in range(depth)]
+    return {name: role for roles in stack for name, role in roles.items()}
 
 
 def deployed_blocks(parts: Iterable[BlockParts], dtypes: Form) -> nn.Sequential:

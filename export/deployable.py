@@ -5,7 +5,7 @@ All that `export/` knows of a tokenizer is here; `tokenizers/<tokenizer>.py` is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vqrae.calibration.layers import Role
 from vqrae.export.form import Form
 from vqrae.runtimes.manifest import CheckpointIdentity, Preprocessing, TensorSpec, Tokens
 from vqrae.runtimes.parity import CodeSpace
@@ -31,6 +32,9 @@ class GraphPlan:
     """Makes what is traced, in a form; it takes and gives what the signature says."""
     input: TensorSpec
     outputs: tuple[TensorSpec, ...]
+    roles: Mapping[str, Role]
+    """Every module of it that multiplies matrices, by its name in the graph's module -> what it is to the tokenizer.
+    At INT8 a module without a role is refused."""
 
     def example(self) -> Tensor:
         """An input to trace with. A dynamic batch is traced at 2, since 1 may be inferred to be a constant."""
@@ -41,6 +45,11 @@ class GraphPlan:
         """What `torch.export` is told of the input; None where the batch is fixed."""
         axis = self.input.shape[0]
         return ({0: torch.export.Dim(axis)},) if isinstance(axis, str) else None
+
+
+def inside(name: str, roles: Mapping[str, Role]) -> dict[str, Role]:
+    """The roles of a module's parts, as of the module that has it by this name; its own is called ""."""
+    return {f"{name}.{layer}" if layer else name: role for layer, role in roles.items()}
 
 
 class ReferenceModel(Protocol):

@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from vqrae.calibration.images import CalibrationImages
-from vqrae.calibration.layers import Product, check_int8, int8_layers, int8_share, matrix_products
+from vqrae.calibration.layers import Product, Role, check_int8, int8_layers, int8_share, matrix_products
 from vqrae.calibration.plan import PLAN_FILE, PrecisionPlan, Scheme
 from vqrae.calibration.recipe import GraphRecipe, Int8Recipe
 from vqrae.calibration.weights import ADDED_BITS, LOOKUP_BITS, store_constants, store_in_int8
@@ -33,18 +33,26 @@ if TYPE_CHECKING:
 class Int8Onnx(Closing):
     """INT8 graphs for any plan and scheme. The images are observed once for all of them."""
 
-    def __init__(self, folder: Path, specs: Mapping[str, GraphSpec], images: CalibrationImages | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        specs: Mapping[str, GraphSpec],
+        roles: Mapping[str, Mapping[str, Role]],
+        images: CalibrationImages | None,
+    ) -> None:
         """Read the matrix products.
 
         Args:
             folder: of the traced FP32 graphs, which outlive this.
             specs: of the graphs, by name.
+            roles: of their modules, by the same names.
             images: to calibrate on; a plan whose activations stay float needs none.
         """
         self._folder = folder
         self._specs = dict(specs)
         self._images = images
-        self.products = {name: matrix_products(folder / spec.file) for name, spec in specs.items()}
+        self._roles = roles
+        self.products = {name: matrix_products(folder / spec.file, roles[name]) for name, spec in specs.items()}
         """Graph -> its matrix products."""
         self._opened = ExitStack()
         self._temporary = Path(self._opened.enter_context(TemporaryDirectory(prefix="vqrae-int8-")))
@@ -83,7 +91,7 @@ class Int8Onnx(Closing):
 
         inputs: dict[str, NDArray[Any]] = {"encode": self.images.images, "decode": self.indices}
         return {
-            name: self._opened.enter_context(Int8Graph(self._folder / spec.file, inputs[name]))
+            name: self._opened.enter_context(Int8Graph(self._folder / spec.file, inputs[name], self._roles[name]))
             for name, spec in self._specs.items()
         }
 
@@ -132,7 +140,7 @@ class Int8Onnx(Closing):
             check_int8(path.name, layers, [product.layer for product in plan.int8(products)])
             found += layers
         share = int8_share(self.all_products, found) if plan.activations == "int8" else None
-        return folder, specs, Precision(name=precision, kept_float=plan.kept_float(), int8_share=share)
+        return folder, specs, Precision(name=precision, kept_float=plan.kept_float(self.all_products), int8_share=share)
 
     def recipe(self, plan: PrecisionPlan, byte_scale: float) -> Int8Recipe:
         """What the graphs of a plan are made of, for a format that is not made from ONNX; errors as for `written`.

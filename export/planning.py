@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqrae import __version__
-from vqrae.calibration.plan import SCORES, PrecisionPlan
+from vqrae.calibration.plan import PrecisionPlan
 from vqrae.calibration.search import Found, kept, search
 from vqrae.calibration.sensitivity import Sensitivity, group_sensitivities, layer_sensitivities
 from vqrae.calibration.trials import GRAPHS, GraphName, Trial, TrialLog
@@ -71,7 +71,7 @@ def search_plan(
 def _search_graph(
     builder: BundleBuilder, name: GraphName, plan: PrecisionPlan, target: Target, reference: Reference, log: TrialLog
 ) -> GraphPlanning:
-    products = [product for product in builder.sources.int8.products[name] if product.group != SCORES]
+    products = [product for product in builder.sources.int8.products[name] if product.role != "scores"]
     limits = PRECISIONS[target.precision].limits
     budget = _whole(target.budget, limits)
     given = [product.layer for product in plan.int8(products)]

@@ -50,7 +50,8 @@ class SourceGraphs(Closing):
     def int8(self) -> Int8Onnx:
         """What makes INT8 of the ONNX graphs."""
         folder, specs = self.onnx.graphs("fp32", "batch", split=False)
-        return self._opened.enter_context(Int8Onnx(folder, specs, self._images))
+        roles = {graph.name: graph.roles for graph in self._tokenizer.graphs()}
+        return self._opened.enter_context(Int8Onnx(folder, specs, roles, self._images))
 
     def plan(self, target: Target) -> PrecisionPlan | None:
         """Of a target whose weights are whole numbers: its own plan, or the default one."""

@@ -12,6 +12,7 @@ precision of every value is in the graph (`Form`), because TensorRT's networks a
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 
 import numpy as np
@@ -19,11 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vqrae.calibration.layers import Role
 from vqrae.checkpoint import Checkpoint
 from vqrae.config import VQRAEConfig
 from vqrae.export import folding
-from vqrae.export.blocks import DeployedNorm, deployed_blocks
-from vqrae.export.deployable import GraphPlan
+from vqrae.export.blocks import DeployedNorm, block_roles, deployed_blocks
+from vqrae.export.deployable import GraphPlan, inside
 from vqrae.export.form import FP32, Form
 from vqrae.export.graphs.operators import images_from_patches, patches_from_images
 from vqrae.model import VQRAE
@@ -145,15 +147,31 @@ def graph_plans(model: VQRAE, *, split: bool, batch: int | str = "batch") -> lis
     indices = TensorSpec(name="indices", dtype="int32", shape=(batch, h, w))
     features = TensorSpec(name="features", dtype="float32", shape=(batch, h * w, c))
     quantized = TensorSpec(name="quantized_features", dtype="float32", shape=(batch, h * w, c))
+    blocks, coded = block_roles(model.encoder.network.config.num_hidden_layers), block_roles(model.config.decoder.depth)
+    encoder: dict[str, Role] = {"patch_embedding": "patch", **blocks}
+    quantizer: dict[str, Role] = {"scores": "scores"}
+    decoder: dict[str, Role] = {**coded, "head": "head"}
+    encode = inside("encoder", encoder) | inside("quantizer", quantizer)
+    decode = inside("decoder", decoder)
+
+    def plan(
+        name: str,
+        make: Callable[[VQRAE, Form], nn.Module],
+        given: TensorSpec,
+        outputs: tuple[TensorSpec, ...],
+        roles: Mapping[str, Role],
+    ) -> GraphPlan:
+        return GraphPlan(name=name, module=partial(make, model), input=given, outputs=outputs, roles=roles)
+
     wholes = [
-        GraphPlan(name="encode", module=partial(EncodeGraph, model), input=images, outputs=(indices, features)),
-        GraphPlan(name="decode", module=partial(DecodeGraph, model), input=indices, outputs=(images,)),
+        plan("encode", EncodeGraph, images, (indices, features), encode),
+        plan("decode", DecodeGraph, indices, (images,), decode),
     ]
     parts = [
-        GraphPlan(name="encoder", module=partial(EncoderGraph, model), input=images, outputs=(features,)),
-        GraphPlan(name="quantizer", module=partial(quantizer_graph, model), input=features, outputs=(indices,)),
-        GraphPlan(name="codebook", module=partial(codebook_graph, model), input=indices, outputs=(quantized,)),
-        GraphPlan(name="decoder", module=partial(DecoderGraph, model), input=quantized, outputs=(images,)),
+        plan("encoder", EncoderGraph, images, (features,), encoder),
+        plan("quantizer", quantizer_graph, features, (indices,), quantizer),
+        plan("codebook", codebook_graph, indices, (quantized,), {}),
+        plan("decoder", DecoderGraph, quantized, (images,), decoder),
     ]
     return wholes + parts if split else wholes
 

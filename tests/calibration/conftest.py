@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tiny_models import random_images
+from tiny_models import random_images, roles
 
 from vqrae.calibration.layers import Product, matrix_products
 
@@ -27,7 +27,7 @@ def decode_graph(exported: Path) -> Path:
 @pytest.fixture(scope="session")
 def products(encode_graph: Path) -> tuple[Product, ...]:
     """The encoder's."""
-    return matrix_products(encode_graph)
+    return matrix_products(encode_graph, roles())
 
 
 @pytest.fixture(scope="session")

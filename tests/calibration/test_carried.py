@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tiny_models import random_images, tiny_model
+from tiny_models import random_images, roles, tiny_model
 
 from vqrae.calibration.int8_graph import Int8Graph
 from vqrae.calibration.layers import Product
@@ -19,7 +19,7 @@ from vqrae.export.tokenizers.vqrae import EncodeGraph
 @pytest.fixture(scope="module")
 def quantizer(encode_graph: Path, images: NDArray[np.uint8]) -> Iterator[Int8Graph]:
     """The encoder's."""
-    with Int8Graph(encode_graph, images) as made:
+    with Int8Graph(encode_graph, images, roles()) as made:
         yield made
 
 

@@ -9,14 +9,15 @@ import pytest
 from hand_made_graphs import save_graph
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
-from tiny_models import PATCH, SIZE, WIDTH
+from tiny_models import PATCH, SIZE, WIDTH, roles
 
-from vqrae.calibration.layers import LAYER_METADATA, Group, Product, matrix_products, node_layers
+from vqrae.calibration.layers import LAYER_METADATA, Product, Role, matrix_products, node_layers
+from vqrae.runtimes.errors import UsageError
 
 TOKENS, HEADS, MLP, CODES = (SIZE // PATCH) ** 2, 4, 64, 64
 PIXELS = PATCH * PATCH * 3
 
-Row = tuple[str, Group, bool, int]
+Row = tuple[str, str, bool, int]
 
 
 def block(name: str) -> list[Row]:
@@ -37,7 +38,7 @@ def rows(products: tuple[Product, ...]) -> list[Row]:
 
 
 def test_the_products_of_encode(encode_graph: Path) -> None:
-    assert rows(matrix_products(encode_graph)) == [
+    assert rows(matrix_products(encode_graph, roles())) == [
         ("encoder.patch_embedding", "patch embedding", True, TOKENS * PIXELS * WIDTH),
         *block("encoder.blocks.0"),
         *block("encoder.blocks.1"),
@@ -46,7 +47,7 @@ def test_the_products_of_encode(encode_graph: Path) -> None:
 
 
 def test_the_products_of_decode(decode_graph: Path) -> None:
-    assert rows(matrix_products(decode_graph)) == [
+    assert rows(matrix_products(decode_graph, roles())) == [
         *block("decoder.blocks.0"),
         *block("decoder.blocks.1"),
         ("decoder.head", "pixels", True, TOKENS * WIDTH * PIXELS),
@@ -82,18 +83,21 @@ def weight(*shape: int) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize(
-    ("scopes", "layer", "group"),
+    ("scopes", "layer", "role"),
     [
-        ("['', 'blocks', 'blocks.0.gate', 'matmul']", "blocks.0.gate", "MLP"),
-        ("['', 'matmul']", "node_y", "attention"),
-        (None, "node_y", "attention"),
+        ("['', 'blocks', 'blocks.0.gate', 'matmul']", "blocks.0.gate", "mlp"),
+        ("['', 'matmul']", "node_y", "conv"),
+        (None, "node_y", "patch"),
     ],
 )
-def test_a_layer_s_name_and_group(tmp_path: Path, scopes: str | None, layer: str, group: Group) -> None:
+def test_a_layer_s_name_and_role(tmp_path: Path, scopes: str | None, layer: str, role: Role) -> None:
     nodes = [product_of("x", "w", "y", scopes=scopes), product_of("y", "y", "z", op="Add")]
     path = save_graph(tmp_path / "g.onnx", nodes, {"w": weight(4, 5)}, {"x": ("b", 3, 4)}, {"z": ("b", 3, 5)})
-    (product,) = matrix_products(path)
-    assert (product.layer, product.group, product.inputs) == (layer, group, ("x", "w"))
+    (product,) = matrix_products(path, {layer: role})
+    assert (product.layer, product.role, product.inputs) == (layer, role, ("x", "w"))
+    assert matrix_products(path)[0].role is None
+    with pytest.raises(UsageError, match=rf"layer {layer} at INT8: got no role; expected one; declare it in"):
+        matrix_products(path, {})
 
 
 def test_a_fixed_batch_counts_its_images(tmp_path: Path) -> None:
@@ -115,3 +119,13 @@ def test_the_two_products_of_an_attention_are_told_apart(tmp_path: Path) -> None
         "blocks.0.attention.weights_values",
     ]
     assert [product.inputs for product in products] == [("q", "k"), ("s", "v")]
+
+
+def test_further_products_of_a_module_have_a_number(tmp_path: Path) -> None:
+    scopes = "['', 'distances', 'matmul']"
+    nodes = [product_of(*names, scopes=scopes) for names in (("q", "k", "s"), ("s", "q", "t"), ("t", "k", "y"))]
+    inputs = {"q": ("b", 3, 3), "k": ("b", 3, 3)}
+    path = save_graph(tmp_path / "g.onnx", nodes, {}, inputs, {"y": ("b", 3, 3)})
+    products = matrix_products(path, {"distances": "scores"})
+    assert [product.kind for product in products] == ["queries_keys", "weights_values", "2"]
+    assert {(product.module, product.role) for product in products} == {("distances", "scores")}

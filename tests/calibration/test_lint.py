@@ -12,6 +12,7 @@ from hand_made_graphs import save_graph
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from tiny_models import roles
 
 from vqrae.calibration.int8_graph import Int8Graph
 from vqrae.calibration.layers import matrix_products
@@ -147,7 +148,7 @@ def test_our_symmetric_graphs_pass(
 ) -> None:
     inputs: dict[Path, NDArray[Any]] = {encode_graph: images, decode_graph: indices}
     for source, values in inputs.items():
-        with Int8Graph(source, values) as quantizer:
+        with Int8Graph(source, values, roles()) as quantizer:
             quantizer.write(PrecisionPlan.default(quantizer.products), "symmetric", tmp_path / "symmetric.onnx")
             quantizer.write(PrecisionPlan.default(quantizer.products), "asymmetric", tmp_path / "asymmetric.onnx")
         assert lint(tmp_path / "symmetric.onnx") == []

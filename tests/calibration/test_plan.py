@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from vqrae.calibration.layers import Product
+from vqrae.calibration.layers import Product, Role
 from vqrae.calibration.plan import FLOAT_BY_DEFAULT, PrecisionPlan
 from vqrae.runtimes.errors import DataError, UsageError
 from vqrae.runtimes.precision import KeptFloat
@@ -24,6 +25,14 @@ LAYERS = (
     "quantizer.scores",
     "decoder.head",
 )
+ROLES: Mapping[str, Role] = {
+    "patch_embedding": "patch",
+    "gate": "mlp",
+    "up": "mlp",
+    "down": "mlp",
+    "scores": "scores",
+    "head": "head",
+}
 INT8 = {layer for layer in LAYERS if layer.rpartition(".")[2] in ("query_key_value", "out", "gate", "up", "down")}
 
 
@@ -33,7 +42,7 @@ def products() -> tuple[Product, ...]:
         Product(
             layer=layer,
             node=f"node_{number}",
-            group="search" if layer == "quantizer.scores" else "attention",
+            role=ROLES.get(layer.rpartition(".")[2], "attention"),
             inputs=(f"x_{number}", f"w_{number}"),
             has_weight=".attention." not in layer,
             multiplications=1,
@@ -54,7 +63,9 @@ def test_by_default_the_large_products_with_weights_are_int8(products: tuple[Pro
 def test_weights_alone_are_stored_in_int8_by_default_where_products_would_be(products: tuple[Product, ...]) -> None:
     plan, stored = PrecisionPlan.default(products), PrecisionPlan.default(products, "float")
     assert stored == plan.model_copy(update={"activations": "float", "smoothing": None})
-    assert {entry.layer for entry in stored.kept_float()} == {entry.layer for entry in plan.kept_float()}
+    assert {entry.layer for entry in stored.kept_float(products)} == {
+        entry.layer for entry in plan.kept_float(products)
+    }
     stored.check(products)
     attention = "encoder.blocks.0.attention.weights_values"
     plan.with_layers({attention: "int8"}).check(products)
@@ -161,7 +172,7 @@ def test_changes_leave_the_plan_they_are_made_of(products: tuple[Product, ...]) 
 
 
 def test_what_stays_in_float_has_a_reason(products: tuple[Product, ...]) -> None:
-    kept = PrecisionPlan.default(products).kept_float()
+    kept = PrecisionPlan.default(products).kept_float(products)
     assert {entry.layer for entry in kept} == {
         "patch_embedding",
         "queries_keys",
@@ -169,13 +180,14 @@ def test_what_stays_in_float_has_a_reason(products: tuple[Product, ...]) -> None
         "scores",
         "head",
     }
-    assert all(entry.reason == FLOAT_BY_DEFAULT[entry.layer] for entry in kept)
+    kinds = {product.layer.rpartition(".")[2]: product.kind for product in products}
+    assert all(entry.reason == FLOAT_BY_DEFAULT[kinds[entry.layer]] for entry in kept)
 
 
 def test_some_layers_of_a_kind_are_named_and_a_whole_kind_is_not(products: tuple[Product, ...]) -> None:
     layers = dict.fromkeys(LAYERS, "int8")
     some = PrecisionPlan.model_validate({"layers": layers | {"encoder.blocks.0.up": "float"}})
-    assert some.kept_float() == (KeptFloat(layer="encoder.blocks.0.up", reason="the plan keeps it"),)
+    assert some.kept_float(products) == (KeptFloat(layer="encoder.blocks.0.up", reason="the plan keeps it"),)
     both = some.with_layers({"encoder.blocks.1.up": "float"})
-    assert both.kept_float() == (KeptFloat(layer="up", reason="the plan keeps it"),)
-    assert PrecisionPlan.model_validate({"layers": layers}).kept_float() == ()
+    assert both.kept_float(products) == (KeptFloat(layer="up", reason="the plan keeps it"),)
+    assert PrecisionPlan.model_validate({"layers": layers}).kept_float(products) == ()

@@ -13,6 +13,7 @@ import pytest
 from hand_made_graphs import save_graph, weights_of
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from tiny_models import roles
 
 from vqrae.calibration import int8_graph, rounding
 from vqrae.calibration.int8_graph import Int8Graph
@@ -26,7 +27,7 @@ from vqrae.runtimes.errors import CheckpointError
 @pytest.fixture(scope="module")
 def quantizer(encode_graph: Path, images: NDArray[np.uint8]) -> Iterator[Int8Graph]:
     """The encoder's."""
-    with Int8Graph(encode_graph, images) as made:
+    with Int8Graph(encode_graph, images, roles()) as made:
         yield made
 
 
@@ -61,7 +62,7 @@ def test_the_same_images_and_plan_give_the_same_bytes(
     encode_graph: Path, images: NDArray[np.uint8], tmp_path: Path, method: RangeMethod
 ) -> None:
     for name in ("one", "other"):
-        with Int8Graph(encode_graph, images) as quantizer:
+        with Int8Graph(encode_graph, images, roles()) as quantizer:
             plan = PrecisionPlan(ranges=method, layers=PrecisionPlan.default(quantizer.products).layers)
             quantizer.write(plan, "asymmetric", tmp_path / f"{name}.onnx")
     assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "other.onnx").read_bytes()
@@ -82,7 +83,7 @@ def test_what_was_written_before_does_not_matter(
     ):
         quantizer.write(before, "symmetric", tmp_path / f"{number}.onnx")
     quantizer.write(default, "asymmetric", tmp_path / "late.onnx")
-    with Int8Graph(encode_graph, images) as fresh:
+    with Int8Graph(encode_graph, images, roles()) as fresh:
         fresh.write(default, "asymmetric", tmp_path / "fresh.onnx")
     assert (tmp_path / "late.onnx").read_bytes() == (tmp_path / "fresh.onnx").read_bytes()
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 5, "each plan has a graph of its own"
@@ -98,7 +99,7 @@ def test_a_weight_is_rounded_once_for_all_plans(
         return compensated(weight_CO, *others)
 
     monkeypatch.setattr(rounding, "compensated", counted)
-    with Int8Graph(encode_graph, images) as quantizer:
+    with Int8Graph(encode_graph, images, roles()) as quantizer:
         plan = PrecisionPlan.default(quantizer.products)
         for name, changed in (("one", {}), ("other", {"encoder.blocks.0.up": "float"}), ("again", {})):
             quantizer.write(plan.with_layers(changed), "asymmetric", tmp_path / f"{name}.onnx")
@@ -111,7 +112,7 @@ def test_other_images_give_other_ranges(
 ) -> None:
     plan = PrecisionPlan.default(quantizer.products)
     quantizer.write(plan, "asymmetric", tmp_path / "one.onnx")
-    with Int8Graph(encode_graph, images[:2]) as fewer:
+    with Int8Graph(encode_graph, images[:2], roles()) as fewer:
         fewer.write(plan, "asymmetric", tmp_path / "other.onnx")
     assert (tmp_path / "one.onnx").read_bytes() != (tmp_path / "other.onnx").read_bytes()
 
@@ -125,7 +126,7 @@ def test_nothing_of_this_machine_is_in_the_file(quantizer: Int8Graph, tmp_path: 
 
 
 def test_closing_deletes_the_smoothed_graphs(encode_graph: Path, images: NDArray[np.uint8], tmp_path: Path) -> None:
-    quantizer = Int8Graph(encode_graph, images)
+    quantizer = Int8Graph(encode_graph, images, roles())
     quantizer.write(PrecisionPlan.default(quantizer.products), "asymmetric", tmp_path / "graph.onnx")
     (smoothed,) = quantizer._smoothed.values()
     assert smoothed.exists()
@@ -157,7 +158,7 @@ def test_only_planned_layers_are_int8(
     scheme: Scheme,
     layers: list[str],
 ) -> None:
-    with Int8Graph(encode_graph, images) as quantizer:
+    with Int8Graph(encode_graph, images, roles()) as quantizer:
         plan = all_float.with_layers(dict.fromkeys(layers, "int8"))
         quantizer.write(plan, scheme, tmp_path / "graph.onnx")
         assert int8_layers(tmp_path / "graph.onnx", quantizer.products) == layers
@@ -183,7 +184,7 @@ def test_of_two_layers_that_share_what_they_read_one_may_be_int8(tmp_path: Path,
     outputs: dict[str, tuple[int | str, ...]] = {"gate": ("b", 3, 5), "up": ("b", 3, 5)}
     path = save_graph(tmp_path / "float.onnx", nodes, weights, {"x": ("b", 3, 4)}, outputs)
     inputs = np.random.default_rng(1).normal(size=(5, 3, 4)).astype(np.float32)
-    with Int8Graph(path, inputs) as quantizer:
+    with Int8Graph(path, inputs, {"gate": "mlp", "up": "mlp"}) as quantizer:
         layers = {product.layer: "float" for product in quantizer.products} | {chosen: "int8"}
         quantizer.write(PrecisionPlan.model_validate({"layers": layers}), "asymmetric", tmp_path / "int8.onnx")
         assert int8_layers(tmp_path / "int8.onnx", quantizer.products) == [chosen]
@@ -197,7 +198,7 @@ def test_everything_may_be_int8(quantizer: Int8Graph, tmp_path: Path) -> None:
 
 
 def test_the_default_plan_on_tokens(decode_graph: Path, indices: NDArray[np.int32], tmp_path: Path) -> None:
-    with Int8Graph(decode_graph, indices) as quantizer:
+    with Int8Graph(decode_graph, indices, roles()) as quantizer:
         plan = PrecisionPlan.default(quantizer.products)
         quantizer.write(plan, "asymmetric", tmp_path / "decode.onnx")
         assert int8_layers(tmp_path / "decode.onnx", quantizer.products) == [
@@ -261,7 +262,7 @@ def test_the_activation_s_range_is_what_was_observed(
     tmp_path: Path,
 ) -> None:
     (out,) = [product for product in products if product.layer == "encoder.blocks.0.out"]
-    with Int8Graph(encode_graph, images) as quantizer:
+    with Int8Graph(encode_graph, images, roles()) as quantizer:
         plan = PrecisionPlan(smoothing=None, layers=all_float.with_layers({out.layer: "int8"}).layers)
         quantizer.write(plan, "asymmetric", tmp_path / "graph.onnx")
     probe = onnx.load(encode_graph)
@@ -282,7 +283,7 @@ def test_an_int8_graph_is_close_to_the_original(
 ) -> None:
     """Entropy takes time for each layer, so that few are INT8."""
     layers = ("encoder.blocks.0.up", "encoder.blocks.1.query_key_value")
-    with Int8Graph(encode_graph, images) as quantizer:
+    with Int8Graph(encode_graph, images, roles()) as quantizer:
         plan = all_float.with_layers(dict.fromkeys(layers, "int8"))
         quantizer.write(PrecisionPlan(ranges=method, layers=plan.layers), "asymmetric", tmp_path / "graph.onnx")
     found, wanted = run(tmp_path / "graph.onnx", images)["features"], run(encode_graph, images)["features"]
@@ -307,7 +308,7 @@ def test_a_model_that_is_broken_inside_is_refused_by_layer(
     onnx.save(model, tmp_path / "broken.onnx")
     message = r"activations of encoder\.blocks\.1\.down: got values that are not numbers; expected finite ones"
     with (
-        Int8Graph(tmp_path / "broken.onnx", images) as quantizer,
+        Int8Graph(tmp_path / "broken.onnx", images, roles()) as quantizer,
         pytest.raises(CheckpointError, match=message),
     ):
         quantizer.write(PrecisionPlan.default(quantizer.products), "asymmetric", tmp_path / "graph.onnx")
@@ -336,7 +337,7 @@ def test_what_is_large_is_not_packed(
     """Either way a runtime multiplies by the weight, rounded to so many bits."""
     monkeypatch.setattr(rounding, "PACKED_MOST", most)
     monkeypatch.setattr(int8_graph, "LARGE", 1)
-    with Int8Graph(encode_graph, images) as quantizer:
+    with Int8Graph(encode_graph, images, roles()) as quantizer:
         plan = PrecisionPlan(smoothing=None, layers=PrecisionPlan.default(quantizer.products).layers)
         (weight,) = [one.inputs[1] for one in quantizer.products if one.layer == "quantizer.scores"]
         quantizer.write(plan, "asymmetric", tmp_path / "stored.onnx")

@@ -60,7 +60,7 @@ def test_the_features_that_leave_the_graph_and_their_search_are_untouched(
     encode_graph: Path, products: tuple[Product, ...], images: NDArray[np.uint8]
 ) -> None:
     weighted = [product for product in products if product.has_weight]
-    (search,) = [product for product in products if product.group == "search"]
+    (search,) = [product for product in products if product.role == "scores"]
     model, before = onnx.load(encode_graph), weights_of(onnx.load(encode_graph))
     (norm,) = [node for node in model.graph.node if node.output[0] == search.inputs[0]]
     assert (norm.op_type, norm.output[0]) == ("LayerNormalization", "features")

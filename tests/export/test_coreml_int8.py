@@ -13,7 +13,7 @@ import pytest
 from coreml_packages import converted, job_of
 from numpy.typing import NDArray
 
-from vqrae.calibration.plan import SCORES, LayerPrecision, PrecisionPlan
+from vqrae.calibration.plan import LayerPrecision, PrecisionPlan
 from vqrae.calibration.recipe import GraphRecipe, Int8Recipe
 from vqrae.export.batch import Batch
 from vqrae.export.build import BundleBuilder
@@ -117,7 +117,7 @@ def plan_of(builder: BundleBuilder, **changes: Any) -> PrecisionPlan:
 
 def everywhere(builder: BundleBuilder) -> dict[str, LayerPrecision]:
     """Every layer that INT8 may multiply."""
-    return {product.layer: "int8" for product in builder.sources.int8.all_products if product.group != SCORES}
+    return {product.layer: "int8" for product in builder.sources.int8.all_products if product.role != "scores"}
 
 
 def packaged(builder: BundleBuilder, name: str, folder: Path, wanted: Target, **changes: Any) -> Path:
@@ -161,7 +161,7 @@ def test_ranges_observed_in_onnx_are_those_of_the_package(
         inputs = [operation.x] if operation.op_type == "linear" else [operation.x, operation.y]
         assert product.has_weight == (operation.op_type == "linear")
         found = [np.abs(variable.val).max() for variable in inputs]
-        if product.group == SCORES:
+        if product.role == "scores":
             continue
         np.testing.assert_allclose(found, wanted[product.layer], rtol=1e-4, err_msg=product.layer)
 

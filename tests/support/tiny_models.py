@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
 
+from vqrae.calibration.layers import Role
 from vqrae.checkpoint import Checkpoint
 from vqrae.export.tokenizers.vqrae import VqraeTokenizer
 from vqrae.model import VQRAE
@@ -61,6 +63,12 @@ def deployable(model: VQRAE) -> VqraeTokenizer:
     """A model that lies in no checkpoint, to be exported."""
     made = {"source": "memory", "weights_sha256": "0" * 64, "config_sha256": "0" * 64, "random_weights": True}
     return VqraeTokenizer(Checkpoint(model=model, identity=CheckpointIdentity(name=model.config.name, **made)))
+
+
+@cache
+def roles() -> dict[str, Role]:
+    """What the modules of both graphs of the tiny SigLIP are."""
+    return {name: role for plan in deployable(tiny_model()).graphs() for name, role in plan.roles.items()}
 
 
 def random_images(count: int = 3, seed: int = 0) -> torch.Tensor:

@@ -42,7 +42,7 @@ def products() -> list[Product]:
         Product(
             layer=name,
             node=name,
-            group="MLP",
+            role="mlp",
             inputs=("x", name),
             has_weight=name != "d",
             multiplications=int(SAVES_MS[name] * 10),

@@ -72,7 +72,7 @@ def built_int8(asked: PrecisionName, recipe: Int8Recipe, specs: Mapping[str, Any
         found += layers
     whole = [product for graph in recipe.graphs.values() for product in graph.products]
     share = int8_share(whole, found) if PRECISIONS[asked].integer_products else None
-    return Precision(name=asked, kept_float=plan.kept_float(), int8_share=share)
+    return Precision(name=asked, kept_float=plan.kept_float(whole), int8_share=share)
 
 
 def _built(spec: Any) -> Iterator[BuiltOperation]:
