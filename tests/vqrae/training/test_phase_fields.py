@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from phases import phase_config, pretraining, stage1, stage2, tiny_recipe
@@ -22,12 +22,14 @@ from vqrae.training.config import (
     Recipe,
     Stage1Config,
     Stage2Config,
+    StageConfig,
     recipe,
 )
 from vqrae.training.description import PHASE_FILE
 from vqrae.training.loop import train
 from vqrae.training.phase import Phase
 from vqrae.training.run import TrainingRun
+from vqrae.training.stages import PERCEPTUAL
 
 ALL: dict[str, Any] = {"perceptual": "teacher", "discriminator_start": 0, "ema_decay": 0.9, "steps": 2, "warmup": 1}
 MAKE: dict[PhaseName, Callable[..., Phase]] = {"pretrain": pretraining, "stage1": stage1, "stage2": stage2}
@@ -85,6 +87,10 @@ def test_the_recipe_has_a_type_for_each_phase() -> None:
         assert Recipe.model_fields[phase].annotation in (kind, kind | None)
     assert fields(LessonConfig) == fields(PhaseConfig), "a reader and a painter read what every phase does"
     assert set().union(*(fields(kind) for kind in PHASES.values())) == set(EVERY)
+
+
+def test_every_perceptual_loss_that_can_be_asked_for_is_there() -> None:
+    assert get_args(StageConfig.model_fields["perceptual"].annotation) == tuple(PERCEPTUAL)
 
 
 @pytest.mark.parametrize(("phase", "field"), UNREAD)
