@@ -50,8 +50,9 @@ def program_from_plan(
         for name, values in parameters.items():
             module.get_parameter(name).copy_(torch.tensor(values))
         for tensor in (*module.parameters(), *module.buffers()):
-            if tensor.untyped_storage().nbytes() > tensor.nbytes:  # part of another: a file wants whole ones
-                tensor.data = tensor.data.clone()
+            if tensor.untyped_storage().nbytes() > tensor.nbytes or not tensor.is_contiguous():
+                # Part of another, or in another order: a file wants whole ones.
+                tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
     if example.dtype == torch.uint8:
         example = example.to(getattr(torch, dtype))
     if layout == "BCHW":
