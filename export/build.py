@@ -28,7 +28,7 @@ from vqrae.runtimes.closing import Closing
 from vqrae.runtimes.errors import BundleError, DeviceMissing, EngineMismatch, GateFailure
 from vqrae.runtimes.evidence import Evidence
 from vqrae.runtimes.load_options import LoadOptions
-from vqrae.runtimes.manifest import Manifest
+from vqrae.runtimes.manifest import Manifest, least_version
 from vqrae.runtimes.parity import Reference, judge, misses
 from vqrae.runtimes.precision import PRECISIONS, PrecisionName
 from vqrae.runtimes.registry import session_class
@@ -77,8 +77,9 @@ class BundleBuilder(Closing):
         self.tokenizer = tokenizer
         self.images = images
         self.report = report
+        self.graphs = [plan.name for plan in tokenizer.graphs()]
         report("running the PyTorch reference")
-        self.reference: Reference = reference_from_model(tokenizer, images.images)
+        self.reference: Reference = reference_from_model(tokenizer, images.images, self.graphs)
         self.sources = SourceGraphs(tokenizer, calibration)
         self.timing: Timing = timing or graph_speeds
 
@@ -107,7 +108,7 @@ class BundleBuilder(Closing):
             if plan is not None:
                 plan.write(staging / PLAN_FILE)
             written = target.format.write(self.sources.job(target, plan, staging))
-            write_golden(staging, self.tokenizer, self.images.photographs)
+            write_golden(staging, self.tokenizer, self.graphs, self.images.photographs)
             draft = self._manifest(path.name, target, written, staging)
             self.report(f"{path.name}: verifying on {len(self.images.images)} photographs")
             evidence = self._evidence(target, Bundle(staging, draft, draft.to_json().encode()))
@@ -139,7 +140,8 @@ class BundleBuilder(Closing):
 
     def _one_image(self) -> dict[str, NDArray[Any]]:
         """A batch of one for each graph."""
-        return {"encode": self.reference.images[:1], "decode": self.reference.indices[:1]}
+        values: dict[str, NDArray[Any]] = {"encode": self.reference.images, "decode": self.reference.indices}
+        return {name: values[name][:1] for name in self.graphs}
 
     @staticmethod
     def _with_speed(row: VerifyRow, speeds: Mapping[str, GraphSpeed]) -> VerifyRow:
@@ -173,6 +175,7 @@ class BundleBuilder(Closing):
 
     def _manifest(self, name: str, target: Target, written: Written, folder: Path) -> Manifest:
         return Manifest(
+            format_version=least_version(written.graphs, self.tokenizer.tokens),
             name=name,
             created=creation_time(),
             created_with={"vqrae": __version__, **written.runtime.built_with},

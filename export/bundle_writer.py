@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -38,22 +38,24 @@ def creation_time() -> str:
     return moment.replace(microsecond=0).isoformat()
 
 
-def write_golden(folder: Path, tokenizer: Deployable, photographs: Sequence[Image.Image]) -> None:
-    """Save the first photographs, and what the reference makes of them, as the bundle's golden samples."""
-    size = (tokenizer.preprocessing.height, tokenizer.preprocessing.width)
+def write_golden(
+    folder: Path, tokenizer: Deployable, graphs: Collection[str], photographs: Sequence[Image.Image]
+) -> None:
+    """Save the first photographs, and what the reference makes of them, as the golden samples of a bundle's graphs."""
+    encodes, size = "encode" in graphs, (tokenizer.preprocessing.height, tokenizer.preprocessing.width)
     with tempfile.TemporaryDirectory() as temporary:
         sources = []
         for number, photograph in enumerate(photographs[:GOLDEN_COUNT]):
             sources.append(Path(temporary) / f"{number}.png")
             golden_source(photograph, size).save(sources[-1], optimize=True)
         images = np.stack([prepare(source, *size) for source in sources])
-        reference = reference_from_model(tokenizer, images)
+        reference = reference_from_model(tokenizer, images, graphs)
         golden = GoldenSamples(
-            sources=tuple(sources),
-            photographs=tuple(source.read_bytes() for source in sources),
-            images=images,
+            sources=tuple(sources) if encodes else (),
+            photographs=tuple(source.read_bytes() for source in sources) if encodes else (),
+            images=images if encodes else None,
             indices=reference.indices,
             decoded=reference.decoded,
-            margins=reference.margins().astype(np.float32),
+            margins=reference.margins().astype(np.float32) if encodes else None,
         )
         save_golden(folder, golden)

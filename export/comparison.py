@@ -77,7 +77,7 @@ def verify_bundles(
         return rows
     limits = {str(bundle.path): _psnr_limit(bundle) for bundle in bundles}
     for number, bundle in enumerate(bundles):
-        if str(bundle.path) in indices:
+        if str(bundle.path) in indices and "decode" in bundle.manifest.graphs:
             report(f"decoding all tokens with {bundle.path}")
             with Tokenizer.from_bundle(bundle, options) as tokenizer:
                 rows[number] = _with_interchange(rows[number], interchange(tokenizer, indices, reference), limits)
@@ -93,6 +93,8 @@ def interchange(decoder: Tokenizer, indices: Indices, reference: Reference) -> d
     Raises:
         RuntimeUnavailable: the decoder's runtime failed.
     """
+    if reference.reconstructed is None:
+        return {}
     whole = mean_psnr_db(reference.images, reference.reconstructed)
     return {path: whole - mean_psnr_db(reference.images, decoder.decode(made)) for path, made in indices.items()}
 
@@ -102,7 +104,8 @@ def _examined(bundle: Bundle, reference: Reference, options: LoadOptions, indice
     try:
         with Tokenizer.from_bundle(bundle, options) as tokenizer:
             sample = sample_from_tokenizer(tokenizer, reference)
-            indices[str(bundle.path)] = sample.indices
+            if sample.indices is not None:
+                indices[str(bundle.path)] = sample.indices
             return evidence_of(sample, tokenizer, reference)
     except RuntimeUnavailable as error:
         reason, source = str(error), None

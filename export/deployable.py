@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from vqrae.calibration.layers import Role
 from vqrae.export.form import Form
+from vqrae.runtimes.code_space import CodeSpace
 from vqrae.runtimes.manifest import CheckpointIdentity, Preprocessing, TensorSpec, Tokens
-from vqrae.runtimes.parity import CodeSpace
 
 TRACED_BATCH = 2
 
@@ -53,23 +53,30 @@ def inside(name: str, roles: Mapping[str, Role]) -> dict[str, Role]:
 
 
 class ReferenceModel(Protocol):
-    """The trained tokenizer as it is, in FP32: what every deployed form of it is judged by."""
+    """The trained tokenizer as it is, in FP32: what every deployed form of it is judged by.
+
+    `encode` is not called where no graph encodes, nor `decode` where none decodes.
+    """
 
     @property
-    def space(self) -> CodeSpace:
-        """Where its features lie among its codes."""
+    def tokens(self) -> Tokens:
+        """Its token grid, how many codes there are and how many a token has, and how wide the features are, if told."""
         ...
 
-    def best_two(self, features: NDArray[np.float32], /) -> NDArray[np.int32]:
-        """The nearest and the second-nearest code of each of these features (B, h·w, C), (B·h·w, 2)."""
+    @property
+    def space(self) -> CodeSpace | None:
+        """What its features and its codes are to each other; None where no graph encodes."""
         ...
 
     def encode(self, images: NDArray[np.uint8], /) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Images uint8 (B, H, W, 3) -> indices int32 (B, h, w), features float32 (B, h·w, C)."""
+        """Images uint8 (B, H, W, 3) -> indices int32 (B, h, w) or (B, levels, h, w), features float32 (B, h·w, C).
+
+        The features are those that `space` is of, whether a bundle tells them or not.
+        """
         ...
 
     def decode(self, indices: NDArray[np.int32], /) -> NDArray[np.uint8]:
-        """Indices int32 (B, h, w) -> images uint8 (B, H, W, 3)."""
+        """Indices int32 (B, h, w) or (B, levels, h, w) -> images uint8 (B, H, W, 3)."""
         ...
 
 
@@ -91,13 +98,8 @@ class Deployable(ReferenceModel, Protocol):
         """How images are made fit, and their size."""
         ...
 
-    @property
-    def tokens(self) -> Tokens:
-        """Its token grid, and how many codes there are."""
-        ...
-
     def graphs(self, batch: int | str = "batch", *, split: bool = False) -> list[GraphPlan]:
-        """The graphs of a bundle.
+        """The graphs of a bundle: `encode`, `decode` or both, as `manifest.signature` gives them.
 
         Args:
             batch: a size, or the name of the dynamic axis.

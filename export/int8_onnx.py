@@ -19,6 +19,7 @@ from vqrae.calibration.plan import PLAN_FILE, PrecisionPlan, Scheme
 from vqrae.calibration.recipe import GraphRecipe, Int8Recipe
 from vqrae.calibration.weights import ADDED_BITS, LOOKUP_BITS, store_constants, store_in_int8
 from vqrae.runtimes.closing import Closing
+from vqrae.runtimes.code_space import by_token
 from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.manifest import Calibration, GraphSpec, RuntimeInfo
@@ -78,6 +79,9 @@ class Int8Onnx(Closing):
     @cached_property
     def indices(self) -> NDArray[np.int32]:
         """What the FP32 graph makes of the calibration images, (B, h, w): what the decoder is calibrated on."""
+        if "encode" not in self._specs:
+            remedy = "store weights in int8: --weight-only"
+            raise UsageError("int8", got="a tokenizer that only decodes", expected="codes of images", remedy=remedy)
         written, runtime = Sealed.in_place(self._folder), RuntimeInfo(name="onnxruntime", built_with={})
         backend = session_class(runtime.name)
         with backend.open(written, self._specs["encode"], LoadOptions(), runtime) as session:
@@ -160,11 +164,12 @@ class Int8Onnx(Closing):
 
     def provenance(self, codebook_size: int) -> Calibration:
         """Where the ranges come from, for the manifest."""
+        used = [np.unique(codes) for codes in by_token(self.indices).T]
         return Calibration(
             image_sha256=self.images.sha256,
             count=len(self.images.images),
             seed=self.images.seed,
-            codebook_coverage=len(np.unique(self.indices)) / codebook_size,
+            codebook_coverage=sum(map(len, used)) / (codebook_size * len(used)),
             plan=PLAN_FILE,
         )
 

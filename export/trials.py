@@ -14,6 +14,7 @@ from vqrae.calibration.plan import PrecisionPlan
 from vqrae.calibration.trials import GraphName, Trial
 from vqrae.export.int8_onnx import Int8Onnx
 from vqrae.runtimes.closing import Closing
+from vqrae.runtimes.errors import UsageError
 from vqrae.runtimes.evidence import ParityFigures
 from vqrae.runtimes.latency import interleave, latency, speedup
 from vqrae.runtimes.load_options import LoadOptions
@@ -71,14 +72,15 @@ class GraphTrials(Closing):
                 warmup=WARMUP,
             )
         faster = speedup(seconds["float"], seconds["int8"])
-        damage = figures.excess_distortion if self._graph == "encode" else 10 ** (-figures.decode_psnr_db / 10)
+        psnr = _told(figures.decode_psnr_db)
+        damage = _told(figures.excess_distortion) if self._graph == "encode" else 10 ** (-psnr / 10)
         return Trial(
             graph=self._graph,
             int8=tuple(sorted(layers)),
             damage=damage,
-            token_agreement=figures.token_agreement,
-            source_psnr_drop_db=figures.source_psnr_drop_db,
-            decode_psnr_db=figures.decode_psnr_db,
+            token_agreement=_told(figures.token_agreement),
+            source_psnr_drop_db=_told(figures.source_psnr_drop_db),
+            decode_psnr_db=psnr,
             relative_time=1 / faster.speedup,
             relative_time_low=1 / faster.speedup_high,
             relative_time_high=1 / faster.speedup_low,
@@ -115,7 +117,7 @@ class GraphTrials(Closing):
             reference,
             Sample(
                 indices=made["indices"],
-                features=made["features"],
+                features=made.get("features"),
                 decoded=reference.decoded,
                 reconstructed=self._decoded(made["indices"]),
             ),
@@ -125,3 +127,10 @@ class GraphTrials(Closing):
         session = self._float["decode"]
         chunks = (indices[start : start + BATCH] for start in range(0, len(indices), BATCH))
         return np.concatenate([session.run({"indices": chunk})["images"] for chunk in chunks])
+
+
+def _told(figure: float | None) -> float:
+    """A figure of a tokenizer with both graphs, which are measured together."""
+    if figure is None:
+        raise UsageError("trial", got="a tokenizer without one of its graphs", expected="both encode and decode")
+    return figure

@@ -15,7 +15,7 @@ from vqrae.runtimes.evidence import Evidence, GateVerdict, ParityFigures, Source
 from vqrae.runtimes.load_options import LoadOptions
 from vqrae.runtimes.machine import this_machine
 from vqrae.runtimes.manifest import GraphSpec, Manifest, RuntimeInfo
-from vqrae.runtimes.parity import Reference, Sample, judge_parity, measure, misses
+from vqrae.runtimes.parity import Reference, Sample, judge_parity, measure, misses, required_figures
 from vqrae.runtimes.precision import PrecisionName
 from vqrae.runtimes.registry import session_class
 from vqrae.runtimes.tokenizer import Tokenizer
@@ -65,6 +65,10 @@ class VerifyRow(BaseModel):
         return row | {name: figures.get(name) for name in ParityFigures.model_fields if name not in _NOT_TOLD}
 
 
+def _misses(figures: ParityFigures, manifest: Manifest) -> tuple[str, ...]:
+    return misses(judge_parity(figures, manifest.precision.limits, required_figures(manifest)))
+
+
 def gather_evidence(tokenizer: Tokenizer, reference: Reference) -> Evidence:
     """Execute a tokenizer on the reference's images and record what came out."""
     return evidence_of(sample_from_tokenizer(tokenizer, reference), tokenizer, reference)
@@ -73,8 +77,8 @@ def gather_evidence(tokenizer: Tokenizer, reference: Reference) -> Evidence:
 def evidence_of(sample: Sample, tokenizer: Tokenizer, reference: Reference) -> Evidence:
     """Judge what a tokenizer made of the reference's images."""
     figures = measure(reference, sample)
-    execution = tokenizer.execution["encode"]
-    missed = misses(judge_parity(figures, tokenizer.manifest.precision.limits))
+    execution = next(iter(tokenizer.execution.values()))
+    missed = _misses(figures, tokenizer.manifest)
     return Evidence(
         executed=True,
         means=execution.means,
@@ -134,7 +138,7 @@ def verify_row(bundle: Path, manifest: Manifest, evidence: Evidence) -> VerifyRo
         reason=evidence.reason,
         means=evidence.means,
         gate=evidence.gate,
-        misses=misses(judge_parity(judged, manifest.precision.limits)) if judged else (),
+        misses=_misses(judged, manifest) if judged else (),
         source_gate=source.gate if source else None,
         figures=figures,
     )

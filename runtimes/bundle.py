@@ -172,11 +172,14 @@ class Bundle:
             BundleError: there are none, they were changed, or they do not fit the manifest.
             StorageError: the operating system refused to read one.
         """
-        samples = load_golden(self.path, {it.path: self.read(it.path) for it in self.entries([GOLDEN_FOLDER])})
+        contents = {it.path: self.read(it.path) for it in self.entries([GOLDEN_FOLDER])}
+        samples = load_golden(self.path, contents, self.manifest.graphs)
         size = (self.manifest.preprocessing.height, self.manifest.preprocessing.width)
+        tokens = self.manifest.tokens.shape
         for name, found, wanted in (
-            ("images", samples.images.shape[1:3], size),
-            ("indices", samples.indices.shape[1:], self.manifest.tokens.grid),
+            ("images", size if samples.images is None else samples.images.shape[1:3], size),
+            ("indices", samples.indices.shape[1:], tokens),
+            ("decoded", size if samples.decoded is None else samples.decoded.shape[1:3], size),
         ):
             if found != wanted:
                 subject = f"{self.path}/golden/{name}.npy"

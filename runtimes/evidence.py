@@ -26,7 +26,7 @@ class MarginHistogram(Record):
 
 
 class ParityFigures(Record):
-    """Bundle against reference, measured on the same images.
+    """Bundle against reference, measured on the same images; None where a bundle lacks the graph or output for it.
 
     A broken runtime may give NaN, which misses every gate; such figures can be judged but not written.
     """
@@ -37,23 +37,23 @@ class ParityFigures(Record):
     """Number of images compared."""
     tokens: int
     """Number of tokens compared."""
-    excess_distortion: float
+    excess_distortion: float | None
     """Σ‖z - chosen code‖² / Σ‖z - best code‖² - 1, a fraction: 0.0001 is 0.01%."""
-    token_agreement: float
+    token_agreement: float | None
     """Fraction of tokens with the reference's index."""
-    mismatches: int
+    mismatches: int | None
     """Number of tokens with another index."""
-    unexplained_mismatches: int
+    unexplained_mismatches: int | None
     """Those that cost more, in the reference's terms, than the token's own feature error and rounding explain."""
-    noise: float
+    noise: float | None
     """The most that feature error and rounding moved a top-2 score margin; `selftest` compares margins with it."""
-    feature_cosine: float
+    feature_cosine: float | None
     """Mean cosine of the continuous features."""
-    feature_max_error: float
+    feature_max_error: float | None
     """Largest absolute difference of the continuous features."""
-    decode_psnr_db: float
+    decode_psnr_db: float | None
     """PSNR in dB between both decoders' images from the same indices."""
-    source_psnr_drop_db: float
+    source_psnr_drop_db: float | None
     """The reference's PSNR to the source images minus the bundle's, in dB."""
     source_ssim_drop: float | None = None
     """The reference's SSIM to the source images minus the bundle's; None where it was not measured."""

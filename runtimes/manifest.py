@@ -6,7 +6,7 @@
    version is newer than its own: then it MUST ignore them.
 3. Every path MUST be relative, in POSIX form, and MUST NOT leave the bundle's folder.
 4. `files` MUST list every file of the bundle but `manifest.json`, once each, with its size and SHA-256.
-5. The graphs `encode` and `decode` MUST have the signatures that `signature` gives.
+5. Of the graphs `encode` and `decode`, those that the bundle has MUST have the signatures that `signature` gives.
 6. No file of a bundle may need code to be executed to read it: no pickle. The one exception, an engine whose ties allow
    any newer version, brings code; a reader MUST NOT load it unless it was told that the bundle's origin is trusted.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import nullcontext
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Annotated, Any, Literal, Self
@@ -24,8 +24,10 @@ from pydantic import (
     AfterValidator,
     Field,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -35,7 +37,10 @@ from vqrae.runtimes.json_text import Record, first_problem, limited, parse_json
 from vqrae.runtimes.precision import Precision
 
 FORMAT_NAME: Literal["vqrae-bundle"] = "vqrae-bundle"
-FORMAT_VERSION = "1.2"
+FORMAT_VERSION = "1.3"
+"""What is read here: all of major version 1, up to this."""
+WHOLE_VERSION = "1.2"
+"""What is written of a bundle with both graphs, features, and one code a token, so that older readers take it."""
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 4 * 2**20
 """A larger manifest is refused before it is parsed."""
@@ -172,7 +177,21 @@ class Tokens(Record):
 
     grid: tuple[Side, Side]
     codebook_size: Annotated[int, Field(gt=0, lt=2**31)]
-    feature_width: PositiveInt
+    """Of each level."""
+    feature_width: PositiveInt | None
+    """None where `encode` gives no features, or there is no such graph."""
+    levels: Annotated[int, Field(ge=1, le=64)] = 1
+    """Codes that a token has; written where it has several."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image's indices: (h, w), or with several codes a token (levels, h, w)."""
+        return self.grid if self.levels == 1 else (self.levels, *self.grid)
+
+    @model_serializer(mode="wrap")
+    def _one_level_is_not_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if name != "levels" or value != 1}
 
 
 class EngineTies(Record):
@@ -241,7 +260,7 @@ class Manifest(Record):
     """The whole of `manifest.json`."""
 
     format: Literal["vqrae-bundle"] = FORMAT_NAME
-    format_version: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,4}\.[0-9]{1,4}$")] = FORMAT_VERSION
+    format_version: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,4}\.[0-9]{1,4}$")] = WHOLE_VERSION
     name: str
     created: str
     """ISO 8601, UTC."""
@@ -273,6 +292,13 @@ class Manifest(Record):
             raise ValueError(f"the graphs' file {min(absent)} among the files")
         if self.calibration is not None and self.calibration.plan not in paths:
             raise ValueError(f"the plan {self.calibration.plan} among the files")
+        return self
+
+    @model_validator(mode="after")
+    def _version_has_what_it_says(self) -> Self:
+        least = least_version(("encode", "decode"), self.tokens)
+        if tuple(map(int, self.format_version.split("."))) < tuple(map(int, least.split("."))):
+            raise ValueError(f"format version {least}, for bundles without features or with several codes a token")
         return self
 
     @model_validator(mode="after")
@@ -320,6 +346,8 @@ def signature(
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """The inputs and outputs of `encode` or `decode`, the same for every runtime.
 
+    With several codes a token, indices are (batch, levels, h, w).
+
     Args:
         graph: `encode` or `decode`.
         preprocessing: gives the image's size.
@@ -328,9 +356,19 @@ def signature(
     """
     height, width = tokens.grid
     images = TensorSpec(name="images", dtype="uint8", shape=(batch, preprocessing.height, preprocessing.width, 3))
-    indices = TensorSpec(name="indices", dtype="int32", shape=(batch, height, width))
+    indices = TensorSpec(name="indices", dtype="int32", shape=(batch, *tokens.shape))
+    if graph == "decode":
+        return (indices,), (images,)
+    if tokens.feature_width is None:
+        return (images,), (indices,)
     features = TensorSpec(name="features", dtype="float32", shape=(batch, height * width, tokens.feature_width))
-    return {"encode": ((images,), (indices, features)), "decode": ((indices,), (images,))}[graph]
+    return (images,), (indices, features)
+
+
+def least_version(graphs: Collection[str], tokens: Tokens) -> str:
+    """The least format version that can say what a bundle with these graphs holds."""
+    whole = {"encode", "decode"} <= {*graphs} and tokens.levels == 1 and tokens.feature_width is not None
+    return WHOLE_VERSION if whole else FORMAT_VERSION
 
 
 def manifest_schema() -> dict[str, Any]:

@@ -12,21 +12,21 @@ Shape suffixes: M tokens of all images, K codes, E code width, C feature width.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vqrae.runtimes.code_space import Codes, CodeSpace, Features, as_indices, by_token, with_level
 from vqrae.runtimes.evidence import MarginHistogram, ParityFigures
+from vqrae.runtimes.manifest import Manifest
 from vqrae.runtimes.precision import Limits
 
 IDENTICAL_PSNR_DB = 100.0
 """PSNR given to identical images, and the largest that is told: a number that JSON can hold."""
 HISTOGRAM_BINS = 24
-CHUNK_TOKENS = 4096
-"""Tokens whose float64 distances are held at a time."""
 
 Relation = Literal["<=", ">=", ">"]
 Unit = Literal["%", " dB", ""]
@@ -41,54 +41,20 @@ _JUDGED: dict[str, tuple[str, Relation, str, Unit]] = {
 }
 """Figure -> what it is called, its relation to which field of `Limits`, and its unit."""
 PARITY = tuple(figure for figure in _JUDGED if figure != "speedup")
-"""The figures that a bundle with both graphs is judged by."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CodeSpace:
-    """Where distances are measured: the reference's projection into the quantizer, and its effective codes."""
-
-    weight_EC: NDArray[np.float32]
-    bias_E: NDArray[np.float32]
-    codes_KE: NDArray[np.float32]
-
-    def distances(self, features_MC: NDArray[np.float32], indices_M: NDArray[np.integer]) -> NDArray[np.float64]:
-        """Squared Euclidean distance, in float64, of each projected feature to the code chosen for it; (M,)."""
-        weight, bias = self.weight_EC.astype(np.float64), self.bias_E.astype(np.float64)
-        found = np.empty(len(indices_M))
-        for rows in _chunks(len(indices_M)):
-            offsets = features_MC[rows].astype(np.float64) @ weight.T + bias - self.codes_KE[indices_M[rows]]
-            found[rows] = np.square(offsets).sum(1)
-        return found
-
-    def scores_error(
-        self,
-        features_MC: NDArray[np.float32],
-        other_MC: NDArray[np.float32],
-        first_M: NDArray[np.integer],
-        second_M: NDArray[np.integer],
-    ) -> NDArray[np.float64]:
-        """How much the score difference between two codes moves when `other` takes the place of `features`; (M,)."""
-        weight = self.weight_EC.astype(np.float64)
-        found = np.empty(len(first_M))
-        for rows in _chunks(len(first_M)):
-            shift = (other_MC[rows].astype(np.float64) - features_MC[rows]) @ weight.T
-            between = self.codes_KE[first_M[rows]].astype(np.float64) - self.codes_KE[second_M[rows]]
-            found[rows] = np.abs((shift * between).sum(1))
-        return found
+"""The figures that a bundle with both graphs and features is judged by."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What one tokenizer made of the same images."""
+    """What one tokenizer made of the same images; None where it has no graph for it."""
 
-    indices: NDArray[np.int32]
-    """(B, h, w)."""
-    features: NDArray[np.float32]
+    indices: NDArray[np.int32] | None
+    """(B, h, w), or with several codes a token (B, g, h, w)."""
+    features: NDArray[np.float32] | None
     """(B, h·w, C)."""
-    decoded: NDArray[np.uint8]
+    decoded: NDArray[np.uint8] | None
     """(B, H, W, 3), decoded from the *reference's* indices, so that decoders are compared alone."""
-    reconstructed: NDArray[np.uint8]
+    reconstructed: NDArray[np.uint8] | None
     """(B, H, W, 3), decoded from its own indices."""
 
 
@@ -96,20 +62,27 @@ class Sample:
 class Reference(Sample):
     """The PyTorch model's sample, with what is needed to judge others by it."""
 
+    indices: NDArray[np.int32]
     images: NDArray[np.uint8]
     """(B, H, W, 3), the source images after preprocessing."""
-    runners_up: NDArray[np.int32]
-    """(B, h, w), the second-best code of each token."""
-    space: CodeSpace
+    runners_up: NDArray[np.int32] | None
+    """Shaped as the indices, the second-best code of each; None where nothing encodes."""
+    space: CodeSpace | None
+    """The same."""
 
     def margins(self) -> NDArray[np.float64]:
-        """How far the best score lies above the second best, ½(‖z − c₂‖² − ‖z − c₁‖²), in float64, (B, h, w).
+        """How far the best code lies before the second best, ½(cost₂ − cost₁), in float64, shaped as the indices.
 
         Slightly negative where the reference's own FP32 rounding decided.
+
+        Raises:
+            ValueError: nothing encodes.
         """
-        features = self.features.reshape(-1, self.features.shape[-1])
-        best, second = (self.space.distances(features, part.ravel()) for part in (self.indices, self.runners_up))
-        return ((second - best) / 2).reshape(self.indices.shape)
+        if self.space is None or self.features is None or self.runners_up is None:
+            raise ValueError("margins of a reference that does not encode")
+        features_MC, best_Mg, second_Mg = _rows(self.features), by_token(self.indices), by_token(self.runners_up)
+        margins_Mg = (_costs(self.space, features_MC, best_Mg, second_Mg) - self.space.cost(features_MC, best_Mg)) / 2
+        return as_indices(margins_Mg, self.indices.shape)
 
 
 def psnr_db(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
@@ -155,31 +128,83 @@ def _windowed(image: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def measure(reference: Reference, sample: Sample) -> ParityFigures:
-    """Compare a deployed tokenizer's sample with the reference's."""
-    features, other = (part.features.reshape(-1, part.features.shape[-1]) for part in (reference, sample))
-    best, chosen = reference.indices.ravel(), sample.indices.ravel()
-    runners_up = reference.runners_up.ravel()
-    space = reference.space
-    best_distances, chosen_distances = space.distances(features, best), space.distances(features, chosen)
-    rounding = _rounding(features, space)
-    flipped = np.flatnonzero(best != chosen)
-    gaps = (chosen_distances - best_distances)[flipped] / 2
-    noises = space.scores_error(features[flipped], other[flipped], best[flipped], chosen[flipped]) + rounding
+    """Compare a deployed tokenizer's sample with the reference's; a figure of what one of them lacks is None."""
+    codes = _code_figures(reference, sample)
     return ParityFigures(
         images=len(reference.images),
-        tokens=best.size,
-        excess_distortion=float(chosen_distances.sum() / best_distances.sum() - 1),
-        token_agreement=1 - len(flipped) / best.size,
-        mismatches=len(flipped),
-        unexplained_mismatches=int((gaps > noises).sum()),
-        noise=float(space.scores_error(features, other, best, runners_up).max() + rounding),
-        feature_cosine=_cosine(features, other),
-        feature_max_error=float(np.abs(features - other).max()),
-        decode_psnr_db=psnr_db(reference.decoded, sample.decoded),
+        tokens=reference.indices.size,
+        excess_distortion=codes.excess_distortion,
+        token_agreement=codes.token_agreement,
+        mismatches=codes.mismatches,
+        unexplained_mismatches=codes.unexplained_mismatches,
+        noise=codes.noise,
+        feature_cosine=_of_both(_cosine, reference.features, sample.features),
+        feature_max_error=_of_both(_max_error, reference.features, sample.features),
+        decode_psnr_db=_of_both(psnr_db, reference.decoded, sample.decoded),
         source_psnr_drop_db=_drop(mean_psnr_db, reference, sample),
         source_ssim_drop=_drop(mean_ssim, reference, sample),
-        margin_histogram=_histogram(reference.margins().ravel(), best != chosen),
+        margin_histogram=codes.margin_histogram,
     )
+
+
+class _CodeFigures(NamedTuple):
+    """The figures of `ParityFigures` that tell of codes."""
+
+    excess_distortion: float | None = None
+    token_agreement: float | None = None
+    mismatches: int | None = None
+    unexplained_mismatches: int | None = None
+    noise: float | None = None
+    margin_histogram: MarginHistogram | None = None
+
+
+def _code_figures(reference: Reference, sample: Sample) -> _CodeFigures:
+    space, features, runners_up = reference.space, reference.features, reference.runners_up
+    if sample.indices is None or space is None or features is None or runners_up is None:
+        return _CodeFigures()
+    features_MC, best_Mg, chosen_Mg = _rows(features), by_token(reference.indices), by_token(sample.indices)
+    right_Mg = _right_codes(space, features_MC, best_Mg, chosen_Mg)
+    least_Mg, paid_Mg = _costs(space, features_MC, chosen_Mg, right_Mg), space.cost(features_MC, chosen_Mg)
+    unexplained = noise = None
+    if sample.features is not None:
+        other_MC, rounding = _rows(sample.features), space.rounding(features_MC)
+        unexplained, noise = 0, rounding
+        for level in range(best_Mg.shape[1]):
+            wrong = np.flatnonzero(right_Mg[:, level] != chosen_Mg[:, level])
+            gaps = (paid_Mg - least_Mg)[wrong, level] / 2
+            right = with_level(chosen_Mg, level, right_Mg)
+            moved = space.moved(features_MC[wrong], other_MC[wrong], right[wrong], chosen_Mg[wrong])[:, level]
+            unexplained += int((gaps > moved + rounding).sum())
+            second_Mg = with_level(best_Mg, level, by_token(runners_up))
+            most = space.moved(features_MC, other_MC, best_Mg, second_Mg)[:, level].max()
+            noise = max(noise, float(most + rounding))
+    flipped = reference.indices != sample.indices
+    return _CodeFigures(
+        excess_distortion=float(paid_Mg.sum() / least_Mg.sum() - 1),
+        token_agreement=1 - int(flipped.sum()) / flipped.size,
+        mismatches=int(flipped.sum()),
+        unexplained_mismatches=unexplained,
+        noise=noise,
+        margin_histogram=_histogram(reference.margins().ravel(), flipped.ravel()),
+    )
+
+
+def _right_codes(space: CodeSpace, features_MC: Features, best_Mg: Codes, chosen_Mg: Codes) -> Codes:
+    """The best code at each level given the chosen earlier ones: the reference's own, as long as these are its too."""
+    right_Mg = best_Mg.copy()
+    strayed_Mg = np.cumsum(best_Mg != chosen_Mg, axis=1)[:, :-1] > 0  # where an earlier code is another one
+    strayed = np.flatnonzero(strayed_Mg.any(axis=1))
+    if len(strayed):
+        found = space.best_two(features_MC[strayed], chosen_Mg[strayed])[..., 0]
+        right_Mg[strayed, 1:] = np.where(strayed_Mg[strayed], found[:, 1:], best_Mg[strayed, 1:])
+    return right_Mg
+
+
+def _costs(space: CodeSpace, features_MC: Features, codes_Mg: Codes, other_Mg: Codes) -> NDArray[np.float64]:
+    """What the other codes would leave at each level, given these earlier ones; (M, g)."""
+    levels = range(codes_Mg.shape[1])
+    each = [space.cost(features_MC, with_level(codes_Mg, n, other_Mg))[:, n : n + 1] for n in levels]
+    return np.concatenate(each, axis=1)
 
 
 @dataclass(frozen=True)
@@ -234,9 +259,20 @@ def judge(figures: Mapping[str, float | None], limits: Limits, required: Collect
     )
 
 
-def judge_parity(figures: ParityFigures, limits: Limits) -> tuple[Check, ...]:
-    """Judge what was measured of both graphs: nothing of it may be absent, but no speed is asked for."""
-    return judge(dict(figures), limits, PARITY)
+def required_figures(manifest: Manifest) -> tuple[str, ...]:
+    """The figures of `PARITY` that a bundle must have, by the graphs and outputs that it has."""
+    encodes, decodes = ("encode" in manifest.graphs, "decode" in manifest.graphs)
+    needs = {
+        "unexplained_mismatches": encodes and manifest.tokens.feature_width is not None,
+        "decode_psnr_db": decodes,
+        "source_psnr_drop_db": encodes and decodes,
+    }
+    return tuple(figure for figure in PARITY if needs.get(figure, encodes))
+
+
+def judge_parity(figures: ParityFigures, limits: Limits, required: Collection[str] = PARITY) -> tuple[Check, ...]:
+    """Judge what was measured of a bundle's graphs: nothing that is required may be absent; no speed is asked for."""
+    return judge(dict(figures), limits, required)
 
 
 def misses(checks: Iterable[Check]) -> tuple[str, ...]:
@@ -244,32 +280,35 @@ def misses(checks: Iterable[Check]) -> tuple[str, ...]:
     return tuple(check.miss() for check in checks if check.kept is False)
 
 
-def _chunks(count: int) -> Iterator[slice]:
-    """Rows of `count`, `CHUNK_TOKENS` at a time."""
-    return (slice(start, start + CHUNK_TOKENS) for start in range(0, count, CHUNK_TOKENS))
+def _rows(features: Features) -> Features:
+    """(B, h·w, C) -> (M, C)."""
+    return features.reshape(-1, features.shape[-1])
 
 
-def _rounding(features_MC: NDArray[np.float32], space: CodeSpace) -> float:
-    """Bound on what float32 rounding of the scores themselves can move a score difference, on both sides.
-
-    Scores are compared in float32 by the reference and the runtimes alike, in different association orders; each may be
-    off by a few units in the last place of the largest score.
-    """
-    projected = np.linalg.norm(features_MC @ space.weight_EC.T + space.bias_E, axis=1).max()
-    largest = projected * np.linalg.norm(space.codes_KE, axis=1).max()
-    return float(8 * np.finfo(np.float32).eps * largest)
+_Array = TypeVar("_Array", bound=NDArray[Any])
 
 
-def _cosine(a_MC: NDArray[np.float32], b_MC: NDArray[np.float32]) -> float:
+def _of_both(quality: Callable[[_Array, _Array], float], one: _Array | None, other: _Array | None) -> float | None:
+    """What two arrays are to each other; None where one of them is not there."""
+    return None if one is None or other is None else quality(one, other)
+
+
+def _cosine(one: Features, other: Features) -> float:
     """Mean over tokens of the cosine between two sets of features."""
-    a, b = a_MC.astype(np.float64), b_MC.astype(np.float64)
+    a, b = _rows(one).astype(np.float64), _rows(other).astype(np.float64)
     return float(((a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))).mean())
+
+
+def _max_error(one: Features, other: Features) -> float:
+    return float(np.abs(one - other).max())
 
 
 def _drop(
     quality: Callable[[NDArray[np.uint8], NDArray[np.uint8]], float], reference: Reference, sample: Sample
-) -> float:
+) -> float | None:
     """How much closer to the source images the reference's reconstructions are than the sample's."""
+    if reference.reconstructed is None or sample.reconstructed is None:
+        return None
     return quality(reference.images, reference.reconstructed) - quality(reference.images, sample.reconstructed)
 
 

@@ -15,8 +15,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from vqrae.runtimes.load_options import LoadOptions
-from vqrae.runtimes.parity import judge, psnr_db
-from vqrae.runtimes.precision import Limits, PrecisionName
+from vqrae.runtimes.manifest import Manifest
+from vqrae.runtimes.parity import judge, psnr_db, required_figures
+from vqrae.runtimes.precision import PrecisionName
 from vqrae.runtimes.preprocess import prepare, read_image
 from vqrae.runtimes.tokenizer import Tokenizer
 
@@ -25,7 +26,7 @@ _FORMATS = {"token agreement": (".4f", ".4f"), "decode PSNR": (".2f",)}
 
 
 class SelftestReport(BaseModel):
-    """What was measured, and the verdict."""
+    """What was measured, and the verdict; a figure is None where the bundle lacks the graph for it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,15 +37,15 @@ class SelftestReport(BaseModel):
     device: str
     executed: bool = True
     """Always: a selftest that cannot execute is an error."""
-    preprocessing_equal: bool
+    preprocessing_equal: bool | None
     """The rule gives the golden images byte for byte."""
-    token_agreement: float
+    token_agreement: float | None
     """Fraction of tokens with the reference's index."""
-    mismatches: int
-    unexplained_mismatches: int
+    mismatches: int | None
+    unexplained_mismatches: int | None
     """Mismatches whose reference margin exceeds the noise that the bundle's evidence recorded (of its source graphs, if
     it was not executed; 0 if there is none)."""
-    decode_psnr_db: float
+    decode_psnr_db: float | None
     gate: Literal["pass", "fail"]
     misses: tuple[str, ...]
     """What missed the gate, each with its figure and limit."""
@@ -76,17 +77,20 @@ def selftest(
 
 def _report(tokenizer: Tokenizer, started: float) -> SelftestReport:
     tokenizer.bundle.check_all()
-    golden = tokenizer.bundle.golden()
-    equal = all(
-        np.array_equal(prepare(read_image(str(source), BytesIO(content)), *tokenizer.image_size), image)
-        for source, content, image in zip(golden.sources, golden.photographs, golden.images, strict=True)
-    )
-    flipped = tokenizer.encode(golden.images).indices != golden.indices
-    unexplained = flipped & (golden.margins > _noise(tokenizer))
-    psnr = psnr_db(tokenizer.decode(golden.indices), golden.decoded)
-    manifest, execution = tokenizer.manifest, tokenizer.execution["encode"]
-    agreement = float(1 - flipped.mean())
-    misses = _misses(manifest.precision.limits, equal, agreement, int(unexplained.sum()), psnr)
+    golden, manifest = tokenizer.bundle.golden(), tokenizer.manifest
+    equal = agreement = mismatches = unexplained = psnr = None
+    if golden.images is not None and golden.margins is not None:
+        equal = all(
+            np.array_equal(prepare(read_image(str(source), BytesIO(content)), *tokenizer.image_size), image)
+            for source, content, image in zip(golden.sources, golden.photographs, golden.images, strict=True)
+        )
+        flipped, noise = tokenizer.encode(golden.images).indices != golden.indices, _noise(manifest)
+        agreement, mismatches = float(1 - flipped.mean()), int(flipped.sum())
+        unexplained = None if noise is None else int((flipped & (golden.margins > noise)).sum())
+    if golden.decoded is not None:
+        psnr = psnr_db(tokenizer.decode(golden.indices), golden.decoded)
+    misses = _misses(manifest, equal, agreement, unexplained, psnr)
+    execution = next(iter(tokenizer.execution.values()))
     return SelftestReport(
         bundle=manifest.name,
         runtime=execution.runtime,
@@ -95,8 +99,8 @@ def _report(tokenizer: Tokenizer, started: float) -> SelftestReport:
         device=execution.device,
         preprocessing_equal=equal,
         token_agreement=agreement,
-        mismatches=int(flipped.sum()),
-        unexplained_mismatches=int(unexplained.sum()),
+        mismatches=mismatches,
+        unexplained_mismatches=unexplained,
         decode_psnr_db=psnr,
         gate="fail" if misses else "pass",
         misses=misses,
@@ -104,15 +108,19 @@ def _report(tokenizer: Tokenizer, started: float) -> SelftestReport:
     )
 
 
-def _noise(tokenizer: Tokenizer) -> float:
-    evidence = tokenizer.manifest.evidence
+def _noise(manifest: Manifest) -> float | None:
+    """What the bundle's evidence recorded, 0 if there is none; None where the bundle has no features to tell it by."""
+    evidence = manifest.evidence
     measured = evidence.figures or (evidence.source.figures if evidence.source else None)
     return measured.noise if measured else 0.0
 
 
-def _misses(limits: Limits, equal: bool, agreement: float, unexplained: int, psnr: float) -> tuple[str, ...]:
+def _misses(
+    manifest: Manifest, equal: bool | None, agreement: float | None, unexplained: int | None, psnr: float | None
+) -> tuple[str, ...]:
     """What is wrong, in words; golden samples tell less than the reference, so only these figures are judged."""
     figures = {"token_agreement": agreement, "unexplained_mismatches": unexplained, "decode_psnr_db": psnr}
-    missed = [check for check in judge(figures, limits, figures) if check.kept is False]
-    preprocessing = () if equal else ("preprocessing differs from the golden images",)
+    required = figures.keys() & {*required_figures(manifest)}
+    missed = [check for check in judge(figures, manifest.precision.limits, required) if check.kept is False]
+    preprocessing = ("preprocessing differs from the golden images",) if equal is False else ()
     return (*preprocessing, *(check.miss(*_FORMATS.get(check.name, ())) for check in missed))

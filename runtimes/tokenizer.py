@@ -47,9 +47,9 @@ class Encoding(NamedTuple):
     """What `Tokenizer.encode` returns."""
 
     indices: NDArray[np.int32]
-    """Token indices (B, h, w), each in [0, codebook size)."""
+    """Token indices (B, h, w), each in [0, codebook size); with several codes a token (B, levels, h, w)."""
     features: NDArray[np.float32]
-    """Continuous features (B, h·w, C), row by row of the token grid."""
+    """Continuous features (B, h·w, C), row by row of the token grid; C is 0 where the bundle gives none."""
 
 
 class Tokenizer(Closing):
@@ -159,6 +159,11 @@ class Tokenizer(Closing):
         return self.manifest.tokens.codebook_size
 
     @property
+    def levels(self) -> int:
+        """Codes that a token has: 1, or more where several are one token."""
+        return self.manifest.tokens.levels
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """Size (H, W) in pixels of what goes in and comes out."""
         return self.manifest.preprocessing.height, self.manifest.preprocessing.width
@@ -179,7 +184,8 @@ class Tokenizer(Closing):
                 stream's share if that is less. A graph with a fixed batch uses its own.
 
         Returns:
-            Indices int32 (B, h, w) and features float32 (B, h·w, C); one image is a batch of one.
+            Indices int32 (B, h, w) and features float32 (B, h·w, C), where C is 0 if the bundle gives none; one image
+            is a batch of one.
 
         Raises:
             ImageError: an image cannot be read or is of no supported kind, or there is none.
@@ -190,14 +196,16 @@ class Tokenizer(Closing):
         size = self._chunk_size("encode", len(sources), batch_size)
         with closing(self._prepared(sources, size)) as chunks:
             parts = self._at_once(lambda chunk: self._run("encode", chunk), chunks)
-        indices, features = (np.concatenate([part[name] for part in parts]) for name in ("indices", "features"))
-        return Encoding(indices, features)
+        made = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        indices, (h, w) = made["indices"], self.grid
+        return Encoding(indices, made.get("features", np.zeros((len(indices), h * w, 0), np.float32)))
 
     def decode(self, indices: ArrayLike, *, batch_size: int | None = None) -> NDArray[np.uint8]:
         """Turn indices back into images.
 
         Args:
-            indices: integers (h, w) or (B, h, w), each in [0, codebook size).
+            indices: integers (h, w) or (B, h, w), each in [0, codebook size); with several codes a token
+                (levels, h, w) or (B, levels, h, w).
             batch_size: images that run at once; None is `BATCH_SIZE`, or what the graph takes at most, or each
                 stream's share if that is less. A graph with a fixed batch uses its own.
 
@@ -219,6 +227,7 @@ class Tokenizer(Closing):
         Returns:
             uint8 (B, H, W, 3), RGB.
         """
+        self._graph("decode")  # before the work, where there is none
         return self.decode(self.encode(images, batch_size=batch_size).indices, batch_size=batch_size)
 
     def session(self, graph: str) -> Session:
@@ -348,21 +357,22 @@ class Tokenizer(Closing):
         return {name: array[: len(batch)] for name, array in outputs.items()}
 
     def _checked_indices(self, indices: ArrayLike) -> NDArray[np.int32]:
-        h, w = self.grid
-        expected = f"integers ({h}, {w}) or (B, {h}, {w})"
+        shape = self.manifest.tokens.shape
+        sides = ", ".join(map(str, shape))
+        expected = f"integers ({sides}) or (B, {sides})"
         try:
             array = np.asarray(indices)
         except ValueError as error:
             raise IndicesError("indices", got="rows of different lengths", expected=expected) from error
         if array.dtype.kind not in "iu":
             raise IndicesError("indices", got=f"dtype {array.dtype}", expected=expected)
-        if array.shape[-2:] != (h, w) or array.ndim not in (2, 3) or not array.size:
+        if array.shape[-len(shape) :] != shape or array.ndim not in (len(shape), len(shape) + 1) or not array.size:
             raise IndicesError("indices", got=f"shape {array.shape}", expected=expected)
         low, high = int(array.min()), int(array.max())
         if low < 0 or high >= self.codebook_size:
             limits = f"0 to {self.codebook_size - 1}"
             raise IndicesError("indices", got=f"values from {low} to {high}", expected=limits)
-        return array.astype(np.int32).reshape(-1, h, w)
+        return array.astype(np.int32).reshape(-1, *shape)
 
 
 load = Tokenizer.load

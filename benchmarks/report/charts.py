@@ -63,15 +63,15 @@ def latency_bars(names: Sequence[str], rows: Sequence[BenchRow]) -> tuple[Bar, .
 
 def histogram(figures: ParityFigures) -> Histogram | None:
     """The histogram of a bundle's evidence; None if it has none."""
-    counts = figures.margin_histogram
-    if counts is None or not any(counts.tokens):
+    counts, mismatches, noise = figures.margin_histogram, figures.mismatches, figures.noise
+    if counts is None or mismatches is None or not any(counts.tokens):
         return None
     axis = LogAxis(counts.edges[0], counts.edges[-1])
     return Histogram(
         bins=tuple(_bins(counts, axis)),
         ticks=axis.ticks(),
-        noise=axis.position(figures.noise) if axis.low <= figures.noise <= axis.high else None,
-        mismatches=figures.mismatches,
+        noise=axis.position(noise) if noise is not None and axis.low <= noise <= axis.high else None,
+        mismatches=mismatches,
     )
 
 

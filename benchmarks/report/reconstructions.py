@@ -57,8 +57,10 @@ def golden_reconstructions(
             manifest = tokenizer.manifest
             if manifest.name not in executed:
                 continue
+            golden = tokenizer.bundle.golden()
+            if golden.images is None or golden.decoded is None:
+                continue  # without one of the graphs nothing is reconstructed
             if originals is None:
-                golden = tokenizer.bundle.golden()
                 originals = golden.images[:MOST_PICTURES]
                 found[REFERENCE] = golden.decoded[:MOST_PICTURES]
             if originals.shape[1:3] == tokenizer.image_size:

@@ -9,8 +9,7 @@ from vqrae.benchmarks.candidates.candidate import runtime_title
 from vqrae.benchmarks.report.figures import decibels, percent, significant, tiny_percent
 from vqrae.runtimes.evidence import Evidence, GateVerdict, ParityFigures
 from vqrae.runtimes.manifest import Manifest
-from vqrae.runtimes.parity import judge_parity
-from vqrae.runtimes.precision import Limits
+from vqrae.runtimes.parity import judge_parity, required_figures
 
 _WORDS: dict[str, tuple[str, Callable[[float | None], str]]] = {
     "excess distortion": ("Excess distortion", tiny_percent),
@@ -59,7 +58,7 @@ def verdict(manifest: Manifest) -> Verdict:
         gate=evidence.gate,
         gate_failure_allowed=evidence.gate_failure_allowed,
         basis=_basis(manifest.runtime.name, evidence),
-        checks=_shown(figures, manifest.precision.limits) if figures else (),
+        checks=_shown(figures, manifest) if figures else (),
         figures=figures,
     )
 
@@ -98,8 +97,8 @@ def _basis(runtime: str, evidence: Evidence) -> str:
     return f"{measured}, {runtime_title(runtime)}{version}{f', {by}' if by else ''}"
 
 
-def _shown(figures: ParityFigures, limits: Limits) -> tuple[ShownCheck, ...]:
-    checks = judge_parity(figures, limits)
+def _shown(figures: ParityFigures, manifest: Manifest) -> tuple[ShownCheck, ...]:
+    checks = judge_parity(figures, manifest.precision.limits, required_figures(manifest))
     shown = [
         ShownCheck(name=name, value=text(check.value), limit=check.limit_text, kept=check.kept)
         for check, (name, text) in ((check, _WORDS[check.name]) for check in checks)

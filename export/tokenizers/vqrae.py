@@ -32,8 +32,8 @@ from vqrae.model import VQRAE
 from vqrae.model.parts import affine_from_linear
 from vqrae.model.reference import ReferenceTokenizer
 from vqrae.model.search import top2
+from vqrae.runtimes.code_space import TableSpace
 from vqrae.runtimes.manifest import Preprocessing, TensorSpec, Tokens
-from vqrae.runtimes.parity import CodeSpace
 
 
 class EncoderGraph(nn.Module):
@@ -180,16 +180,26 @@ class VqraeReference(ReferenceTokenizer):
     """A model as a `ReferenceModel`."""
 
     @cached_property
-    def space(self) -> CodeSpace:
+    def space(self) -> TableSpace:
         """The projection into the quantizer, and the effective codes."""
         projection = self.model.in_projection
-        weight, bias = projection.weight.detach().numpy(), projection.bias.detach().numpy()
-        return CodeSpace(weight_EC=weight, bias_E=bias, codes_KE=self.codes_KE.numpy())
+        return TableSpace(
+            weight_EC=projection.weight.detach().numpy(),
+            bias_E=projection.bias.detach().numpy(),
+            codes_KE=self.codes_KE.numpy(),
+            nearest_two=self._nearest_two,
+        )
+
+    @property
+    def tokens(self) -> Tokens:
+        """See `ReferenceModel`."""
+        config = self.model.config
+        codes, width = config.quantizer.codebook_size, config.feature_width
+        return Tokens(grid=self.model.grid, codebook_size=codes, feature_width=width)
 
     @torch.inference_mode()
-    def best_two(self, features: NDArray[np.float32]) -> NDArray[np.int32]:
-        """The nearest and the second-nearest code of each of these features (B, h·w, C), (B·h·w, 2)."""
-        projected_ME = self.model.in_projection(torch.from_numpy(features)).flatten(0, 1)
+    def _nearest_two(self, features_MC: NDArray[np.float32]) -> NDArray[np.int32]:
+        projected_ME = self.model.in_projection(torch.from_numpy(features_MC))
         return top2(projected_ME, self.codes_KE).numpy().astype(np.int32)
 
 
@@ -199,14 +209,9 @@ class VqraeTokenizer(VqraeReference):
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint.model)
         self.identity = checkpoint.identity
-        (height, width), config = checkpoint.model.size, checkpoint.model.config
-        self.name = tokenizer_name(config, checkpoint.model.size)
+        height, width = checkpoint.model.size
+        self.name = tokenizer_name(checkpoint.model.config, checkpoint.model.size)
         self.preprocessing = Preprocessing(height=height, width=width)
-        self.tokens = Tokens(
-            grid=checkpoint.model.grid,
-            codebook_size=config.quantizer.codebook_size,
-            feature_width=config.feature_width,
-        )
 
     def graphs(self, batch: int | str = "batch", *, split: bool = False) -> list[GraphPlan]:
         """See `Deployable`."""

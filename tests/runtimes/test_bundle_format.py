@@ -104,6 +104,7 @@ CASES = [
 ]
 HELD_BY = {
     ("The manifest", 7): "test_coreml_session.py",
+    ("The manifest", 10): "test_manifest.py",
     **{("Images", number): "test_preprocess.py" for number in range(1, 5)},
     ("Golden samples", 1): "test_selftest.py",
     ("Golden samples", 2): "test_selftest.py",

@@ -21,6 +21,8 @@ from vqrae.runtimes.manifest import (
     Calibration,
     FileEntry,
     Manifest,
+    Tokens,
+    least_version,
     manifest_schema,
     parse_manifest,
     read_manifest,
@@ -104,14 +106,14 @@ def test_a_newer_minor_version_is_still_validated(read: Read, values: Values) ->
 
 def test_unknown_fields_of_this_version_are_refused(read: Read, values: Values) -> None:
     values["tokens"]["color"] = "blue"
-    with pytest.raises(BundleError, match=r"field tokens\.color: got an unknown field; expected a field of 1\.2"):
+    with pytest.raises(BundleError, match=r"field tokens\.color: got an unknown field; expected a field of 1\.3"):
         read(values)
 
 
 @pytest.mark.parametrize("version", [1, "1", "1.x", "", None, "1.0 ", "9" * 9 + ".0", "\u0661.\u0660"])
 def test_a_version_that_is_none_is_refused(read: Read, values: Values, version: object) -> None:
     values["format_version"] = version
-    with pytest.raises(BundleError, match=r"field format_version: got .*; expected '1\.2'"):
+    with pytest.raises(BundleError, match=r"field format_version: got .*; expected '1\.3'"):
         read(values)
 
 
@@ -348,3 +350,15 @@ class TestHostileManifests:
             parse_manifest("m\x1b[1m", json.dumps(values).encode())
         assert str(caught.value).isprintable()
         assert r"m\x1b[1m" in str(caught.value)
+
+
+def test_a_bundle_with_everything_says_a_version_that_older_readers_take() -> None:
+    whole = Tokens(grid=(2, 3), codebook_size=16, feature_width=4)
+    assert "levels" not in whole.model_dump(mode="json")
+    assert least_version(["decode", "encode"], whole) == "1.2"
+    for graphs, changes in (
+        (["encode"], {}),
+        (["decode", "encode"], {"levels": 2}),
+        (["encode"], {"feature_width": None}),
+    ):
+        assert least_version(graphs, whole.model_copy(update=changes)) == "1.3"

@@ -31,6 +31,7 @@ def encode(
 
     from vqrae.cli.output import console, print_note
     from vqrae.images.numbered import each_image
+    from vqrae.runtimes.errors import UsageError
     from vqrae.runtimes.outputs import ARRAYS, check_apart, check_suffix
     from vqrae.runtimes.staging import check_room, staged_file
     from vqrae.runtimes.tokenizer import Tokenizer
@@ -43,6 +44,8 @@ def encode(
         staged = [stack.enter_context(staged_file(path)) for path in outputs]
         named = each_image(images, print_note)
         with Tokenizer.open(bundle, options, rebuild=rebuild) as tokenizer:
+            if features and tokenizer.manifest.tokens.feature_width is None:
+                raise UsageError("--features", got=f"{bundle}, which gives none", expected="a bundle that does")
             made = [tokenizer.encode(chunk) for chunk in iter(lambda: [it for _, it in islice(named, TOGETHER)], [])]
         arrays = [np.concatenate(parts) for parts in zip(*made, strict=True)]
         for path, staging, array in zip(outputs, staged, arrays, strict=False):

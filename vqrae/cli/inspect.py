@@ -22,12 +22,15 @@ def inspect(bundle: BundlePath, public_key: PublicKey = None, as_json: AsJson = 
         return
     checkpoint, evidence = manifest.checkpoint, manifest.evidence
     weights = "random weights, never trained" if checkpoint.random_weights else checkpoint.weights_sha256
-    (h, w), size = manifest.tokens.grid, manifest.preprocessing
+    tokens, size = manifest.tokens, manifest.preprocessing
+    h, w = tokens.grid
+    several = f"×{tokens.levels}" if tokens.levels > 1 else ""
+    told = "no features" if tokens.feature_width is None else f"features {tokens.feature_width} wide"
     fields = {
         "format": f"{manifest.format} {manifest.format_version}, created {manifest.created}",
         "checkpoint": f"{checkpoint.name} from {checkpoint.source} ({weights})",
         "images": f"uint8 {size.height}×{size.width} RGB, {size.rule}",
-        "tokens": f"{h}×{w} of {manifest.tokens.codebook_size} codes; features {manifest.tokens.feature_width} wide",
+        "tokens": f"{h}×{w}{several} of {tokens.codebook_size} codes; {told}",
         "precision": manifest.precision.title,
         "kept in float": ", ".join(kept.layer for kept in manifest.precision.kept_float) or "nothing else",
         "runtime": f"{manifest.runtime.name}, built with {_pairs(manifest.runtime.built_with)}",
@@ -60,10 +63,13 @@ def _executed(evidence: Evidence) -> str:
 
 
 def _described(figures: ParityFigures) -> str:
-    return (
-        f"excess distortion {figures.excess_distortion:.5%}, token agreement {figures.token_agreement:.2%}, "
-        f"{figures.unexplained_mismatches} unexplained mismatches, decode {figures.decode_psnr_db:.1f} dB"
+    told = (
+        (figures.excess_distortion, "excess distortion {:.5%}"),
+        (figures.token_agreement, "token agreement {:.2%}"),
+        (figures.unexplained_mismatches, "{} unexplained mismatches"),
+        (figures.decode_psnr_db, "decode {:.1f} dB"),
     )
+    return ", ".join(text.format(figure) for figure, text in told if figure is not None)
 
 
 def _pairs(versions: dict[str, str]) -> str:

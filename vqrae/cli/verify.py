@@ -99,12 +99,16 @@ def _cells(row: VerifyRow) -> tuple[str, ...]:
     figures = row.figures
     if figures is None:
         return (name, "–", "–", "–", "–", "–", "–")  # the note below says why
+
+    def cell(figure: float | None, text: str) -> str:
+        return "–" if figure is None else text.format(figure)
+
     return (
         name,
         row.gate,
-        f"{figures.excess_distortion * 100:.5f}",
-        f"{figures.token_agreement * 100:.2f}",
-        str(figures.unexplained_mismatches),
-        f"{figures.decode_psnr_db:.1f}",
-        f"{figures.source_psnr_drop_db:+.4f}",
+        cell(figures.excess_distortion and figures.excess_distortion * 100, "{:.5f}"),
+        cell(figures.token_agreement and figures.token_agreement * 100, "{:.2f}"),
+        cell(figures.unexplained_mismatches, "{}"),
+        cell(figures.decode_psnr_db, "{:.1f}"),
+        cell(figures.source_psnr_drop_db, "{:+.4f}"),
     )

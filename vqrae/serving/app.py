@@ -167,6 +167,7 @@ class Service:
 
     async def encode_file(self, request: Request, body: bytes, held: Held) -> Response:
         """The tokens of an image file."""
+        self._served("encode")
         if not body:
             raise Refusal(400, "image: got an empty body; expected an image file")
         computed = await self._computed("encode", self.engine.encode_file(body), 1)
@@ -176,16 +177,20 @@ class Service:
 
     async def decode_file(self, request: Request, body: bytes, held: Held) -> Response:
         """The PNG of tokens."""
-        indices = await self._reading(read_tokens, body, self.models["decode"])
+        indices = await self._reading(read_tokens, body, self._served("decode"))
         computed = await self._computed("decode", self.engine.infer("decode", indices, ("images",)), 1)
         return Response(await asyncio.to_thread(_png, computed.arrays["images"][0]), media_type="image/png")
 
     def _model(self, request: Request) -> Model:
         name, wanted = request.path_params["model"], request.path_params.get("version", VERSION)
-        if name not in self.models:
-            raise Refusal(404, f"got the model {name!r:.80}; expected one of {', '.join(self.models)}")
+        model = self._served(name)
         if wanted != VERSION:
             raise Refusal(404, f"got version {wanted!r:.40} of {name}; expected {VERSION}")
+        return model
+
+    def _served(self, name: str) -> Model:
+        if name not in self.models:
+            raise Refusal(404, f"got the model {name!r:.80}; expected one of {', '.join(self.models)}")
         return self.models[name]
 
     async def _computed(self, graph: str, work: Awaitable[Computed], images: int) -> Computed:

@@ -127,12 +127,12 @@ def models_of(manifest: Manifest, *, max_batch: int) -> dict[str, Model]:
     """The models of a bundle, by name.
 
     Args:
-        manifest: of a bundle with the graphs `encode` and `decode`.
+        manifest: of a bundle with the graphs `encode` and `decode`, or one of them.
         max_batch: images that a request may hold.
     """
     high = {"encode": 255, "decode": manifest.tokens.codebook_size - 1}
     models = {}
-    for name in high:
+    for name in [name for name in high if name in manifest.graphs]:
         inputs, outputs = signature(name, manifest.preprocessing, manifest.tokens)
         tensors = tuple(Tensor(output) for output in outputs)
         models[name] = Model(name, Tensor(inputs[0]), tensors, max_batch, high[name], manifest.runtime.name)

@@ -81,11 +81,11 @@ def serve_bundle(
 
 
 def _servable(path: Path, load: LoadOptions) -> Bundle:
-    """A bundle that can be served here: signed as it must be, with both graphs, its runtime installed."""
+    """A bundle that can be served here: signed as it must be, with a graph to serve, its runtime installed."""
     bundle = Bundle.listed(path.resolve(), public_key=load.public_key)
-    missing = {"encode", "decode"} - bundle.manifest.graphs.keys()
-    if missing:
-        raise BundleError(str(path), got=f"no graph {min(missing)}", expected="encode and decode")
+    if not {"encode", "decode"} & bundle.manifest.graphs.keys():
+        got = f"the graphs {', '.join(bundle.manifest.graphs)}"
+        raise BundleError(str(path), got=got, expected="encode and decode, or one of them")
     session_class(bundle.manifest.runtime.name)  # a runtime that is missing is said here, not by a replica
     return bundle
 

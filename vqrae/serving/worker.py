@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -45,12 +45,18 @@ class Worker(Closing):
 
     def __init__(self, tokenizer: Tokenizer, limits: Limits, *, wait_seconds: float = 0.0, streams: int = 1) -> None:
         self._tokenizer, self._limits = tokenizer, limits
-        tokenizer.encode(np.zeros((limits.max_batch, *tokenizer.image_size, 3), np.uint8))
-        tokenizer.decode(np.zeros((limits.max_batch, *tokenizer.grid), np.int32))
-        self._batchers = {
-            graph: Batcher(compute, size=_images, most=limits.max_batch, wait_seconds=wait_seconds, lanes=streams)
-            for graph, compute in (("encode", self._encode), ("decode", self._decode))
+        tokens = tokenizer.manifest.tokens
+        first: dict[str, tuple[Callable[[Sequence[_Job]], list[Computed]], NDArray[Any]]] = {
+            "encode": (self._encode, np.zeros((limits.max_batch, *tokenizer.image_size, 3), np.uint8)),
+            "decode": (self._decode, np.zeros((limits.max_batch, *tokens.shape), np.int32)),
         }
+        self._batchers = {}
+        for graph, (compute, batch) in first.items():
+            if graph in tokenizer.manifest.graphs:
+                compute([_Job(batch, ())])
+                self._batchers[graph] = Batcher(
+                    compute, size=_images, most=limits.max_batch, wait_seconds=wait_seconds, lanes=streams
+                )
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
 
     async def infer(self, graph: str, batch: NDArray[Any], outputs: tuple[str, ...]) -> Computed:
