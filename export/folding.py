@@ -9,9 +9,8 @@ Shape suffixes: C feature width, P = p·p·3 values of a patch in (y, x, channel
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from vqrae.model.encoder import Encoder
 from vqrae.model.parts import Affine, affine_from_linear, scaled
 
 
@@ -20,7 +19,7 @@ def joined(*affines: Affine) -> Affine:
     return Affine(torch.cat([a.weight for a in affines]), torch.cat([a.bias for a in affines]))
 
 
-def patch_embedding(encoder: Encoder, convolution: nn.Conv2d, byte_scale: float = 1.0) -> Affine:
+def patch_embedding(convolution: nn.Conv2d, mean_3: Tensor, std_3: Tensor, byte_scale: float = 1.0) -> Affine:
     """The strided convolution, with the scaling from bytes and the normalization, as one map from P bytes to C.
 
     The network sees (u/255 − mean)/std for a byte u, so W·x + b = (W/(255·std))·u + (b − W·(mean/std)). Where the map
@@ -29,7 +28,7 @@ def patch_embedding(encoder: Encoder, convolution: nn.Conv2d, byte_scale: float 
     weight = convolution.weight.detach().double()
     if convolution.bias is None:
         raise ValueError("a patch embedding without bias is of no encoder family that is supported")
-    mean, std = (part.double().view(1, 3, 1, 1) for part in (encoder.image_mean, encoder.image_std))
+    mean, std = (part.double().view(1, 3, 1, 1) for part in (mean_3, std_3))
     bias = convolution.bias.detach().double() - (weight * mean / std).sum((1, 2, 3))
     return Affine((weight / (255 * std * byte_scale)).permute(0, 2, 3, 1).flatten(1), bias)
 

@@ -53,3 +53,10 @@ def test_families_and_kinds_are_asked_through_their_row(pattern: str, home: str)
         if re.search(pattern, line)
     ]
     assert found == []
+
+
+def test_export_knows_vqrae_in_one_file() -> None:
+    """`vqrae.model.parts`, what networks come apart into, knows no tokenizer."""
+    known = re.compile(r"\bVQRAE\w*\(|import .*\bVQRAE|\bvqrae\.model\b(?!\.parts)|\bvqrae\.config\b")
+    found = [path for path in (ROOT / "export").rglob("*.py") if known.search(path.read_text(encoding="utf-8"))]
+    assert [path.relative_to(ROOT).as_posix() for path in found] == ["export/tokenizers/vqrae.py"]

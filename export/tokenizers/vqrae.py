@@ -51,7 +51,7 @@ class EncoderGraph(nn.Module):
         self.patch_size = model.config.decoder.patch_size
         self.prefix_tokens = encoder.prefix_tokens
         self.form = form
-        embedding = folding.patch_embedding(encoder, parts.convolution, form.byte_scale)
+        embedding = folding.patch_embedding(parts.convolution, encoder.image_mean, encoder.image_std, form.byte_scale)
         self.patch_embedding = embedding.as_linear(form.compute)
         # A tensor: beside a bare number, coremltools would compute in FP32 from here on.
         self.register_buffer("byte_scale", torch.tensor(form.byte_scale, dtype=form.compute))
