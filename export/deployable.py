@@ -36,6 +36,11 @@ class GraphPlan:
     """Every module of it that multiplies matrices, by its name in the graph's module -> what it is to the tokenizer.
     At INT8 a module without a role is refused."""
 
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The modules that score the codes."""
+        return tuple(module for module, role in self.roles.items() if role == "scores")
+
     def example(self) -> Tensor:
         """An input to trace with. A dynamic batch is traced at 2, since 1 may be inferred to be a constant."""
         shape = [TRACED_BATCH if isinstance(side, str) else side for side in self.input.shape]

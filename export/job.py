@@ -30,6 +30,8 @@ class ExportJob(Record):
     """Name -> the graph that is to be written: an ONNX file, or a program of `torch.export`, as the format takes them,
     with its signature. At INT8, ONNX graphs hold Q/DQ in the format's scheme; programs are in float, and hold the
     parameters that the recipe's smoothing and corrections have changed."""
+    scores: dict[str, tuple[str, ...]]
+    """Graph -> the modules in it that score the codes, which stay precise."""
     precision: Precision
     """What was asked for, and, of ONNX graphs, what is in them."""
     batch: Batch = DYNAMIC

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vqrae.export.deployable import GraphPlan
 from vqrae.export.form import Form
-from vqrae.export.formats.format import ImageEdge
+from vqrae.export.formats.format import INSIDE, ImageEdge
 from vqrae.export.onnx_graph import quiet_exporter
 from vqrae.runtimes.manifest import GraphSpec
 
@@ -24,12 +24,12 @@ class ImageEdges(nn.Module):
 
     def __init__(self, graph: nn.Module, plan: GraphPlan) -> None:
         super().__init__()
-        self.inside = graph  # not `graph`, which is what traced modules call their own
+        self.add_module(INSIDE, graph)
         self.enters, self.leaves = (tensor.name == "images" for tensor in (plan.input, plan.outputs[0]))
 
     def forward(self, value: Tensor) -> Any:
         """What the graph gives."""
-        given = self.inside(value.permute(0, 2, 3, 1) if self.enters else value)
+        given = self.get_submodule(INSIDE)(value.permute(0, 2, 3, 1) if self.enters else value)
         return given.permute(0, 3, 1, 2) if self.leaves else given
 
 

@@ -72,6 +72,7 @@ class SourceGraphs(Closing):
             folder=folder,
             sources=made.folder,
             graphs=made.specs,
+            scores={plan.name: plan.scores for plan in self._tokenizer.graphs(split=target.split)},
             precision=made.precision,
             batch=target.batch,
             options=target.options.model_dump(mode="json", exclude_defaults=True),

@@ -77,7 +77,7 @@ def gather_evidence(tokenizer: Tokenizer, reference: Reference) -> Evidence:
 def evidence_of(sample: Sample, tokenizer: Tokenizer, reference: Reference) -> Evidence:
     """Judge what a tokenizer made of the reference's images."""
     figures = measure(reference, sample)
-    execution = next(iter(tokenizer.execution.values()))
+    execution = tokenizer.main_execution
     missed = _misses(figures, tokenizer.manifest)
     return Evidence(
         executed=True,

@@ -90,7 +90,7 @@ def _report(tokenizer: Tokenizer, started: float) -> SelftestReport:
     if golden.decoded is not None:
         psnr = psnr_db(tokenizer.decode(golden.indices), golden.decoded)
     misses = _misses(manifest, equal, agreement, unexplained, psnr)
-    execution = next(iter(tokenizer.execution.values()))
+    execution = tokenizer.main_execution
     return SelftestReport(
         bundle=manifest.name,
         runtime=execution.runtime,

@@ -174,6 +174,12 @@ class Tokenizer(Closing):
         with self._lock:
             return {name: session.execution for name, session in sorted(self._sessions.items())}
 
+    @property
+    def main_execution(self) -> Execution:
+        """What really runs `encode`, or the graph that there is; it must be loaded."""
+        execution = self.execution
+        return execution.get("encode") or next(iter(execution.values()))
+
     def encode(self, images: Images, *, batch_size: int | None = None) -> Encoding:
         """Tokenize images. While a chunk of them runs, the next is decoded and resized, by at most `threads` threads.
 

@@ -18,6 +18,8 @@ from vqrae.runtimes.precision import PRECISIONS, NumberType, PrecisionName
 
 ImageEdge = Literal["uint8 BHWC", "float32 BHWC", "float32 BCHW"]
 """What images are at a graph's edges: dtype and layout."""
+INSIDE = "inside"
+"""What a program calls the graph that it lays out images for; `graph` is what programs call their own."""
 
 
 class FormatOptions(Record):

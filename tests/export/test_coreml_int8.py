@@ -131,7 +131,7 @@ def packaged(builder: BundleBuilder, name: str, folder: Path, wanted: Target, **
     sources.mkdir()
     job = job_of(wanted, builder.tokenizer, sources, {name: write_program(program, graph, sources)}, folder)
     options = CoreMLOptions.model_validate(job.options)
-    return folder / write_package(job, name, options, Int8Recipe(plan=plan, graphs={name: recipe})).file
+    return folder / write_package(job, name, options, Int8Recipe(plan=plan, graphs={name: recipe})).graph.file
 
 
 FLOAT: dict[str, Any] = {"reaches": {}, "corrections": {}}
@@ -288,9 +288,11 @@ def test_int8_that_came_out_float_is_refused(int8_builder: BundleBuilder) -> Non
     sources = int8_builder.sources.int8
     plan = PrecisionPlan.default(sources.all_products)
     recipe = Int8Recipe(plan=plan, graphs={"encode": GraphRecipe.of_weights(sources.products["encode"], [])})
+    pairs = zip(matrix_products(specs["encode"]), sources.products["encode"], strict=True)
+    layers = {built.name: product.layer for built, product in pairs}
     message = r"^encode\.mlpackage encoder\.blocks\.0\.down and 7 others: got float; expected int8, as planned$"
     with pytest.raises(RuntimeUnavailable, match=message):
-        built_int8("int8", recipe, specs)
+        built_int8("int8", recipe, specs, {"encode": layers})
 
 
 def test_a_plan_for_another_architecture_is_refused(int8_builder: BundleBuilder, tmp_path: Path) -> None:

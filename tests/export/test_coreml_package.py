@@ -174,7 +174,7 @@ def test_fp16_keeps_the_weights_of_the_scores_and_of_the_norms(builder: BundleBu
 def test_fp16_that_came_out_fp32_is_refused() -> None:
     message = r"^encode\.mlpackage, linear: got a matrix product in float32; expected float16, which was asked for"
     with pytest.raises(RuntimeUnavailable, match=message):
-        built_precision(Precision(name="fp16"), {"encode": read_spec(converted("encode")[0])})
+        built_precision(Precision(name="fp16"), {"encode": read_spec(converted("encode")[0])}, {"encode": []})
 
 
 class Lgamma(nn.Module):

@@ -83,7 +83,7 @@ def package(
     program = rewire(program_from_plan(changed, FORMS[wanted.precision], images, {}))
     sources = Path(tempfile.mkdtemp(dir=FOLDER))
     job = job_of(wanted, tokenizer, sources, {name: write_program(program, changed, sources)}, folder)
-    graph = write_package(job, name, CoreMLOptions.model_validate(job.options), None)
+    graph = write_package(job, name, CoreMLOptions.model_validate(job.options), None).graph
     return folder / graph.file, graph
 
 
@@ -95,6 +95,7 @@ def job_of(
         folder=folder,
         sources=sources,
         graphs=graphs,
+        scores={plan.name: plan.scores for plan in tokenizer.graphs(split=True)},
         precision=Precision(name=wanted.precision),
         batch=wanted.batch,
         options=wanted.options.model_dump(mode="json", exclude_defaults=True),

@@ -8,31 +8,55 @@ is all zeros. What it writes for both is what is written here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from vqrae.calibration.layers import Product
 from vqrae.calibration.recipe import GraphRecipe, StoredWeight
 from vqrae.calibration.weights import LARGE, LARGEST, int8_from_float
 from vqrae.runtimes.backends.coreml_spec import PRODUCTS
 from vqrae.runtimes.backends.coreml_tools import ct
+from vqrae.runtimes.errors import RuntimeUnavailable
 
 mil = ct.converters.mil.mil
 mb = ct.converters.mil.Builder
 GraphPass: Any = mil.passes.graph_pass.AbstractGraphPass
 
 
-def pipeline(recipe: GraphRecipe | None, *, half: bool) -> Any:
+def product_layers(products: Sequence[Product], modules: Mapping[str, str]) -> dict[str, str]:
+    """Which layer each matrix product of a program is of; of several in one module, in the order that they run in.
+
+    Args:
+        products: of the graph in ONNX, which was traced from the same module.
+        modules: matrix product of the program, in the order that they run in -> the module that multiplies.
+
+    Raises:
+        RuntimeUnavailable: the program has other matrix products than the graph.
+    """
+    left: dict[str, list[str]] = {}
+    for product in products:
+        left.setdefault(product.module, []).append(product.layer)
+    found = {name: left[module].pop(0) for name, module in modules.items() if left.get(module)}
+    if len(found) < len(modules) or any(left.values()):
+        got, expected = f"{len(modules)} matrix products", f"the {len(products)} of the graph in ONNX"
+        raise RuntimeUnavailable("program at INT8", got=got, expected=expected, remedy="export to another format")
+    return found
+
+
+def pipeline(recipe: GraphRecipe | None, layers: dict[str, str], *, half: bool) -> Any:
     """Coremltools' default passes, and behind them those of INT8, where nothing undoes their work.
 
     Args:
         recipe: what becomes INT8, if anything does.
+        layers: matrix product of the program -> its layer; those that become INT8 are added by their new names.
         half: whether everything else is what the FP16 bundle has, its large FP32 tables and weights stored as FP16.
     """
     passes = ct.PassPipeline.DEFAULT
     if recipe is not None:
         passes.append_pass("vqrae::quantize_products")
-        passes.set_options("vqrae::quantize_products", {"recipe": recipe, "half": half})
+        passes.set_options("vqrae::quantize_products", {"recipe": recipe, "layers": layers, "half": half})
         passes.append_pass("common::dead_code_elimination")
     return passes
 
@@ -42,32 +66,38 @@ class quantize_products(GraphPass):  # type: ignore[misc] # noqa: N801 - coremlt
     """Rewrites the program's matrix products, then its large FP32 constants."""
 
     recipe: GraphRecipe
+    layers: dict[str, str]
     half: bool
 
     def __init__(self) -> None:
         super().__init__()
         self.recipe = GraphRecipe.of_weights([], [])
+        self.layers = {}
         self.half = False
 
     def apply(self, prog: Any) -> None:
         """Change a program in place.
 
         Raises:
-            ValueError: it has other matrix products than the graph.
+            ValueError: it has a matrix product that the traced program had not.
         """
         block = prog.functions["main"]
         operations = [operation for operation in block.operations if operation.op_type in PRODUCTS]
         with block:
-            for operation, product in zip(operations, self.recipe.products, strict=True):
-                if product.layer in self.recipe.reaches:
-                    weight = self.recipe.weights.get(product.layer)
-                    _quantize(block, operation, self.recipe.reaches[product.layer], weight)
+            for operation in operations:
+                layer = self.layers.get(operation.outputs[0].name)
+                if layer is None:
+                    raise ValueError(f"the matrix product {operation.name}, which was not traced")
+                if layer in self.recipe.reaches:
+                    weight = self.recipe.weights.get(layer)
+                    new = _quantize(block, operation, self.recipe.reaches[layer], weight)
+                    self.layers[new.name] = layer
             if self.half:
                 _store_in_half(block)
 
 
-def _quantize(block: Any, operation: Any, reaches: tuple[float, ...], weight: StoredWeight | None) -> None:
-    """Put a product in this one's place whose inputs come from INT8."""
+def _quantize(block: Any, operation: Any, reaches: tuple[float, ...], weight: StoredWeight | None) -> Any:
+    """Put a product in this one's place whose inputs come from INT8; what it gives."""
     inputs = dict(operation.inputs)
     for name, reach in zip(("x", "y"), reaches, strict=False):
         inputs[name] = _rounded(inputs[name], reach, operation)
@@ -77,6 +107,7 @@ def _quantize(block: Any, operation: Any, reaches: tuple[float, ...], weight: St
     new = getattr(mb, operation.op_type)(**inputs, name=operation.name, before_op=operation)
     block.replace_uses_of_var_after_op(anchor_op=operation, old_var=old, new_var=new)
     block.remove_ops([operation])
+    return new
 
 
 def _rounded(activation: Any, reach: float, operation: Any) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +18,10 @@ import torch
 from vqrae.calibration.recipe import Int8Recipe
 from vqrae.export.batch import Batch
 from vqrae.export.formats.coreml import CoreMLOptions
-from vqrae.export.formats.coreml.int8 import pipeline
+from vqrae.export.formats.coreml.int8 import pipeline, product_layers
 from vqrae.export.formats.coreml.metadata import write_metadata
 from vqrae.export.formats.coreml.readback import built_int8, built_precision
+from vqrae.export.formats.format import INSIDE
 from vqrae.export.job import ExportJob, Written
 from vqrae.export.onnx_graph import quiet_exporter
 from vqrae.runtimes.backends.coreml_spec import read_spec
@@ -39,15 +40,21 @@ torch_frontend = ct.converters.mil.frontend.torch
 def write_packages(job: ExportJob, options: CoreMLOptions) -> Written:
     """Convert every graph of a job; see `formats.format.Format.write`."""
     recipe = None if job.recipe is None else Int8Recipe.read(job.recipe, job.graphs)
-    graphs = {}
+    packages = {}
     for name in job.graphs:
-        graphs[name] = write_package(job, name, options, recipe)
+        packages[name] = write_package(job, name, options, recipe)
         gc.collect()  # traced graphs refer to themselves, and a large one must be gone before the next
+    graphs = {name: made.graph for name, made in packages.items()}
+    layers = {name: made.layers for name, made in packages.items()}
     specs = {name: read_spec(job.folder / graph.file) for name, graph in graphs.items()}
     if recipe is None:
-        precision = built_precision(job.precision, specs)
+        scores = {
+            name: [product for product, module in of_graph.items() if module in job.scores[name]]
+            for name, of_graph in layers.items()
+        }
+        precision = built_precision(job.precision, specs, scores)
     else:
-        precision = built_int8(job.precision.name, recipe, specs)
+        precision = built_int8(job.precision.name, recipe, specs, layers)
     runtime = RuntimeInfo(
         name="coreml",
         built_with={**job.made_with, "coremltools": version("coremltools")},
@@ -56,7 +63,15 @@ def write_packages(job: ExportJob, options: CoreMLOptions) -> Written:
     return Written(graphs=graphs, precision=precision, runtime=runtime)
 
 
-def write_package(job: ExportJob, name: str, options: CoreMLOptions, recipe: Int8Recipe | None) -> GraphSpec:
+class Package(NamedTuple):
+    """What was written of one graph."""
+
+    graph: GraphSpec
+    layers: dict[str, str]
+    """Matrix product of the package -> its layer, or of floats, the module that multiplies."""
+
+
+def write_package(job: ExportJob, name: str, options: CoreMLOptions, recipe: Int8Recipe | None) -> Package:
     """Convert and describe one graph of a job; its package is the folder `<name>.mlpackage`.
 
     Raises:
@@ -67,11 +82,24 @@ def write_package(job: ExportJob, name: str, options: CoreMLOptions, recipe: Int
     carriers = {tensor.name: carrier for tensor in (*spec.inputs, *spec.outputs) if tensor.dtype == "uint8"}
     limits = job.batch.limits(DYNAMIC_LIMITS)
     written = spec.model_copy(update={"file": f"{name}.mlpackage", "carriers": carriers, "batch_limits": limits})
-    passes = pipeline(recipe.graphs[name] if recipe else None, half=recipe is not None and recipe.half)
     program = torch.export.load(job.sources / spec.file)
+    modules = product_modules(program, spec)
+    layers = modules if recipe is None else product_layers(recipe.graphs[name].products, modules)
+    passes = pipeline(recipe.graphs[name] if recipe else None, layers, half=recipe is not None and recipe.half)
     package_from_program(program, job.folder / written.file, written, job.batch, options, passes)
     write_metadata(job.folder / written.file, written, job, options)
-    return written
+    return Package(written, layers)
+
+
+def product_modules(program: torch.export.ExportedProgram, spec: GraphSpec) -> dict[str, str]:
+    """The matrix products of a traced graph, by the names that they have in the package -> the module of each."""
+    outputs = dict(zip(program.graph_signature.user_outputs, (tensor.name for tensor in spec.outputs), strict=True))
+    found = {}
+    for node in program.graph.nodes:
+        if node.target in (torch.ops.aten.linear.default, torch.ops.aten.matmul.default):
+            *_, (module, _) = node.meta["nn_module_stack"].values()
+            found[outputs.get(node.name, node.name)] = module.removeprefix(f"{INSIDE}.")
+    return found
 
 
 def package_from_program(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from vqrae.calibration.layers import check_int8, int8_share
 from vqrae.calibration.recipe import Int8Recipe
-from vqrae.runtimes.backends.coreml_spec import PRODUCTS, dtype_name, matrix_products, operands, operations
+from vqrae.runtimes.backends.coreml_spec import PRODUCTS, dtype_name, matrix_products, operations
 from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.runtimes.precision import PRECISIONS, Precision, PrecisionName
 
@@ -26,12 +26,13 @@ class BuiltOperation(NamedTuple):
     dtype: str
 
 
-def built_precision(asked: Precision, specs: Mapping[str, Any]) -> Precision:
+def built_precision(asked: Precision, specs: Mapping[str, Any], scores: Mapping[str, Collection[str]]) -> Precision:
     """What was built: the precision that was asked for, and the layers that are in FP32 all the same.
 
     Args:
         asked: of floats, with what is kept in FP32.
         specs: graph's name -> specification of its package.
+        scores: the same -> the matrix products in it that score the codes.
 
     Raises:
         RuntimeUnavailable: a matrix product, other than the scores, is of another precision.
@@ -39,7 +40,7 @@ def built_precision(asked: Precision, specs: Mapping[str, Any]) -> Precision:
     wanted = _DTYPES[asked.kind.activations]
     found: dict[str, set[str]] = defaultdict(set)
     for name, spec in specs.items():
-        for operation in _built(spec):
+        for operation in _built(spec, scores[name]):
             found[operation.layer].add(operation.dtype)
             if operation.layer == "matrix product" and operation.dtype != wanted:
                 got, expected = f"a matrix product in {operation.dtype}", f"{wanted}, which was asked for"
@@ -50,13 +51,16 @@ def built_precision(asked: Precision, specs: Mapping[str, Any]) -> Precision:
     return Precision(name=asked.name, kept_float=kept)
 
 
-def built_int8(asked: PrecisionName, recipe: Int8Recipe, specs: Mapping[str, Any]) -> Precision:
+def built_int8(
+    asked: PrecisionName, recipe: Int8Recipe, specs: Mapping[str, Any], layers: Mapping[str, Mapping[str, str]]
+) -> Precision:
     """What was built: which products take their inputs from INT8, and what share of the multiplications they do.
 
     Args:
         asked: a precision whose weights are whole numbers.
         recipe: what was asked for.
         specs: graph's name -> specification of its package.
+        layers: the same -> what each matrix product is called in the package, and its layer.
 
     Raises:
         RuntimeUnavailable: a layer did not become what was planned.
@@ -66,26 +70,22 @@ def built_int8(asked: PrecisionName, recipe: Int8Recipe, specs: Mapping[str, Any
     found: list[str] = []
     for name, spec in specs.items():
         products = recipe.graphs[name].products
-        pairs = zip(products, matrix_products(spec), strict=True)
-        layers = [product.layer for product, built in pairs if built.from_int8 == wanted]
-        check_int8(f"{name}.mlpackage", layers, [product.layer for product in plan.int8(products)])
-        found += layers
+        made = [layers[name][built.name] for built in matrix_products(spec) if built.from_int8 == wanted]
+        check_int8(f"{name}.mlpackage", made, [product.layer for product in plan.int8(products)])
+        found += made
     whole = [product for graph in recipe.graphs.values() for product in graph.products]
     share = int8_share(whole, found) if PRECISIONS[asked].integer_products else None
     return Precision(name=asked, kept_float=plan.kept_float(whole), int8_share=share)
 
 
-def _built(spec: Any) -> Iterator[BuiltOperation]:
-    """The operations that `LAYERS` and `PRODUCTS` name; the product whose slices a maximum searches is the scores."""
-    sliced = {op.outputs[0].name: operands(op) for op in operations(spec) if op.type == "reshape"}
-    slices = {name for op in operations(spec) if op.type == "reduce_max" for name in operands(op)}
-    searched = {name for output in slices & sliced.keys() for name in sliced[output]}
+def _built(spec: Any, scores: Collection[str]) -> Iterator[BuiltOperation]:
+    """The operations that `LAYERS` and `PRODUCTS` name."""
     for operation in operations(spec):
         output = operation.outputs[0]
         dtype = dtype_name(output.type.tensorType)
         if not dtype.startswith("float"):
             continue
         if operation.type in PRODUCTS:
-            yield BuiltOperation(output.name, "scores" if output.name in searched else "matrix product", dtype)
+            yield BuiltOperation(output.name, "scores" if output.name in scores else "matrix product", dtype)
         elif operation.type in LAYERS:
             yield BuiltOperation(output.name, LAYERS[operation.type], dtype)
