@@ -45,6 +45,7 @@ MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 4 * 2**20
 """A larger manifest is refused before it is parsed."""
 
+_AGAIN = "export it again"
 MAX_PATH, MAX_DEPTH = 255, 16
 """Characters of a path in a bundle, and names in it."""
 
@@ -387,11 +388,7 @@ def read_manifest(path: Path | str) -> Manifest:
 
 
 def read_manifest_bytes(path: Path | str, file: IO[bytes] | None = None) -> bytes:
-    """The bytes of a `manifest.json`: what a signature signs, and what `parse_manifest` takes.
-
-    Args:
-        path: what it is called.
-        file: it, where it is open already.
+    """The bytes of a `manifest.json`, `file` where it is open already: what is signed, and what `parse_manifest` takes.
 
     Raises:
         BundleError: too large.
@@ -418,9 +415,6 @@ def parse_manifest(name: str, text: bytes) -> Manifest:
         raise BundleError(name, got="another format", expected=f"format {FORMAT_NAME!r}")
     newer = _is_newer_minor(name, values.get("format_version"))
     return _validated(name, values, ignore_unknown=newer)
-
-
-_AGAIN = "export it again"
 
 
 def _is_newer_minor(path: str, version: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -60,3 +61,16 @@ def test_export_knows_vqrae_in_one_file() -> None:
     known = re.compile(r"\bVQRAE\w*\(|import .*\bVQRAE|\bvqrae\.model\b(?!\.parts)|\bvqrae\.config\b")
     found = [path for path in (ROOT / "export").rglob("*.py") if known.search(path.read_text(encoding="utf-8"))]
     assert [path.relative_to(ROOT).as_posix() for path in found] == ["export/tokenizers/vqrae.py"]
+
+
+def test_functions_fit_a_screen_and_files_a_sitting() -> None:
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sources()}
+    functions = {
+        f"{path.relative_to(ROOT)}:{node.name}": (node.end_lineno or node.lineno) - node.lineno + 1
+        for path, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert len([name for name, lines in functions.items() if lines > 40]) <= 15
+    assert {name: lines for name, lines in functions.items() if lines > 80} == {}
+    assert [path for path in trees if len(path.read_text(encoding="utf-8").splitlines()) > 450] == []
