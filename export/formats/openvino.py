@@ -13,7 +13,7 @@ from vqrae.runtimes.errors import RuntimeUnavailable
 from vqrae.runtimes.manifest import RuntimeInfo
 
 if TYPE_CHECKING:
-    from openvino import Model
+    from vqrae.runtimes.backends.openvino_library import openvino
 
 
 class OpenVino(Format):
@@ -67,7 +67,7 @@ def ir_from_onnx(source: Path, folder: Path) -> Path:
     return path
 
 
-def _name_the_nameless(model: Model) -> None:
+def _name_the_nameless(model: openvino.Model) -> None:
     """OpenVINO numbers what has no name across all that the process has done; here, across the graph alone."""
     for place, operation in enumerate(model.get_ordered_ops()):
         if operation.get_friendly_name() == operation.get_name():

@@ -147,7 +147,7 @@ def graph_plans(model: VQRAE, *, split: bool, batch: int | str = "batch") -> lis
     indices = TensorSpec(name="indices", dtype="int32", shape=(batch, h, w))
     features = TensorSpec(name="features", dtype="float32", shape=(batch, h * w, c))
     quantized = TensorSpec(name="quantized_features", dtype="float32", shape=(batch, h * w, c))
-    blocks, coded = block_roles(model.encoder.network.config.num_hidden_layers), block_roles(model.config.decoder.depth)
+    blocks, coded = block_roles(len(model.encoder.parts(model.grid).blocks)), block_roles(model.config.decoder.depth)
     encoder: dict[str, Role] = {"patch_embedding": "patch", **blocks}
     quantizer: dict[str, Role] = {"scores": "scores"}
     decoder: dict[str, Role] = {**coded, "head": "head"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 from functools import partial
@@ -67,7 +66,7 @@ def test_after_sigterm_the_task_under_way_is_kept_and_none_is_begun(tmp_path: Pa
 
 
 def stop() -> Figures:
-    os.kill(os.getpid(), signal.SIGTERM)
+    signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)  # the runner's own handler; no signal is sent
     return {}
 
 

@@ -45,7 +45,7 @@ def test_a_job_is_written_without_torch_and_without_vqrae(builder: BundleBuilder
     assert {graph.file for graph in bundle.manifest.graphs.values()} == {"encode.toy", "decode.toy"}
     assert (bundle.path / "encode.toy").read_bytes().startswith(MAGIC)
     (again,) = verify_bundles([bundle], builder.reference, LoadOptions(), lambda _: None)
-    assert (again.gate, again.token_agreement) == ("pass", row.token_agreement)
+    assert (again.gate, again.figures) == ("pass", row.figures)
 
 
 def test_int8_is_in_the_graphs_that_it_is_given(builder: BundleBuilder, tmp_path: Path) -> None:
