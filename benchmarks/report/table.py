@@ -99,7 +99,8 @@ def summary_table(result: BenchResult) -> str:
             speeds = [cell for row in (encode, decode) for cell in (significant(row.p50_ms), times(row))]
             size, tokens = significant(encode.size_mb), percent(encode.token_agreement)
             lines.append(_line(encode.label, *speeds, tokens, size, encode.gate))
-    return "\n".join(lines) + f"\n\n{caption(result)}\n"
+    notes = "".join(f"{note}  \n" for note in untimed_notes(result))
+    return "\n".join(lines) + f"\n\n{notes}{caption(result)}\n"
 
 
 def _notes(result: BenchResult) -> list[str]:
